@@ -1,0 +1,234 @@
+"""The study file: typed, unknown keys refused, ``--set a.b=c`` applied, names looked up."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from usdn_nas.errors import UserError, nearest
+from usdn_nas.space import SpaceSpec, load_space
+from usdn_nas.validation import validate
+
+__all__ = [
+    "DataConfig",
+    "EvaluateConfig",
+    "ExportConfig",
+    "RetrainConfig",
+    "SearchConfig",
+    "StudyConfig",
+    "SupernetConfig",
+    "TrainConfig",
+    "find_toml",
+    "list_toml",
+    "load_study",
+]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class DataConfig(_Strict):
+    """Which data, where, and how it is split.
+
+    ``search`` is the number of training images set aside for the search (stratified, seeded); ``test`` the number
+    set aside for the test where the data set has no test split of its own. ``train_limit`` keeps that many
+    training images (stratified).
+    """
+
+    name: str = "digits"
+    root: str | None = None
+    search: int | None = Field(default=None, ge=1)
+    test: int | None = Field(default=None, ge=1)
+    train_limit: int | None = Field(default=None, ge=1)
+    augment: bool = True
+    workers: int = Field(default=0, ge=0)
+
+
+class TrainConfig(_Strict):
+    """One training: SGD with Nesterov momentum, cosine annealing from ``lr`` to 0 after a linear warm-up."""
+
+    epochs: int = Field(ge=1)
+    batch_size: int = Field(default=64, ge=1)
+    lr: float = Field(default=0.1, gt=0)
+    momentum: float = Field(default=0.9, ge=0, lt=1)
+    weight_decay: float = Field(default=1e-4, ge=0)
+    warmup_epochs: float = Field(default=0, ge=0)
+    max_steps: int | None = Field(default=None, ge=1)
+
+
+class SupernetConfig(_Strict):
+    """Full-precision pre-training, then quantization-aware training by the sandwich rule.
+
+    ``random_paths``: configurations drawn each step beside the largest and the smallest.
+    ``exit_weight``: weight of an internal classifier's loss; the final exit has 1.
+    """
+
+    pretrain: TrainConfig = TrainConfig(epochs=20)
+    qat: TrainConfig = TrainConfig(epochs=20, lr=0.02)
+    random_paths: int = Field(default=2, ge=0)
+    exit_weight: float = Field(default=1.0, ge=0)
+    calibration_images: int = Field(default=512, ge=1)
+
+
+class SearchConfig(_Strict):
+    """What the study maximises and how it samples.
+
+    ``scalar``: accuracy - ``tr`` x average BOPs / reference BOPs. ``pareto``: accuracy up, average BOPs down.
+    ``budget``: accuracy, with average BOPs at most ``gbops`` x 1e9.
+    ``thresholds``: number of shared thresholds scored for each configuration (``exits = "exact"``).
+    """
+
+    mode: Literal["scalar", "pareto", "budget"] = "pareto"
+    tr: float = Field(default=0.1, ge=0)
+    gbops: float | None = Field(default=None, gt=0)
+    exits: Literal["exact", "sampled"] = "exact"
+    sampler: Literal["auto", "tpe", "nsga2", "nsga3", "gp", "random", "brute"] = "auto"
+    configurations: int = Field(default=128, ge=1)
+    thresholds: int = Field(default=64, ge=1)
+    storage: str | None = None
+    study_name: str | None = None
+
+    @model_validator(mode="after")
+    def _budget_given(self) -> SearchConfig:
+        if self.mode == "budget" and self.gbops is None:
+            raise ValueError("mode 'budget' needs 'gbops'")
+        return self
+
+
+class ExportConfig(_Strict):
+    """Which point of the front ``usdn-nas run`` exports: at most one of these; none: the best by the study's ``tr``."""
+
+    tr: float | None = Field(default=None, ge=0)
+    budget: float | None = Field(default=None, gt=0)
+    trial: str | None = None
+
+    @model_validator(mode="after")
+    def _one(self) -> ExportConfig:
+        if sum(v is not None for v in (self.tr, self.budget, self.trial)) > 1:
+            raise ValueError("give one of 'tr', 'budget' and 'trial'")
+        return self
+
+
+class RetrainConfig(_Strict):
+    """Retraining of the winner by level-wise knowledge distillation, Eq. (10).
+
+    Sum over exits i of w_i [(1 - alpha) CE(z_i, y) + alpha T^2 KL(softmax(t_i / T) || softmax(z_i / T))].
+    ``alpha_weighs = "ce"`` swaps the two factors. ``teacher_exit = "final"`` takes t_i from the teacher's final exit.
+    ``compare_ce`` also retrains with cross-entropy alone (Table II).
+    """
+
+    init: Literal["teacher", "supernet", "scratch"] = "teacher"
+    train: TrainConfig = TrainConfig(epochs=20, lr=0.05, weight_decay=5e-4)
+    teacher: TrainConfig = TrainConfig(epochs=20)
+    teacher_init: Literal["supernet", "scratch"] = "supernet"
+    temperature: float = Field(default=2.0, gt=0)
+    alpha: float = Field(default=0.3, ge=0, le=1)
+    alpha_weighs: Literal["kd", "ce"] = "kd"
+    teacher_exit: Literal["same", "final"] = "same"
+    exit_weight: float = Field(default=1.0, ge=0)
+    compare_ce: bool = True
+
+
+class EvaluateConfig(_Strict):
+    """Final evaluation: number of equal-width bins of ECE/MCE; thresholds of the sweep."""
+
+    bins: int = Field(default=15, ge=2)
+    sweep: int = Field(default=33, ge=2)
+
+
+class StudyConfig(_Strict):
+    """A study as written in TOML. ``space`` is a name or a path; beside the study, in ./search_spaces, shipped."""
+
+    space: str
+    seed: int = Field(default=0, ge=0)
+    device: str = "auto"
+    threads: int | None = Field(default=None, ge=1)
+    batch_size: int = Field(default=500, ge=1)
+    data: DataConfig = DataConfig()
+    supernet: SupernetConfig = SupernetConfig()
+    search: SearchConfig = SearchConfig()
+    export: ExportConfig = ExportConfig()
+    retrain: RetrainConfig = RetrainConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+
+
+def _shipped(folder: str) -> Path:
+    return Path(str(resources.files(f"usdn_nas.{folder}")))
+
+
+def list_toml(folder: Literal["studies", "search_spaces"]) -> dict[str, Path]:
+    """Name -> file of the shipped studies or spaces and of those in the working directory's folder, which wins."""
+    found: dict[str, Path] = {}
+    for place in (_shipped(folder), Path.cwd() / folder):
+        found |= {path.stem: path for path in sorted(place.glob("*.toml"))}
+    return found
+
+
+def find_toml(name: str, folder: Literal["studies", "search_spaces"], beside: Path | None = None) -> Path:
+    """Finds a study or space by name or path.
+
+    A path that exists is taken as it is (relative to ``beside`` first). A name is looked up beside the study file,
+    in the working directory's folder, then in the package.
+
+    Raises:
+        UserError: Nothing is found.
+    """
+    places = [Path.cwd() / name] if beside is None else [beside / name, beside / f"{name}.toml", Path.cwd() / name]
+    for path in places:
+        if path.suffix == ".toml" and path.is_file():
+            return path
+    known = list_toml(folder)
+    stem = Path(name).stem if Path(name).parent.name in ("", folder) else name
+    if stem in known:
+        return known[stem]
+    kind = "study" if folder == "studies" else "search space"
+    raise UserError(f"no such {kind}: '{name}'", remedy=nearest(name, known))
+
+
+def _parse_override(text: str) -> tuple[list[str], Any]:
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        raise UserError(f"expected key=value, got '{text}'", where="--set")
+    try:
+        parsed = tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        parsed = value
+    return key.strip().split("."), parsed
+
+
+def _apply_overrides(payload: dict[str, Any], overrides: Sequence[str]) -> None:
+    for text in overrides:
+        path, value = _parse_override(text)
+        node = payload
+        for part in path[:-1]:
+            node = node.setdefault(part, {})
+            if not isinstance(node, dict):
+                raise UserError(f"'{part}' is a value, not a table", where=f"--set {text}")
+        node[path[-1]] = value
+
+
+def load_study(path: Path, overrides: Sequence[str] = ()) -> tuple[StudyConfig, SpaceSpec]:
+    """Reads a study and the search space it names.
+
+    Args:
+        path: The study's TOML file.
+        overrides: ``"a.b=c"`` each; the value is read as TOML, else as a string.
+
+    Raises:
+        UserError: A file is missing or wrong; the message names the file and the dotted path.
+    """
+    try:
+        payload = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError("no such file", where=path) from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise UserError(f"expected TOML: {error}", where=path) from None
+    _apply_overrides(payload, overrides)
+    study = validate(StudyConfig, payload, where=path)
+    return study, load_space(find_toml(study.space, "search_spaces", beside=Path(path).parent))

@@ -1,0 +1,89 @@
+"""Files on disk: atomic writes, digests, JSON with a schema."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from usdn_nas.errors import UserError
+
+__all__ = ["atomic_path", "canonical_json", "digest", "file_digest", "read_json", "write_json", "write_text"]
+
+
+@contextlib.contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Yields a temporary path beside ``path``; on success it is fsynced and renamed to ``path``, else removed."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes ``text`` (UTF-8) atomically."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, payload: dict[str, Any]) -> None:
+    """Writes ``payload`` as indented JSON, atomically. NaN and infinity are refused.
+
+    Raises:
+        ValueError: ``payload`` has no ``schema`` key, or holds a number that JSON lacks.
+    """
+    if "schema" not in payload:
+        raise ValueError(f"{path}: a written file needs a 'schema'")
+    write_text(path, json.dumps(payload, indent=2, allow_nan=False) + "\n")
+
+
+def read_json(path: Path, schema: str) -> dict[str, Any]:
+    """Reads a JSON file whose ``schema`` must be ``schema`` (``"usdn-nas/<kind>/<version>"``).
+
+    Raises:
+        UserError: The file is missing, is not JSON, or has another schema.
+    """
+    try:
+        payload = json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError("no such file", where=path) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot be read: {error}", where=path) from None
+    except json.JSONDecodeError as error:
+        raise UserError(f"expected JSON, got something else at line {error.lineno}: {error.msg}", where=path) from None
+    if not isinstance(payload, dict) or payload.get("schema") != schema:
+        found = payload.get("schema") if isinstance(payload, dict) else type(payload).__name__
+        raise UserError(f"expected schema '{schema}', got {found!r}", where=path)
+    return payload
+
+
+def canonical_json(value: Any) -> str:
+    """One text for one value: sorted keys, no spaces. ``value`` is made of JSON's own types."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def digest(value: Any) -> str:
+    """SHA-256 (hex) of ``value``'s canonical JSON."""
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 (hex) of a file's bytes."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,275 @@
+"""Search spaces: `SpaceSpec` is the TOML file, `SearchSpace` that file resolved against a network's layers."""
+
+from __future__ import annotations
+
+import fnmatch
+import itertools
+import math
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from usdn_nas.architecture import Architecture, Bits
+from usdn_nas.errors import UserError, nearest
+from usdn_nas.files import digest
+from usdn_nas.records import FINAL_EXIT, ChainRecord, LayerRecord
+from usdn_nas.validation import validate
+
+__all__ = ["Group", "SearchSpace", "SpaceSpec", "load_space"]
+
+BitWidth = Annotated[int, Field(ge=2, le=32)]
+"""2 to 16, or 32 for full precision."""
+BitPair = tuple[BitWidth, BitWidth]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class NetworkSpec(_Strict):
+    """Which network. ``depth`` is 6n+2 and ``width`` the channels of the first stage of a CIFAR-style ResNet."""
+
+    name: str
+    input_shape: tuple[int, int, int]
+    num_classes: int = Field(ge=2)
+    depth: int | None = None
+    width: int | None = None
+    stem_stride: int | None = None
+
+
+class BitsSpec(_Strict):
+    """What may be chosen: pairs (W, A), or W and A apart; and what may not (``fixed``).
+
+    ``fixed`` maps a layer's name, or a pattern of names (``"layer4.*"``), to its (W, A). The stem and the
+    final classifier are 8/8 unless it says otherwise.
+    """
+
+    granularity: Literal["block", "layer"] = "block"
+    choices: tuple[BitPair, ...] | None = Field(default=None, min_length=1)
+    weights: tuple[BitWidth, ...] | None = Field(default=None, min_length=1)
+    activations: tuple[BitWidth, ...] | None = Field(default=None, min_length=1)
+    fixed: dict[str, BitPair] = {}
+
+    @model_validator(mode="after")
+    def _one_way(self) -> BitsSpec:
+        apart = self.weights is not None and self.activations is not None
+        if (self.choices is not None) == apart or (self.weights is None) != (self.activations is None):
+            raise ValueError("expected either 'choices' (pairs), or both 'weights' and 'activations'")
+        for name in ("choices", "weights", "activations"):
+            values = getattr(self, name)
+            if values is not None and len(set(values)) != len(values):
+                raise ValueError(f"'{name}' holds a value twice")
+        return self
+
+
+class ExitsSpec(_Strict):
+    """Where exits may be and what their heads are. ``head_bits`` are those of the heads' convolutions."""
+
+    candidates: Literal["every-block"] | tuple[str, ...] = "every-block"
+    head: Literal["linear", "sdn", "conv", "msdnet", "conv3"] = "conv3"
+    head_width: int | None = Field(default=None, ge=1)
+    head_bits: BitPair | Literal["search"] = (4, 4)
+    head_linear_bits: BitPair = (8, 8)
+
+
+class SpaceSpec(_Strict):
+    """A search space as written in TOML."""
+
+    network: NetworkSpec
+    bits: BitsSpec
+    exits: ExitsSpec = ExitsSpec()
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the canonical JSON."""
+        return digest(self.model_dump(mode="json"))
+
+
+def load_space(path: Path) -> SpaceSpec:
+    """Reads a search space from TOML.
+
+    Raises:
+        UserError: The file is missing, is not TOML, or holds something else than a search space.
+    """
+    try:
+        payload = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError("no such file", where=path) from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise UserError(f"expected TOML: {error}", where=path) from None
+    return validate(SpaceSpec, payload, where=path)
+
+
+@dataclass(frozen=True)
+class Group:
+    """Layers that share a choice.
+
+    Attributes:
+        choices: The (W, A) pairs it may take, by rising product W x A (then W).
+        weights, activations: The lists where W and A are chosen apart (``choices`` is then their product), or None.
+    """
+
+    name: str
+    layers: tuple[str, ...]
+    choices: tuple[Bits, ...]
+    weights: tuple[int, ...] | None = None
+    activations: tuple[int, ...] | None = None
+
+
+class SearchSpace:
+    """A `SpaceSpec` resolved against the layers of its network.
+
+    Args:
+        spec: The search space.
+        chain: Layer records of the network that ``spec`` names, with all its candidate exits.
+
+    Raises:
+        UserError: A pattern in ``bits.fixed`` matches no layer, or everything is fixed.
+    """
+
+    def __init__(self, spec: SpaceSpec, chain: ChainRecord) -> None:
+        self.spec = spec
+        self.chain = chain
+        self.fixed: dict[str, Bits] = {}
+        """Layer name -> (W, A) of the layers that are not searched."""
+        self.groups: tuple[Group, ...] = ()
+        """The searched groups in the order of the chain."""
+        self._resolve()
+
+    def _resolve(self) -> None:
+        spec = self.spec.bits
+        names = [layer.name for layer in self.chain.layers()]
+        matched = {pattern: fnmatch.filter(names, pattern) for pattern in spec.fixed}
+        for pattern, found in matched.items():
+            if not found:
+                raise UserError(
+                    f"'{pattern}' matches no layer of {self.chain.network}",
+                    where="bits.fixed",
+                    remedy=nearest(pattern, names),
+                )
+        explicit = {name: spec.fixed[pattern] for pattern, found in matched.items() for name in found}
+        members: dict[str, list[str]] = {}
+        for group, layer in self._group_names():
+            if layer.name in explicit:
+                self.fixed[layer.name] = explicit[layer.name]
+            elif isinstance(group, tuple):
+                self.fixed[layer.name] = group
+            else:
+                members.setdefault(group, []).append(layer.name)
+        if not members:
+            raise UserError("every layer is fixed, nothing is left to search", where="bits.fixed")
+        pairs = spec.choices or itertools.product(spec.weights or (), spec.activations or ())
+        choices = tuple(sorted(pairs, key=lambda pair: (pair[0] * pair[1], pair[0])))
+        self.groups = tuple(
+            Group(
+                name,
+                tuple(layers),
+                choices,
+                tuple(sorted(spec.weights)) if spec.weights else None,
+                tuple(sorted(spec.activations)) if spec.activations else None,
+            )
+            for name, layers in members.items()
+        )
+
+    def _group_names(self) -> Iterator[tuple[str | Bits, LayerRecord]]:
+        """Every layer with the name of its group, or with its fixed bits."""
+        exits = self.spec.exits
+        by_layer = self.spec.bits.granularity == "layer"
+        for index, segment in enumerate(self.chain.segments):
+            for layer in segment.layers:
+                yield ((8, 8) if index == 0 else layer.name if by_layer else segment.name), layer
+        for exit_ in self.chain.exits:
+            for layer in exit_.layers:
+                if exit_.name == FINAL_EXIT:
+                    yield (8, 8), layer
+                elif layer.kind == "linear":
+                    yield exits.head_linear_bits, layer
+                elif exits.head_bits == "search":
+                    yield (layer.name if by_layer else f"exit:{exit_.name}"), layer
+                else:
+                    yield exits.head_bits, layer
+
+    @cached_property
+    def group_of(self) -> dict[str, str]:
+        """Layer name -> group name, for the searched layers."""
+        return {layer: group.name for group in self.groups for layer in group.layers}
+
+    @property
+    def candidates(self) -> tuple[str, ...]:
+        """Names of the exits that may be placed."""
+        return self.chain.candidates
+
+    @property
+    def bit_configurations(self) -> int:
+        """Number of bit configurations: the product of the groups' numbers of choices."""
+        return math.prod(len(group.choices) for group in self.groups)
+
+    @property
+    def size(self) -> int:
+        """Number of bit configurations times placements of exits (thresholds not counted)."""
+        return self.bit_configurations * 2 ** len(self.candidates)
+
+    def layer_bits(self, bits: Mapping[str, Bits]) -> dict[str, Bits]:
+        """Layer name -> (W, A) for every layer of the chain, heads included.
+
+        Args:
+            bits: Group name -> (W, A).
+        """
+        chosen = {layer: tuple(bits[group]) for layer, group in self.group_of.items()}
+        return {layer.name: chosen.get(layer.name) or self.fixed[layer.name] for layer in self.chain.layers()}
+
+    def choice_bits(self, indices: Sequence[int]) -> dict[str, Bits]:
+        """Group name -> (W, A) from one index into ``choices`` for each group."""
+        return {group.name: group.choices[index] for group, index in zip(self.groups, indices, strict=True)}
+
+    def ladder(self) -> list[dict[str, Bits]]:
+        """Uniform configurations: every choice that all groups have, given to all of them, cheapest first."""
+        common = [pair for pair in self.groups[0].choices if all(pair in group.choices for group in self.groups)]
+        return [{group.name: pair for group in self.groups} for pair in common if pair[0] == pair[1]] or [
+            {group.name: pair for group in self.groups} for pair in common
+        ]
+
+    def sample(self, generator: np.random.Generator) -> dict[str, Bits]:
+        """A bit configuration, uniform over the choices of each group."""
+        return self.choice_bits([int(generator.integers(len(group.choices))) for group in self.groups])
+
+    def check(self, architecture: Architecture, where: object = None) -> None:
+        """Checks that ``architecture`` is a point of this space.
+
+        Raises:
+            UserError: A group is missing or unknown, a pair is not among its choices, an exit is unknown, out of
+                order or twice, or a threshold is outside [0, 1].
+        """
+        groups = {group.name: group for group in self.groups}
+        for name, pair in architecture.bits.items():
+            if name not in groups:
+                raise UserError(f"unknown group '{name}'", where=f"{where}: bits", remedy=nearest(name, groups))
+            if tuple(pair) not in groups[name].choices:
+                valid = ", ".join(str(list(choice)) for choice in groups[name].choices)
+                raise UserError(f"{list(pair)} is not among the choices {valid}", where=f"{where}: bits.{name}")
+        if missing := [name for name in groups if name not in architecture.bits]:
+            raise UserError(f"no bits given for group '{missing[0]}'", where=f"{where}: bits")
+        for name in architecture.exits:
+            if name not in self.candidates:
+                raise UserError(
+                    f"unknown exit '{name}'", where=f"{where}: exits", remedy=nearest(name, self.candidates or ["none"])
+                )
+        order = [self.candidates.index(name) for name in architecture.exits]
+        if order != sorted(set(order)):
+            raise UserError("exits must stand once each, in the order of the chain", where=f"{where}: exits")
+        for value in architecture.thresholds:
+            if not 0 <= value <= 1:
+                raise UserError(f"expected thresholds in [0, 1], got {value}", where=f"{where}: thresholds")
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over the spec and the resolved groups and layers."""
+        layers: list[Any] = [[layer.name, layer.macs] for layer in self.chain.layers()]
+        groups = [[group.name, list(group.layers), [list(c) for c in group.choices]] for group in self.groups]
+        return digest([self.spec.model_dump(mode="json"), groups, layers])

@@ -1,0 +1,47 @@
+"""Turns pydantic's findings into one line: the file, the dotted path, what was expected, what came, the remedy."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from usdn_nas.errors import UserError, nearest
+
+__all__ = ["validate"]
+
+M = TypeVar("M", bound=BaseModel)
+
+
+def _field_names(model: type[BaseModel], path: tuple[Any, ...]) -> list[str]:
+    """Names valid at ``path`` below ``model``; empty where the path leaves the models."""
+    for part in path:
+        field = model.model_fields.get(str(part))
+        if field is None or not (isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)):
+            return []
+        model = field.annotation
+    return list(model.model_fields)
+
+
+def validate(model: type[M], payload: Mapping[str, Any], where: object) -> M:
+    """Builds ``model`` from ``payload``.
+
+    Raises:
+        UserError: The first finding, with ``where`` and the dotted path.
+    """
+    try:
+        return model.model_validate(payload)
+    except ValidationError as error:
+        first = error.errors()[0]
+        location = tuple(first["loc"])
+        dotted = ".".join(str(part) for part in location)
+        place = f"{where}: {dotted}" if dotted else where
+        if first["type"] == "extra_forbidden":
+            remedy = nearest(str(location[-1]), _field_names(model, location[:-1]))
+            raise UserError(f"unknown key '{location[-1]}'", where=place, remedy=remedy) from None
+        if first["type"] == "missing":
+            raise UserError("this key is missing", where=place) from None
+        message = first["msg"].removeprefix("Value error, ")
+        got = "" if isinstance(first["input"], Mapping) else f", got {first['input']!r}"
+        raise UserError(f"{message}{got}", where=place) from None
