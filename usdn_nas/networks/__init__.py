@@ -1,0 +1,1 @@
+"""Networks as chains of segments with exits: builders, IC heads, layer records."""

@@ -1,0 +1,114 @@
+"""From a search space to its network, and from a network to its records."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import nn
+
+from usdn_nas.errors import UserError, nearest
+from usdn_nas.networks.chain import MultiExitNetwork, exit_prefix
+from usdn_nas.networks.graph import PartGraph, analyze
+from usdn_nas.networks.heads import build_head
+from usdn_nas.networks.resnet import Backbone, cifar_resnet, torchvision_resnet18
+from usdn_nas.records import FINAL_EXIT, ChainRecord, ExitRecord, SegmentRecord
+from usdn_nas.space import NetworkSpec, SearchSpace, SpaceSpec
+
+__all__ = ["NETWORKS", "analyze_chain", "build_network", "chain_record", "resolve_space"]
+
+NETWORKS: dict[str, Callable[[NetworkSpec], Backbone]] = {
+    "resnet_cifar": cifar_resnet,
+    "torchvision:resnet18": torchvision_resnet18,
+}
+"""Name in ``network.name`` -> builder of its chain."""
+
+
+def build_network(spec: SpaceSpec) -> MultiExitNetwork:
+    """The full-precision network of a search space, with all its candidate exits.
+
+    Initialisation draws from torch's global generator: seed it for repeatable weights.
+
+    Raises:
+        UserError: The network or an exit candidate is unknown.
+    """
+    name = spec.network.name
+    if name not in NETWORKS:
+        raise UserError(f"unknown network '{name}'", where="network.name", remedy=nearest(name, NETWORKS))
+    backbone = NETWORKS[name](spec.network)
+    names = list(backbone.segments)
+    shapes = _state_shapes(backbone, spec.network.input_shape)
+    heads: dict[str, nn.Module] = {}
+    for candidate in _candidates(spec, names):
+        heads[candidate] = build_head(
+            spec.exits.head,
+            shapes[names.index(candidate)],
+            spec.network.num_classes,
+            width=spec.exits.head_width,
+            stem_width=backbone.stem_width,
+        )
+    heads[FINAL_EXIT] = backbone.classifier
+    where = {exit_: names.index(exit_) for exit_ in heads if exit_ != FINAL_EXIT} | {FINAL_EXIT: len(names) - 1}
+    return MultiExitNetwork(backbone.segments, heads, where)
+
+
+def _candidates(spec: SpaceSpec, segments: list[str]) -> list[str]:
+    """Exit candidates in the order of the chain; after the last segment stands the final exit."""
+    possible = segments[1:-1]
+    chosen = spec.exits.candidates
+    if chosen == "every-block":
+        return possible
+    for name in chosen:
+        if name not in possible:
+            raise UserError(f"no exit can follow '{name}'", where="exits.candidates", remedy=nearest(name, possible))
+    return [name for name in possible if name in chosen]
+
+
+def _state_shapes(backbone: Backbone, input_shape: tuple[int, int, int]) -> list[tuple[int, int, int]]:
+    """Shape (C, H, W) of the state's last tensor after each segment."""
+    state: tuple[torch.Tensor, ...] = (torch.empty(1, *input_shape, device="meta"),)
+    shapes = []
+    for name, segment in backbone.segments.items():
+        state = analyze(segment, name, state, [False] * len(state)).outputs
+        channels, height, width = state[-1].shape[1:]
+        shapes.append((channels, height, width))
+    return shapes
+
+
+def analyze_chain(network: MultiExitNetwork, input_shape: tuple[int, ...]) -> Iterator[tuple[str, PartGraph]]:
+    """Every segment, then every head, with its graph: (segment or exit name, graph)."""
+    state: tuple[torch.Tensor, ...] = (torch.empty(1, *input_shape, device="meta"),)
+    signs: tuple[bool, ...] = (False,)
+    states = []
+    for name, segment in zip(network.segment_names, network.segments, strict=True):
+        graph = analyze(segment, name, state, signs)
+        state, signs = graph.outputs, graph.non_negative
+        states.append((state, signs))
+        yield name, graph
+    for name, head, index in zip(network.exit_names, network.heads, network.exit_segments, strict=True):
+        yield name, analyze(head, exit_prefix(name), *states[index])
+
+
+def chain_record(network: MultiExitNetwork, spec: NetworkSpec) -> ChainRecord:
+    """The records of ``network``: layers with MACs, segments, exits, and what is not counted."""
+    graphs = list(analyze_chain(network, spec.input_shape))
+    count = len(network.segments)
+    operators: Counter[str] = sum((graph.operators for _, graph in graphs), Counter())
+    return ChainRecord(
+        network=spec.name,
+        input_shape=tuple(spec.input_shape),
+        num_classes=spec.num_classes,
+        segments=tuple(SegmentRecord(name, tuple(graph.layers)) for name, graph in graphs[:count]),
+        exits=tuple(
+            ExitRecord(name, segment, tuple(graph.layers))
+            for (name, graph), segment in zip(graphs[count:], network.exit_segments, strict=True)
+        ),
+        not_counted=dict(sorted(operators.items())),
+    )
+
+
+def resolve_space(spec: SpaceSpec) -> tuple[SearchSpace, MultiExitNetwork]:
+    """The search space resolved against its network, and that network (full precision, untrained)."""
+    network = build_network(spec)
+    return SearchSpace(spec, chain_record(network, spec.network)), network

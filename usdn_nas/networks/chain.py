@@ -1,0 +1,77 @@
+"""`MultiExitNetwork`: an ordered chain of segments with exits on the boundaries between them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from torch import Tensor, nn
+
+from usdn_nas.records import FINAL_EXIT
+
+__all__ = ["MultiExitNetwork", "State"]
+
+State = tuple[Tensor, ...]
+"""What crosses a boundary: tensors in full precision, batch first."""
+
+
+class MultiExitNetwork(nn.Module):
+    """A chain of segments, and heads that read the state after a segment.
+
+    Args:
+        segments: Name -> module that takes the tensors of a state and returns a tensor or a tuple of them.
+        heads: Exit name -> module that takes a state's tensors and returns logits (B, C). The last is
+            `FINAL_EXIT`.
+        exit_segments: Exit name -> number of the segment that it follows, strictly rising.
+    """
+
+    def __init__(
+        self, segments: Mapping[str, nn.Module], heads: Mapping[str, nn.Module], exit_segments: Mapping[str, int]
+    ) -> None:
+        super().__init__()
+        if list(heads)[-1] != FINAL_EXIT or exit_segments[FINAL_EXIT] != len(segments) - 1:
+            raise ValueError(f"the last exit must be '{FINAL_EXIT}' and follow the last segment")
+        self.segment_names = tuple(segments)
+        self.segments = nn.ModuleList(segments.values())
+        self.exit_names = tuple(heads)
+        self.exit_segments = tuple(exit_segments[name] for name in heads)
+        if list(self.exit_segments) != sorted(set(self.exit_segments)):
+            raise ValueError("exits must follow different segments, in the order of the chain")
+        self.heads = nn.ModuleList(heads.values())
+
+    def run_segment(self, index: int, state: State) -> State:
+        """The state after segment ``index``."""
+        out = self.segments[index](*state)
+        return out if isinstance(out, tuple) else (out,)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Logits of all exits in order, E tensors of (B, C), for images (B, C_in, H, W)."""
+        state: State = (images,)
+        logits = []
+        exits = dict(zip(self.exit_segments, self.heads, strict=True))
+        for index in range(len(self.segments)):
+            state = self.run_segment(index, state)
+            if index in exits:
+                logits.append(exits[index](*state))
+        return tuple(logits)
+
+    def parts(self) -> Iterable[tuple[str, nn.Module]]:
+        """Every segment and head with the prefix that its layers' names carry."""
+        yield from zip(self.segment_names, self.segments, strict=True)
+        for name, head in zip(self.exit_names, self.heads, strict=True):
+            yield exit_prefix(name), head
+
+    def place(self, exits: Iterable[str]) -> MultiExitNetwork:
+        """A network with only ``exits`` (and the final one); modules are shared, not copied."""
+        keep = {*exits, FINAL_EXIT}
+        if unknown := keep - set(self.exit_names):
+            raise ValueError(f"no such exit: {sorted(unknown)}")
+        names = [name for name in self.exit_names if name in keep]
+        segments = dict(zip(self.segment_names, self.segments, strict=True))
+        heads = dict(zip(self.exit_names, self.heads, strict=True))
+        where = dict(zip(self.exit_names, self.exit_segments, strict=True))
+        return MultiExitNetwork(segments, {n: heads[n] for n in names}, {n: where[n] for n in names})
+
+
+def exit_prefix(name: str) -> str:
+    """Prefix of the layers of exit ``name``: ``"final"``, or ``"exit:<name>"``."""
+    return name if name == FINAL_EXIT else f"exit:{name}"
