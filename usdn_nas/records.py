@@ -6,7 +6,7 @@ by name and number of calls in `ChainRecord.not_counted`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -89,3 +89,19 @@ class ChainRecord:
     def to_dict(self) -> dict[str, Any]:
         """As JSON's own types (tuples become lists when written)."""
         return asdict(self)
+
+    @classmethod
+    def from_dict(cls, payload: Mapping[str, Any]) -> ChainRecord:
+        """The record that `to_dict` gave ``payload`` of, also after a round through JSON."""
+        return cls(
+            network=payload["network"],
+            input_shape=tuple(payload["input_shape"]),
+            num_classes=payload["num_classes"],
+            segments=tuple(SegmentRecord(s["name"], _layers(s)) for s in payload["segments"]),
+            exits=tuple(ExitRecord(e["name"], e["segment"], _layers(e)) for e in payload["exits"]),
+            not_counted=dict(payload["not_counted"]),
+        )
+
+
+def _layers(part: Mapping[str, Any]) -> tuple[LayerRecord, ...]:
+    return tuple(LayerRecord(**layer) for layer in part["layers"])
