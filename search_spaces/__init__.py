@@ -1,0 +1,1 @@
+"""Shipped search spaces: TOML files that people copy and edit."""

@@ -1,0 +1,1 @@
+"""Shipped studies: TOML files that people copy and edit."""
