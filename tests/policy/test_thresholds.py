@@ -1,0 +1,83 @@
+"""Fitted thresholds beside enumeration."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+
+from tests.helpers import random_outputs
+from usdn_nas.cost import ExitCosts
+from usdn_nas.errors import UserError
+from usdn_nas.policy import thresholds as module
+from usdn_nas.policy.apply import apply
+from usdn_nas.policy.outputs import ExitOutputs
+from usdn_nas.policy.thresholds import fit_thresholds
+
+
+def enumerated(outputs: ExitOutputs, costs: ExitCosts) -> list[tuple[float, float]]:
+    """(accuracy, BOPs) of every combination of confidences that occur."""
+    grids = [np.unique(row).tolist() for row in outputs.confidence[:-1]]
+    results = [apply(outputs, costs, chosen) for chosen in itertools.product(*grids)]
+    return [(r.accuracy, r.average_bops) for r in results]
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("exits", [2, 3, 4])
+def test_exact_fit_equals_enumeration(seed: int, exits: int) -> None:
+    outputs, costs = random_outputs(seed, exits, 25)
+    truth = enumerated(outputs, costs)
+    reference = float(costs.cumulative[-1])
+    for tr in (0.0, 0.1, 1.0):
+        got = apply(outputs, costs, fit_thresholds(outputs, costs, tr=tr, reference_bops=reference))
+        best = max(a - tr * b / reference for a, b in truth)
+        assert got.accuracy - tr * got.average_bops / reference == pytest.approx(best, abs=1e-12)
+    for budget in np.linspace(float(costs.cumulative[0]), reference, 5):
+        got = apply(outputs, costs, fit_thresholds(outputs, costs, budget_bops=budget))
+        best_accuracy = max(a for a, b in truth if b <= budget)
+        cheapest = min(b for a, b in truth if a == best_accuracy)
+        assert (got.accuracy, got.average_bops) == (best_accuracy, cheapest)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_coordinate_ascent_comes_near_enumeration(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    outputs, costs = random_outputs(seed, 4, 60)
+    reference = float(costs.cumulative[-1])
+    budget = float(costs.cumulative[:-1].mean())
+    exact = fit_thresholds(outputs, costs, tr=0.3, reference_bops=reference)
+    exact_in_budget = fit_thresholds(outputs, costs, budget_bops=budget)
+    monkeypatch.setattr(module, "EXACT_EXITS", 0)
+    near = fit_thresholds(outputs, costs, tr=0.3, reference_bops=reference)
+    near_in_budget = fit_thresholds(outputs, costs, budget_bops=budget)
+
+    def value(thresholds: tuple[float, ...]) -> float:
+        result = apply(outputs, costs, thresholds)
+        return result.accuracy - 0.3 * result.average_bops / reference
+
+    assert value(exact) - 0.02 <= value(near) <= value(exact) + 1e-12
+    result = apply(outputs, costs, near_in_budget)
+    assert result.average_bops <= budget
+    assert apply(outputs, costs, exact_in_budget).accuracy - 0.05 <= result.accuracy
+
+
+def test_many_exits() -> None:
+    outputs, costs = random_outputs(1, 8, 500)
+    shared = max(
+        apply(outputs, costs, (t,) * 7).accuracy - apply(outputs, costs, (t,) * 7).average_bops / 1e10
+        for t in np.unique(outputs.confidence).tolist()
+    )
+    got = apply(outputs, costs, fit_thresholds(outputs, costs, tr=1.0, reference_bops=1e10))
+    assert got.accuracy - got.average_bops / 1e10 >= shared - 1e-12
+
+
+def test_no_exits_and_a_budget_nothing_meets() -> None:
+    outputs, costs = random_outputs(1, 3, 20)
+    bare = outputs.placed(()), costs.placed(())
+    assert fit_thresholds(*bare, tr=1.0, reference_bops=1e9) == ()
+    with pytest.raises(UserError, match="the cheapest costs"):
+        fit_thresholds(*bare, budget_bops=1.0)
+    with pytest.raises(UserError, match=f"{costs.cumulative[0] / 1e9:.6g} GBOPs a sample"):
+        fit_thresholds(outputs, costs, budget_bops=1.0)
+    with pytest.raises(ValueError, match="give either"):
+        fit_thresholds(outputs, costs, tr=1.0)

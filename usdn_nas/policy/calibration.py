@@ -1,0 +1,96 @@
+"""Calibration of confidences: ECE, MCE, reliability bins, and how well confidence tells right from wrong."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+from sklearn.metrics import roc_auc_score
+
+__all__ = ["Calibration", "ReliabilityBin", "auroc", "calibration"]
+
+
+@dataclass(frozen=True)
+class ReliabilityBin:
+    """One bin (lo, hi] of a reliability diagram. ``confidence`` and ``accuracy`` are means, None where it is empty."""
+
+    lo: float
+    hi: float
+    count: int
+    confidence: float | None
+    accuracy: float | None
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Calibration of one exit over n samples.
+
+    Attributes:
+        ece: Expected calibration error: mean of |confidence - accuracy| over bins, weighted by count.
+        mce: Maximum calibration error: the largest |confidence - accuracy| of a bin that is not empty.
+        signed_gap: mean(confidence) - accuracy; negative means underconfident.
+        n: Number of samples.
+        bins: Equal-width bins by rising confidence, empty ones included.
+    """
+
+    ece: float
+    mce: float
+    signed_gap: float
+    n: int
+    bins: list[ReliabilityBin]
+
+
+def calibration(confidence: ArrayLike, correct: ArrayLike, bins: int = 15) -> Calibration:
+    """ECE and MCE on the top-1 confidence with equal-width bins (Naeini et al. 2015; Guo et al. 2017).
+
+    Bins are (lo, hi], as in Guo et al.; a confidence of 0 belongs to the first, one of exactly 1.0 to the last.
+    torchmetrics bins by [lo, hi) and so puts 1.0, which float32 softmax does reach, into a bin of its own after the
+    last; its figures differ from these where both that bin and the last are occupied.
+
+    Args:
+        confidence: (N,) in [0, 1].
+        correct: (N,) bool.
+        bins: Number of bins.
+
+    Raises:
+        ValueError: No samples, or shapes differ.
+    """
+    c, r = np.asarray(confidence, dtype=np.float64), np.asarray(correct, dtype=bool)
+    if c.ndim != 1 or c.shape != r.shape or not c.size:
+        raise ValueError(f"expected (N,) twice, N >= 1, got {c.shape} and {r.shape}")
+    edges = np.linspace(0, 1, bins + 1)
+    index = np.minimum(np.searchsorted(edges[1:], c, side="left"), bins - 1)
+    counts = np.bincount(index, minlength=bins)
+    filled = counts > 0
+    safe = np.maximum(counts, 1)
+    mean_confidence = np.bincount(index, weights=c, minlength=bins) / safe
+    accuracy = np.bincount(index, weights=r, minlength=bins) / safe
+    gaps = np.abs(mean_confidence - accuracy)
+    return Calibration(
+        ece=float((gaps * counts).sum() / c.size),
+        mce=float(gaps[filled].max()),
+        signed_gap=float(c.mean() - r.mean()),
+        n=int(c.size),
+        bins=[
+            ReliabilityBin(
+                float(edges[i]),
+                float(edges[i + 1]),
+                int(counts[i]),
+                float(mean_confidence[i]) if filled[i] else None,
+                float(accuracy[i]) if filled[i] else None,
+            )
+            for i in range(bins)
+        ],
+    )
+
+
+def auroc(confidence: ArrayLike, correct: ArrayLike) -> float:
+    """Area under the ROC curve of "confidence tells right from wrong": 1 perfect, .5 useless.
+
+    NaN where all answers are right or all are wrong, for then it is not defined.
+    """
+    r = np.asarray(correct, dtype=bool)
+    if r.all() or not r.any():
+        return float("nan")
+    return float(roc_auc_score(r, np.asarray(confidence, dtype=np.float64)))
