@@ -1,0 +1,1 @@
+"""Runs networks over data and gives cached per-exit outputs."""

@@ -1,0 +1,106 @@
+"""Runs networks over a split and keeps, for each exit and sample, what policies need."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from usdn_nas.architecture import Bits
+from usdn_nas.policy.outputs import ExitOutputs
+from usdn_nas.quant.supernet import Supernet
+
+if TYPE_CHECKING:
+    from usdn_nas.data import Split
+
+__all__ = ["Batches", "SupernetEvaluator", "accuracies", "run"]
+
+HELD_BYTES = 2**31
+"""A split whose images take less than this is prepared once and held in memory."""
+
+
+@dataclass
+class Batches:
+    """The batches of a split in its own order, without augmentation; held in memory where they are small.
+
+    Args:
+        split: The split.
+        batch_size: Images a batch.
+        device: Where batches are put.
+    """
+
+    split: Split
+    batch_size: int
+    device: torch.device
+    _held: list[tuple[Tensor, Tensor]] | None = None
+
+    def __iter__(self) -> Iterable[tuple[Tensor, Tensor]]:  # type: ignore[override]
+        if self._held is not None:
+            yield from self._held
+            return
+        held: list[tuple[Tensor, Tensor]] | None = []
+        size = 0
+        for images, labels in self.split.batches(self.batch_size):
+            batch = (images.to(self.device), labels.to(self.device))
+            size += images.numel() * images.element_size()
+            if held is not None:
+                held.append(batch)
+                held = held if size < HELD_BYTES else None
+            yield batch
+        self._held = held
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        """(N,) labels."""
+        return self.split.labels
+
+
+@torch.inference_mode()
+def run(network: nn.Module, batches: Batches, names: tuple[str, ...]) -> ExitOutputs:
+    """Confidence (softmax maximum) and correctness of every exit of ``network`` over a split.
+
+    Args:
+        network: Returns E tensors of logits (B, C).
+        names: Names of its E exits.
+
+    Returns:
+        (E, N) arrays in the order of the split.
+    """
+    network.eval()
+    confidences, corrects = [], []
+    for images, labels in batches:  # type: ignore[attr-defined]
+        probabilities = torch.stack(network(images)).softmax(dim=-1)
+        confidence, predicted = probabilities.max(dim=-1)
+        confidences.append(confidence.float().cpu().numpy())
+        corrects.append((predicted == labels).cpu().numpy())
+    return ExitOutputs(
+        confidence=np.concatenate(confidences, axis=1), correct=np.concatenate(corrects, axis=1), names=names
+    )
+
+
+def accuracies(outputs: ExitOutputs) -> dict[str, float]:
+    """Exit name -> accuracy over all samples."""
+    return dict(zip(outputs.names, outputs.correct.mean(axis=1).tolist(), strict=True))
+
+
+class SupernetEvaluator:
+    """Bit configuration -> cached outputs of all candidate exits.
+
+    Args:
+        supernet: The trained supernet.
+        batches: The split to run.
+    """
+
+    def __init__(self, supernet: Supernet, batches: Batches) -> None:
+        self.supernet = supernet
+        self.batches = batches
+        self.names = tuple(exit_.name for exit_ in supernet.space.chain.exits)
+
+    def __call__(self, bits: Mapping[str, Bits]) -> ExitOutputs:
+        self.supernet.set_bits(bits)
+        return run(self.supernet, self.batches, self.names)

@@ -1,0 +1,85 @@
+"""Progress on stderr: a bar with an ETA in a terminal, a line now and then elsewhere, nothing when quiet."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+__all__ = ["Reporter", "Task"]
+
+SECONDS_BETWEEN_LINES = 10.0
+
+
+class Task(Protocol):
+    """Long work under way."""
+
+    def advance(self, note: str = "", count: int = 1) -> None:
+        """``count`` more units are done; ``note`` says how it stands."""
+
+
+class _Bar:
+    def __init__(self, bar: Progress, title: str, total: int, done: int) -> None:
+        self.bar = bar
+        self.task = bar.add_task(title, total=total, completed=done, note="")
+
+    def advance(self, note: str = "", count: int = 1) -> None:
+        self.bar.update(self.task, advance=count, note=note)
+
+
+class _Lines:
+    def __init__(self, reporter: Reporter, title: str, total: int, done: int) -> None:
+        self.reporter, self.title, self.total = reporter, title, total
+        self.done = self.first = done
+        self.start = self.last = time.monotonic()
+
+    def advance(self, note: str = "", count: int = 1) -> None:
+        self.done += count
+        now = time.monotonic()
+        if now - self.last < SECONDS_BETWEEN_LINES and self.done < self.total:
+            return
+        self.last = now
+        left = (now - self.start) / max(self.done - self.first, 1) * (self.total - self.done)
+        eta = f"ETA {int(left) // 60}:{int(left) % 60:02d}" if self.done < self.total else "done"
+        self.reporter.say(f"{self.title}  {self.done}/{self.total}  {eta}  {note}".rstrip())
+
+
+class _Silent:
+    def advance(self, note: str = "", count: int = 1) -> None:
+        pass
+
+
+class Reporter:
+    """Where progress goes. The default is silent, as a library should be."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        self.console = console
+
+    def say(self, text: str) -> None:
+        """Prints a line."""
+        if self.console is not None:
+            self.console.print(text, highlight=False, markup=False)
+
+    @contextmanager
+    def task(self, title: str, total: int, done: int = 0) -> Iterator[Task]:
+        """Shows work of ``total`` units, ``done`` of which were finished before."""
+        if self.console is None:
+            yield _Silent()
+        elif not self.console.is_terminal:
+            yield _Lines(self, title, total, done)
+        else:
+            columns = (
+                TextColumn("{task.description}"),
+                BarColumn(bar_width=None),
+                MofNCompleteColumn(),
+                TimeElapsedColumn(),
+                TextColumn("ETA"),
+                TimeRemainingColumn(),
+                TextColumn("{task.fields[note]}"),
+            )
+            with Progress(*columns, console=self.console, transient=False) as bar:
+                yield _Bar(bar, title, total, done)

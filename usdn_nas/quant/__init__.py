@@ -1,0 +1,1 @@
+"""Quantizers, switchable layers, the supernet, and what is materialized from it."""

@@ -1,0 +1,148 @@
+"""Quantized convolutions and linear layers: switchable ones for the supernet, fixed ones for what is exported.
+
+A layer quantizes its own input and its weights; BatchNorm follows the (W, A) of the layer it belongs to. 32 bits
+mean full precision.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from usdn_nas.architecture import Bits
+from usdn_nas.quant.quantizers import LearnedStep
+
+__all__ = [
+    "FULL_PRECISION",
+    "QuantConv2d",
+    "QuantLinear",
+    "SwitchableBatchNorm2d",
+    "SwitchableLayer",
+    "SwitchableQuantizer",
+]
+
+FULL_PRECISION: Bits = (32, 32)
+
+
+class SwitchableQuantizer(nn.Module):
+    """A `LearnedStep` for each bit-width; at 32 bits the tensor passes unchanged."""
+
+    def __init__(self, widths: Iterable[int], *, signed: bool, offset: bool, count: int) -> None:
+        super().__init__()
+        self.steps = nn.ModuleDict(
+            {str(w): LearnedStep(w, signed=signed, offset=offset, count=count) for w in sorted(set(widths)) if w < 32}
+        )
+
+    def at(self, width: int) -> nn.Module:
+        """The quantizer for ``width`` bits."""
+        return nn.Identity() if width == 32 else self.steps[str(width)]
+
+    def forward(self, x: Tensor, width: int) -> Tensor:
+        return x if width == 32 else self.steps[str(width)](x)
+
+
+class SwitchableLayer(nn.Module):
+    """A convolution or linear layer whose (W, A) is switched by setting ``bits``.
+
+    Args:
+        layer: The full-precision layer; its parameters are used, not copied.
+        choices: The (W, A) pairs it must be able to take.
+        input_quantizer: Quantizer of its input, perhaps shared with layers of the same group that read the same.
+    """
+
+    def __init__(
+        self, layer: nn.Conv2d | nn.Linear, choices: Iterable[Bits], input_quantizer: SwitchableQuantizer
+    ) -> None:
+        super().__init__()
+        self.layer = layer
+        widths = {w for w, _ in choices}
+        self.weight_quantizer = SwitchableQuantizer(widths, signed=True, offset=False, count=layer.weight.numel())
+        self.input_quantizer = input_quantizer
+        self.bits: Bits = FULL_PRECISION
+        self._quantized: dict[int, tuple[int, int, Tensor]] = {}
+
+    def quantized_weight(self) -> Tensor:
+        """The weights at the current W; in evaluation they are kept until a parameter changes."""
+        width = self.bits[0]
+        if self.training or width == 32:
+            return self.weight_quantizer(self.layer.weight, width)
+        quantizer = self.weight_quantizer.at(width)
+        key = (self.layer.weight._version, quantizer.step._version)
+        if self._quantized.get(width, (None, None))[:2] != key:
+            self._quantized[width] = (*key, quantizer(self.layer.weight).detach())
+        return self._quantized[width][2]
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.input_quantizer(x, self.bits[1])
+        weight = self.quantized_weight()
+        if isinstance(self.layer, nn.Linear):
+            return F.linear(x, weight, self.layer.bias)
+        return self.layer._conv_forward(x, weight, self.layer.bias)
+
+
+class SwitchableBatchNorm2d(nn.Module):
+    """A BatchNorm for each (W, A) of the layer it belongs to, and one for full precision."""
+
+    def __init__(self, norm: nn.BatchNorm2d, choices: Iterable[Bits]) -> None:
+        super().__init__()
+        self.norms = nn.ModuleDict({self.key(bits): _copy(norm) for bits in {*choices, FULL_PRECISION}})
+        self.bits: Bits = FULL_PRECISION
+
+    @staticmethod
+    def key(bits: Bits) -> str:
+        """Name of the copy for (W, A)."""
+        return f"w{bits[0]}a{bits[1]}"
+
+    def at(self, bits: Bits) -> nn.BatchNorm2d:
+        """The copy for (W, A)."""
+        norm = self.norms[self.key(bits)]
+        assert isinstance(norm, nn.BatchNorm2d)
+        return norm
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norms[self.key(self.bits)](x)
+
+
+def _copy(norm: nn.BatchNorm2d) -> nn.BatchNorm2d:
+    copied = nn.BatchNorm2d(norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats)
+    copied.to(norm.weight.device, norm.weight.dtype).load_state_dict(norm.state_dict())
+    return copied
+
+
+class QuantConv2d(nn.Conv2d):
+    """A convolution at fixed bit-widths: ``conv(input_quantizer(x), weight_quantizer(weight)) + bias``."""
+
+    def __init__(self, source: nn.Conv2d, weight_quantizer: nn.Module, input_quantizer: nn.Module) -> None:
+        super().__init__(
+            source.in_channels,
+            source.out_channels,
+            source.kernel_size,  # type: ignore[arg-type]
+            source.stride,  # type: ignore[arg-type]
+            source.padding,  # type: ignore[arg-type]
+            source.dilation,  # type: ignore[arg-type]
+            source.groups,
+            source.bias is not None,
+            source.padding_mode,
+            dtype=source.weight.dtype,
+        )
+        self.load_state_dict(source.state_dict())
+        self.weight_quantizer = weight_quantizer
+        self.input_quantizer = input_quantizer
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._conv_forward(self.input_quantizer(x), self.weight_quantizer(self.weight), self.bias)
+
+
+class QuantLinear(nn.Linear):
+    """A linear layer at fixed bit-widths."""
+
+    def __init__(self, source: nn.Linear, weight_quantizer: nn.Module, input_quantizer: nn.Module) -> None:
+        super().__init__(source.in_features, source.out_features, source.bias is not None, dtype=source.weight.dtype)
+        self.load_state_dict(source.state_dict())
+        self.weight_quantizer = weight_quantizer
+        self.input_quantizer = input_quantizer
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(self.input_quantizer(x), self.weight_quantizer(self.weight), self.bias)

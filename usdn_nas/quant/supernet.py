@@ -1,0 +1,133 @@
+"""From a full-precision chain to a weight-sharing quantized supernet, and from that to one architecture."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Mapping
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from usdn_nas.architecture import Architecture, Bits
+from usdn_nas.networks.build import analyze_chain
+from usdn_nas.networks.chain import MultiExitNetwork
+from usdn_nas.quant.layers import (
+    FULL_PRECISION,
+    QuantConv2d,
+    QuantLinear,
+    SwitchableBatchNorm2d,
+    SwitchableLayer,
+    SwitchableQuantizer,
+)
+from usdn_nas.quant.quantizers import LearnedStep
+from usdn_nas.space import SearchSpace
+
+__all__ = ["Supernet", "materialize"]
+
+
+class Supernet(nn.Module):
+    """A chain in which every layer can take each of its (W, A) choices. Switch with `set_bits`.
+
+    Args:
+        network: The full-precision network with all candidate exits. It is copied.
+        space: The search space resolved against it.
+    """
+
+    def __init__(self, network: MultiExitNetwork, space: SearchSpace) -> None:
+        super().__init__()
+        self.space = space
+        self.chain = copy.deepcopy(network)
+        self.layers: dict[str, SwitchableLayer] = {}
+        """Layer name -> layer."""
+        self._norms: list[tuple[str, SwitchableBatchNorm2d]] = []
+        self._convert(list(analyze_chain(network, space.spec.network.input_shape)))
+        self.set_bits(None)
+
+    def _convert(self, graphs: list[tuple[str, object]]) -> None:
+        choices = {group.name: group.choices for group in self.space.groups}
+        shared: dict[tuple[str, str], SwitchableQuantizer] = {}
+        for (prefix, part), (_, graph) in zip(self.chain.parts(), graphs, strict=True):
+            for record in graph.layers:  # type: ignore[attr-defined]
+                group = self.space.group_of.get(record.name)
+                pairs = choices[group] if group else (self.space.fixed[record.name],)
+                key = (record.reads, group or record.name)
+                if key not in shared:
+                    shared[key] = SwitchableQuantizer(
+                        (a for _, a in pairs), signed=False, offset=record.signed, count=record.feature_count
+                    )
+                path = record.name.removeprefix(f"{prefix}.")
+                layer = SwitchableLayer(cast(nn.Conv2d, part.get_submodule(path)), pairs, shared[key])
+                self.layers[record.name] = layer
+                part.set_submodule(path, layer)
+            for path, owner in graph.norm_of.items():  # type: ignore[attr-defined]
+                name = f"{prefix}.{owner}"
+                group = self.space.group_of.get(name)
+                pairs = choices[group] if group else (self.space.fixed[name],)
+                norm = SwitchableBatchNorm2d(cast(nn.BatchNorm2d, part.get_submodule(path)), pairs)
+                self._norms.append((name, norm))
+                part.set_submodule(path, norm)
+
+    def set_bits(self, bits: Mapping[str, Bits] | None) -> None:
+        """Switches the network to ``bits`` (group name -> (W, A)); None: everything at full precision.
+
+        The one place where bits are switched.
+        """
+        by_layer = None if bits is None else self.space.layer_bits(bits)
+        for name, layer in self.layers.items():
+            layer.bits = FULL_PRECISION if by_layer is None else by_layer[name]
+        for name, norm in self._norms:
+            norm.bits = self.layers[name].bits
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Logits of all exits, E tensors (B, C)."""
+        return cast(tuple[Tensor, ...], self.chain(images))
+
+    @torch.no_grad()
+    def initialize_steps(self, batches: Iterable[Tensor]) -> None:
+        """Sets every step size: weights from the weights, inputs from what they are at full precision on ``batches``.
+
+        Args:
+            batches: Images (B, C, H, W) of the training split.
+        """
+        seen: dict[SwitchableQuantizer, list[Tensor]] = {}
+
+        def keep(quantizer: nn.Module, inputs: tuple[Tensor, int]) -> None:
+            flat = inputs[0].flatten()
+            stride = max(1, flat.numel() // 20_000)
+            seen.setdefault(cast(SwitchableQuantizer, quantizer), []).append(flat[::stride])
+
+        quantizers = {layer.input_quantizer for layer in self.layers.values()}
+        hooks = [quantizer.register_forward_pre_hook(keep) for quantizer in quantizers]
+        self.eval()
+        self.set_bits(None)
+        for images in batches:
+            self(images)
+        for hook in hooks:
+            hook.remove()
+        for quantizer, samples in seen.items():
+            for step in quantizer.steps.values():
+                cast(LearnedStep, step).initialize(torch.cat(samples))
+        for layer in self.layers.values():
+            for step in layer.weight_quantizer.steps.values():
+                cast(LearnedStep, step).initialize(layer.layer.weight)
+
+
+def materialize(supernet: Supernet, architecture: Architecture) -> MultiExitNetwork:
+    """The standalone network of ``architecture``: plain fixed-bit layers, placed exits alone, parameters copied."""
+    chain = copy.deepcopy(supernet.chain.place(architecture.exits))
+    by_layer = supernet.space.layer_bits(architecture.bits)
+    names = {id(layer): name for name, layer in supernet.layers.items()}
+    original = supernet.chain.place(architecture.exits)
+    for (_, part), (_, source) in zip(chain.parts(), original.parts(), strict=True):
+        twins = dict(source.named_modules())
+        for path, module in list(part.named_modules()):
+            if isinstance(module, SwitchableLayer):
+                w, a = by_layer[names[id(twins[path])]]
+                kind = QuantConv2d if isinstance(module.layer, nn.Conv2d) else QuantLinear
+                fixed = kind(module.layer, module.weight_quantizer.at(w), module.input_quantizer.at(a))  # type: ignore[arg-type]
+                part.set_submodule(path, fixed)
+            elif isinstance(module, SwitchableBatchNorm2d):
+                owner = next(name for name, norm in supernet._norms if norm is twins[path])
+                part.set_submodule(path, module.at(by_layer[owner]))
+    return chain

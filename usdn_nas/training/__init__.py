@@ -1,0 +1,1 @@
+"""Training: the loop, the losses, and what is trained with them."""

@@ -1,0 +1,129 @@
+"""Training objectives over all exits: cross-entropy, Eq. (10), the sandwich rule."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from usdn_nas.quant.supernet import Supernet
+
+__all__ = ["Step", "cross_entropy_step", "distillation_loss", "distillation_step", "exit_weights", "sandwich_step"]
+
+Step = Callable[[Tensor, Tensor, np.random.Generator], float]
+"""(images, labels, generator) -> loss, having added its gradients."""
+
+
+def exit_weights(count: int, weight: float) -> list[float]:
+    """``count`` weights: ``weight`` for each internal classifier, 1 for the final exit."""
+    return [weight] * (count - 1) + [1.0]
+
+
+def cross_entropy(logits: Sequence[Tensor], labels: Tensor, weights: Sequence[float]) -> Tensor:
+    """sum_i w_i CE(z_i, y)."""
+    return torch.stack([w * F.cross_entropy(z, labels) for w, z in zip(weights, logits, strict=True)]).sum()
+
+
+def divergence(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """T^2 KL(softmax(t / T) || softmax(z / T)), mean over the batch; logits (B, C)."""
+    log_student = F.log_softmax(student / temperature, dim=1)
+    log_teacher = F.log_softmax(teacher / temperature, dim=1)
+    return temperature**2 * F.kl_div(log_student, log_teacher, reduction="batchmean", log_target=True)
+
+
+def distillation_loss(
+    logits: Sequence[Tensor],
+    teacher: Sequence[Tensor],
+    labels: Tensor,
+    *,
+    weights: Sequence[float],
+    temperature: float,
+    alpha: float,
+    alpha_weighs: Literal["kd", "ce"] = "kd",
+) -> Tensor:
+    """Level-wise knowledge distillation, Eq. (10) of USDN (our reading; the supplement gives T = 2, alpha = 0.3).
+
+    sum_i w_i [(1 - alpha) CE(z_i, y) + alpha T^2 KL(softmax(t_i / T) || softmax(z_i / T))].
+
+    Args:
+        logits: E student logits (B, C).
+        teacher: E teacher logits (B, C), constants.
+        labels: (B,).
+        alpha_weighs: Which of the two terms alpha multiplies; the other has 1 - alpha.
+    """
+    kd = alpha if alpha_weighs == "kd" else 1 - alpha
+    terms = [
+        w * ((1 - kd) * F.cross_entropy(z, labels) + kd * divergence(z, t, temperature))
+        for w, z, t in zip(weights, logits, teacher, strict=True)
+    ]
+    return torch.stack(terms).sum()
+
+
+def cross_entropy_step(network: nn.Module, weights: Sequence[float]) -> Step:
+    """A step on `cross_entropy`."""
+
+    def step(images: Tensor, labels: Tensor, generator: np.random.Generator) -> float:
+        loss = cross_entropy(network(images), labels, weights)
+        loss.backward()
+        return float(loss.detach())
+
+    return step
+
+
+def distillation_step(
+    network: nn.Module,
+    teacher: nn.Module,
+    *,
+    weights: Sequence[float],
+    temperature: float,
+    alpha: float,
+    alpha_weighs: Literal["kd", "ce"],
+    teacher_exit: Literal["same", "final"],
+) -> Step:
+    """A step on `distillation_loss`; the teacher stays in evaluation mode."""
+    teacher.eval()
+
+    def step(images: Tensor, labels: Tensor, generator: np.random.Generator) -> float:
+        with torch.no_grad():
+            soft = teacher(images)
+        if teacher_exit == "final":
+            soft = [soft[-1]] * len(soft)
+        loss = distillation_loss(
+            network(images), soft, labels, weights=weights, temperature=temperature, alpha=alpha,
+            alpha_weighs=alpha_weighs,
+        )  # fmt: skip
+        loss.backward()
+        return float(loss.detach())
+
+    return step
+
+
+def sandwich_step(supernet: Supernet, weights: Sequence[float], random_paths: int) -> Step:
+    """A step by the sandwich rule with in-place distillation (Yu & Huang, 2019), on bit-widths.
+
+    The largest configuration learns from the labels; the smallest and ``random_paths`` random ones learn, exit by
+    exit, half from the labels and half from the largest one's soft labels of the same step.
+    """
+    space = supernet.space
+    smallest = space.choice_bits([0] * len(space.groups))
+    largest = space.choice_bits([len(group.choices) - 1 for group in space.groups])
+
+    def step(images: Tensor, labels: Tensor, generator: np.random.Generator) -> float:
+        supernet.set_bits(largest)
+        logits = supernet(images)
+        loss = cross_entropy(logits, labels, weights)
+        loss.backward()
+        soft = [z.detach() for z in logits]
+        for bits in (smallest, *(space.sample(generator) for _ in range(random_paths))):
+            supernet.set_bits(bits)
+            path_loss = distillation_loss(
+                supernet(images), soft, labels, weights=weights, temperature=1.0, alpha=0.5
+            )
+            path_loss.backward()
+        return float(loss.detach())
+
+    return step
