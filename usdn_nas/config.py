@@ -23,6 +23,7 @@ __all__ = [
     "StudyConfig",
     "SupernetConfig",
     "TrainConfig",
+    "apply_overrides",
     "find_toml",
     "list_toml",
     "load_study",
@@ -126,7 +127,7 @@ class RetrainConfig(_Strict):
     init: Literal["teacher", "supernet", "scratch"] = "teacher"
     train: TrainConfig = TrainConfig(epochs=20, lr=0.05, weight_decay=5e-4)
     teacher: TrainConfig = TrainConfig(epochs=20)
-    teacher_init: Literal["supernet", "scratch"] = "supernet"
+    teacher_init: Literal["pretrained", "scratch"] = "pretrained"
     temperature: float = Field(default=2.0, gt=0)
     alpha: float = Field(default=0.3, ge=0, le=1)
     alpha_weighs: Literal["kd", "ce"] = "kd"
@@ -202,7 +203,12 @@ def _parse_override(text: str) -> tuple[list[str], Any]:
     return key.strip().split("."), parsed
 
 
-def _apply_overrides(payload: dict[str, Any], overrides: Sequence[str]) -> None:
+def apply_overrides(payload: dict[str, Any], overrides: Sequence[str]) -> None:
+    """Sets ``"a.b=c"`` each in ``payload``, in place; c is read as TOML, else it is a string.
+
+    Raises:
+        UserError: No ``=``, or a part of the path is a value.
+    """
     for text in overrides:
         path, value = _parse_override(text)
         node = payload
@@ -229,6 +235,6 @@ def load_study(path: Path, overrides: Sequence[str] = ()) -> tuple[StudyConfig, 
         raise UserError("no such file", where=path) from None
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise UserError(f"expected TOML: {error}", where=path) from None
-    _apply_overrides(payload, overrides)
+    apply_overrides(payload, overrides)
     study = validate(StudyConfig, payload, where=path)
     return study, load_space(find_toml(study.space, "search_spaces", beside=Path(path).parent))

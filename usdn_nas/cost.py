@@ -48,9 +48,9 @@ def _bops(layers: Sequence[LayerRecord], bits: Mapping[str, Bits]) -> int:
     return sum(layer.macs * bits[layer.name][0] * bits[layer.name][1] for layer in layers)
 
 
-def exit_costs(space: SearchSpace, bits: Mapping[str, Bits]) -> ExitCosts:
-    """Costs of all exits of ``space`` under ``bits`` (group name -> (W, A))."""
-    by_layer = space.layer_bits(bits)
+def exit_costs(space: SearchSpace, bits: Mapping[str, Bits] | None) -> ExitCosts:
+    """Costs of all exits of ``space`` under ``bits`` (group name -> (W, A)); None: full precision, 32/32 everywhere."""
+    by_layer = {layer.name: (32, 32) for layer in space.chain.layers()} if bits is None else space.layer_bits(bits)
     prefix = np.cumsum([_bops(segment.layers, by_layer) for segment in space.chain.segments], dtype=np.int64)
     exits = space.chain.exits
     return ExitCosts(

@@ -1,0 +1,180 @@
+"""``architecture.json``: one architecture with all that follows from it.
+
+Only ``schema``, ``space``, ``bits``, ``exits`` and ``thresholds`` are needed; the rest is recomputed, and where it is
+given it must agree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+
+from usdn_nas.architecture import Architecture
+from usdn_nas.cost import exit_costs, full_bops, layer_table, mean_bits, reference_bops
+from usdn_nas.errors import UserError
+from usdn_nas.files import read_json, write_json
+from usdn_nas.networks.build import resolve_space
+from usdn_nas.space import SearchSpace, SpaceSpec
+from usdn_nas.validation import validate
+
+__all__ = ["SCHEMA", "ArchitectureFile", "Objective", "read_architecture", "write_architecture"]
+
+SCHEMA = "usdn-nas/architecture/1"
+
+
+class Objective(BaseModel):
+    """What thresholds are refitted to: accuracy - ``tr`` x relative BOPs, or accuracy with at most ``budget_bops``."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    mode: Literal["tr", "budget"]
+    tr: float | None = Field(default=None, ge=0)
+    budget_bops: float | None = Field(default=None, gt=0)
+
+
+class _Document(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    schema_: str = Field(alias="schema")
+    space: SpaceSpec
+    bits: dict[str, tuple[int, int]]
+    exits: tuple[str, ...] = ()
+    thresholds: tuple[float, ...] = ()
+    objective: Objective | None = None
+    metrics: dict[str, Any] | None = None
+    source: dict[str, Any] | None = None
+    provenance: dict[str, Any] | None = None
+    space_digest: str | None = None
+    digest: str | None = None
+    layers: list[dict[str, Any]] | None = None
+    cost: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class ArchitectureFile:
+    """An ``architecture.json`` that was read and checked."""
+
+    space: SearchSpace
+    architecture: Architecture
+    objective: Objective | None
+    metrics: dict[str, Any] | None
+    source: dict[str, Any] | None
+    provenance: dict[str, Any] | None
+
+
+def derived(space: SearchSpace, architecture: Architecture) -> dict[str, Any]:
+    """What follows from the choice alone: digests, the per-layer table, costs."""
+    rows = layer_table(space, architecture)
+    costs = exit_costs(space, architecture.bits).placed(architecture.exits)
+    return {
+        "space_digest": space.digest,
+        "digest": architecture.digest,
+        "layers": rows,
+        "cost": {
+            "exits": [
+                {"exit": name, "chain_bops": int(chain), "head_bops": int(head), "cumulative_bops": int(total)}
+                for name, chain, head, total in zip(
+                    costs.names, costs.chain, costs.heads, costs.cumulative, strict=True
+                )
+            ],
+            "full_bops": full_bops(space, architecture.bits),
+            "reference_bops": reference_bops(space),
+            "bits": {
+                "searched": mean_bits([row for row in rows if row["group"] is not None]),
+                "all": mean_bits(rows),
+            },
+        },
+    }
+
+
+def write_architecture(
+    path: Path,
+    space: SearchSpace,
+    architecture: Architecture,
+    *,
+    objective: Objective | None,
+    metrics: Mapping[str, Any] | None,
+    source: Mapping[str, Any] | None,
+    provenance: Mapping[str, Any],
+) -> None:
+    """Writes an architecture with everything derived from it.
+
+    Args:
+        metrics: ``split``, ``n``, ``accuracy``, ``average_bops``, ``exit_rates`` as measured on that split.
+        source: Where the choice came from, e.g. ``{"trial": "12.3"}``.
+    """
+    document = {
+        "schema": SCHEMA,
+        "space": space.spec.model_dump(mode="json"),
+        **architecture.to_dict(),
+        **derived(space, architecture),
+        "objective": objective.model_dump(mode="json") if objective else None,
+        "metrics": dict(metrics) if metrics else None,
+        "source": dict(source) if source else None,
+        "provenance": dict(provenance),
+    }
+    average = None if metrics is None else metrics["average_bops"]
+    document["cost"]["average_bops"] = average
+    document["cost"]["relative_bops"] = None if average is None else average / document["cost"]["reference_bops"]
+    write_json(path, document)
+
+
+def read_architecture(path: Path, within: SearchSpace | None = None) -> ArchitectureFile:
+    """Reads an architecture, searched or handwritten.
+
+    Args:
+        within: The search space that it must belong to; None: its own.
+
+    Raises:
+        UserError: The file is missing, malformed, of another space, no point of its space, or holds derived figures
+            that do not follow from its choice.
+    """
+    document = validate(_Document, read_json(path, SCHEMA), where=path)
+    if within is not None and document.space != within.spec:
+        ours, theirs = within.spec.model_dump(mode="json"), document.space.model_dump(mode="json")
+        raise UserError(f"architecture of another search space: {_difference(ours, theirs)}", where=path)
+    space = within or resolve_space(document.space)[0]
+    if len(document.exits) != len(document.thresholds):
+        raise UserError(
+            f"{len(document.exits)} exits need as many thresholds, got {len(document.thresholds)}",
+            where=f"{path}: thresholds",
+        )
+    architecture = Architecture(document.bits, document.exits, document.thresholds)
+    space.check(architecture, where=path)
+    expected = derived(space, architecture)
+    for key in ("space_digest", "digest", "layers", "cost"):
+        given = getattr(document, key)
+        if given is not None and not _agrees(given, expected[key]):
+            raise UserError(
+                f"'{key}' does not follow from the architecture's space, bits, exits and thresholds",
+                where=f"{path}: {key}",
+                remedy="remove it, it is recomputed",
+            )
+    return ArchitectureFile(
+        space, architecture, document.objective, document.metrics, document.source, document.provenance
+    )
+
+
+def _agrees(given: Any, expected: Any) -> bool:
+    """Whether all that is expected is given, floats up to rounding; surplus keys (measured figures) are let be."""
+    if isinstance(expected, dict):
+        return isinstance(given, dict) and all(key in given and _agrees(given[key], expected[key]) for key in expected)
+    if isinstance(expected, list):
+        return isinstance(given, list) and len(given) == len(expected) and all(map(_agrees, given, expected))
+    if isinstance(expected, float):
+        return isinstance(given, int | float) and bool(np.isclose(given, expected, rtol=1e-9))
+    return bool(given == expected)
+
+
+def _difference(ours: Any, theirs: Any, path: str = "") -> str:
+    """The first dotted path at which two values differ, with both values."""
+    if isinstance(ours, dict) and isinstance(theirs, dict):
+        for key in sorted({*ours, *theirs}):
+            if ours.get(key) != theirs.get(key):
+                return _difference(ours.get(key), theirs.get(key), f"{path}.{key}" if path else key)
+    return f"{path} is {theirs!r} there, {ours!r} here"

@@ -1,0 +1,127 @@
+"""The early-exit runtime: a standalone network that really stops, sample by sample."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from usdn_nas.architecture import Architecture
+from usdn_nas.cost import exit_costs
+from usdn_nas.errors import UserError
+from usdn_nas.export.document import read_architecture
+from usdn_nas.networks.build import build_network
+from usdn_nas.networks.chain import MultiExitNetwork
+from usdn_nas.networks.weights import load_weights
+from usdn_nas.quant.supernet import Supernet, materialize
+from usdn_nas.space import SearchSpace
+
+__all__ = ["EarlyExitNetwork", "Prediction", "load_model"]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Answers for B samples.
+
+    Attributes:
+        labels: (B,) int64, the predicted classes.
+        confidence: (B,) float32, softmax maximum at the exit taken.
+        exit_index: (B,) int64, number of the exit taken among the placed ones; the final exit is the last.
+        bops: (B,) int64, what each sample cost.
+        logits: (B, C), those of the exit taken.
+    """
+
+    labels: Tensor
+    confidence: Tensor
+    exit_index: Tensor
+    bops: Tensor
+    logits: Tensor
+
+
+class EarlyExitNetwork(nn.Module):
+    """A network with fixed bits, placed exits and thresholds.
+
+    Args:
+        network: The materialized network.
+        architecture: Its architecture; the thresholds are taken from it.
+        space: The search space the architecture belongs to.
+    """
+
+    def __init__(self, network: MultiExitNetwork, architecture: Architecture, space: SearchSpace) -> None:
+        super().__init__()
+        self.network = network
+        self.architecture = architecture
+        self.space = space
+        self.cumulative_bops = exit_costs(space, architecture.bits).placed(architecture.exits).cumulative
+
+    @property
+    def exit_names(self) -> tuple[str, ...]:
+        """Names of the placed exits and the final one, in order."""
+        return self.network.exit_names
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Logits of all exits, none skipped: E tensors (B, C) for images (B, C_in, H, W)."""
+        return cast(tuple[Tensor, ...], self.network(images))
+
+    @torch.inference_mode()
+    def predict(self, images: Tensor, *, max_batch: int | None = None) -> Prediction:
+        """Answers each sample at the first exit that is confident; later segments run on the others alone.
+
+        Args:
+            images: (B, C_in, H, W), normalized as in training.
+            max_batch: Samples run at once; None: all.
+
+        Raises:
+            UserError: The images have another shape than the network's input.
+        """
+        expected = tuple(self.space.spec.network.input_shape)
+        if images.ndim != 4 or tuple(images.shape[1:]) != expected:
+            raise UserError(f"expected images of shape (B, {', '.join(map(str, expected))}), got {tuple(images.shape)}")
+        self.eval()
+        parts = [self._predict(part) for part in images.split(max_batch or max(len(images), 1))]
+        return Prediction(*(torch.cat(field) for field in zip(*parts, strict=True)))
+
+    def _predict(self, images: Tensor) -> tuple[Tensor, ...]:
+        count, classes = len(images), self.space.spec.network.num_classes
+        logits = images.new_zeros(count, classes)
+        confidence = images.new_zeros(count, dtype=torch.float32)
+        exit_index = torch.zeros(count, dtype=torch.int64, device=images.device)
+        left = torch.arange(count, device=images.device)
+        thresholds = (*self.architecture.thresholds, -1.0)
+        exits = dict(zip(self.network.exit_segments, range(len(thresholds)), strict=True))
+        state: tuple[Tensor, ...] = (images,)
+        for index in range(len(self.network.segments)):
+            if not len(left):
+                break
+            state = self.network.run_segment(index, state)
+            if index not in exits:
+                continue
+            number = exits[index]
+            answer = self.network.heads[number](*state)
+            sure = answer.softmax(dim=1).amax(dim=1)
+            leaving = sure.double() >= thresholds[number]
+            gone = left[leaving]
+            logits[gone], confidence[gone], exit_index[gone] = answer[leaving], sure[leaving].float(), number
+            staying = ~leaving
+            left, state = left[staying], tuple(tensor[staying] for tensor in state)
+        bops = torch.as_tensor(self.cumulative_bops, device=images.device)[exit_index]
+        return logits.argmax(dim=1), confidence, exit_index, bops, logits
+
+
+def load_model(architecture: Path | str, weights: Path | str, *, device: str = "cpu") -> EarlyExitNetwork:
+    """A retrained network from its two files, ready to `EarlyExitNetwork.predict`.
+
+    Args:
+        architecture: ``architecture.json``.
+        weights: ``weights.safetensors`` of a network retrained for it.
+
+    Raises:
+        UserError: A file is missing, malformed, or they do not belong together.
+    """
+    file = read_architecture(Path(architecture))
+    network = materialize(Supernet(build_network(file.space.spec), file.space), file.architecture)
+    load_weights(network, Path(weights))
+    return EarlyExitNetwork(network, file.architecture, file.space).to(device).eval()

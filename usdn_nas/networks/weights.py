@@ -1,0 +1,37 @@
+"""Weights on disk: safetensors, written atomically, read without executing anything."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import load_model, save_model
+from torch import nn
+
+from usdn_nas.errors import UserError
+from usdn_nas.files import atomic_path
+
+__all__ = ["load_weights", "save_weights"]
+
+
+def save_weights(network: nn.Module, path: Path) -> None:
+    """Writes all parameters and buffers; tensors that modules share are written once."""
+    with atomic_path(path) as temporary:
+        save_model(network, str(temporary))
+
+
+def load_weights(network: nn.Module, path: Path) -> None:
+    """Reads what `save_weights` wrote into ``network``, on whichever device that is.
+
+    Raises:
+        UserError: The file is missing, truncated, or of another network (the first key that differs is named).
+    """
+    try:
+        load_model(network, str(path))
+    except FileNotFoundError:
+        raise UserError("no such file", where=path) from None
+    except SafetensorError as error:
+        raise UserError(f"expected a whole safetensors file: {error}", where=path) from None
+    except RuntimeError as error:
+        finding = next((line.strip() for line in str(error).splitlines()[1:] if line.strip()), str(error))
+        raise UserError(f"weights of another network: {finding}", where=path) from None

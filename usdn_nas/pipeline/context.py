@@ -1,0 +1,170 @@
+"""What the stages of a run share: settings, search space, data, device, networks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import torch
+from torch import nn
+
+from usdn_nas.config import StudyConfig, apply_overrides, load_study
+from usdn_nas.errors import UserError
+from usdn_nas.evaluation.outputs import Batches
+from usdn_nas.files import read_json, write_json
+from usdn_nas.networks.build import build_network, chain_record
+from usdn_nas.networks.chain import MultiExitNetwork
+from usdn_nas.networks.weights import load_weights
+from usdn_nas.progress import Reporter
+from usdn_nas.provenance import provenance
+from usdn_nas.quant.supernet import Supernet
+from usdn_nas.seeds import derive
+from usdn_nas.space import SearchSpace, SpaceSpec
+from usdn_nas.validation import validate
+
+if TYPE_CHECKING:
+    from usdn_nas.data import DataSplits
+
+__all__ = ["Context", "open_run", "resolve_device"]
+
+M = TypeVar("M", bound=nn.Module)
+
+STUDY_SCHEMA = "usdn-nas/study/1"
+CHAIN_SCHEMA = "usdn-nas/chain/1"
+
+
+def resolve_device(name: str) -> torch.device:
+    """``"auto"`` is CUDA where there is one, else the CPU.
+
+    Raises:
+        UserError: torch knows no such device, or it is not there.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        finding = str(error).splitlines()[0]
+        raise UserError(f"no device '{name}': {finding}", where="device", remedy="'auto', 'cpu' or 'cuda'") from None
+    return device
+
+
+@dataclass
+class Context:
+    """A study, where it runs and what it prints to."""
+
+    name: str
+    study: StudyConfig
+    spec: SpaceSpec
+    folder: Path
+    reporter: Reporter
+
+    @cached_property
+    def device(self) -> torch.device:
+        """The device; as a side effect the number of threads is set."""
+        if self.study.threads is not None:
+            torch.set_num_threads(self.study.threads)
+        return resolve_device(self.study.device)
+
+    def fresh_network(self) -> MultiExitNetwork:
+        """The full-precision network with all candidate exits and the study's initial weights, on the device."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derive(self.study.seed, "initial weights"))
+            network = build_network(self.spec)
+        return self.to_device(network)
+
+    @cached_property
+    def space(self) -> SearchSpace:
+        """The search space resolved against its network."""
+        return SearchSpace(self.spec, chain_record(build_network(self.spec), self.spec.network))
+
+    @cached_property
+    def data(self) -> DataSplits:
+        """The data set, split.
+
+        Raises:
+            UserError: It is not there, or does not fit the network.
+        """
+        from usdn_nas.data import load_data
+
+        network = self.spec.network
+        splits = load_data(self.study.data, seed=self.study.seed, input_shape=network.input_shape)
+        if splits.num_classes != network.num_classes:
+            raise UserError(
+                f"data set '{self.study.data.name}' has {splits.num_classes} classes, "
+                f"the network {network.num_classes}",
+                where="network.num_classes",
+            )
+        return splits
+
+    @cached_property
+    def search_batches(self) -> Batches:
+        """The search split."""
+        return Batches(self.data.search, self.study.batch_size, self.device)
+
+    @cached_property
+    def test_batches(self) -> Batches:
+        """The test split, read by the final evaluation alone."""
+        return Batches(self.data.test, self.study.batch_size, self.device)
+
+    def pretrained(self) -> MultiExitNetwork:
+        """The network with its full-precision weights."""
+        network = self.fresh_network()
+        load_weights(network, self.folder / "pretrain" / "weights.safetensors")
+        return network
+
+    def supernet(self) -> Supernet:
+        """The trained supernet."""
+        supernet = self.to_device(Supernet(self.fresh_network(), self.space))
+        load_weights(supernet, self.folder / "supernet" / "weights.safetensors")
+        return supernet
+
+    def to_device(self, network: M) -> M:
+        """``network`` on the device, in the memory layout that is fastest for convolutions."""
+        return network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+
+    def provenance(self) -> dict[str, Any]:
+        """Versions, commit, seed, device and threads."""
+        device = str(self.device)
+        return provenance(seed=self.study.seed, device=device, threads=torch.get_num_threads())
+
+    def describe(self) -> None:
+        """Writes ``study.json`` and ``chain.json``: what `open_run` and the report need."""
+        write_json(
+            self.folder / "study.json",
+            {
+                "schema": STUDY_SCHEMA,
+                "name": self.name,
+                "config": self.study.model_dump(mode="json"),
+                "space": self.spec.model_dump(mode="json"),
+                "provenance": self.provenance(),
+            },
+        )
+        write_json(self.folder / "chain.json", {"schema": CHAIN_SCHEMA, "chain": self.space.chain.to_dict()})
+
+
+def open_run(
+    study: Path, overrides: tuple[str, ...] = (), out: Path | None = None, reporter: Reporter | None = None
+) -> Context:
+    """The context of a study file, or of a run folder (which holds the study it was made from).
+
+    Args:
+        study: A TOML file, or a run folder.
+        overrides: ``"a.b=c"`` each, on top of the study.
+        out: The run folder; ``runs/<name of the study>`` unless given.
+
+    Raises:
+        UserError: The file or folder is missing or wrong.
+    """
+    reporter = reporter or Reporter()
+    if study.is_dir():
+        saved = read_json(study / "study.json", STUDY_SCHEMA)
+        apply_overrides(saved["config"], overrides)
+        config = validate(StudyConfig, saved["config"], where=study / "study.json")
+        spec = validate(SpaceSpec, saved["space"], where=study / "study.json")
+        return Context(saved["name"], config, spec, out or study, reporter)
+    config, spec = load_study(study, overrides)
+    return Context(study.stem, config, spec, out or Path("runs") / study.stem, reporter)

@@ -1,0 +1,160 @@
+"""``stages.json``: which stages of a run folder are done, from which inputs, with which outputs."""
+
+from __future__ import annotations
+
+import fcntl
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from usdn_nas.errors import UserError
+from usdn_nas.files import digest, file_digest, read_json, write_json
+from usdn_nas.progress import Reporter
+
+__all__ = ["Ledger", "Stage", "locked"]
+
+SCHEMA = "usdn-nas/stages/1"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A step of a run.
+
+    Attributes:
+        key: Its name; a stage that trains keeps its files in the folder of that name.
+        inputs: Settings and digests that its result depends on, JSON's own types.
+        outputs: Files it writes, relative to the run folder.
+        run: Does the work.
+        extent: A size that may grow without starting anew (configurations of a search).
+    """
+
+    key: str
+    inputs: dict[str, Any]
+    outputs: tuple[str, ...]
+    run: Callable[[], None]
+    extent: int | None = None
+
+    @property
+    def fingerprint(self) -> str:
+        """Digest of the inputs."""
+        return digest(self.inputs)
+
+
+class Ledger:
+    """Runs stages once, and again when what they depend on changed.
+
+    Args:
+        folder: The run folder.
+        reporter: Told what is done, skipped and done again.
+    """
+
+    def __init__(self, folder: Path, reporter: Reporter) -> None:
+        self.folder = folder
+        self.path = folder / "stages.json"
+        self.reporter = reporter
+        self.records: dict[str, dict[str, Any]] = {}
+        if self.path.exists():
+            self.records = read_json(self.path, SCHEMA)["stages"]
+
+    def _write(self) -> None:
+        write_json(self.path, {"schema": SCHEMA, "stages": self.records})
+
+    def _intact(self, record: dict[str, Any]) -> bool:
+        paths = {self.folder / name: expected for name, expected in record["outputs"].items()}
+        return all(path.is_file() and file_digest(path) == expected for path, expected in paths.items())
+
+    def is_done(self, stage: Stage) -> bool:
+        """Whether the stage finished with these inputs and its files are as it left them."""
+        record = self.records.get(stage.key)
+        return (
+            record is not None
+            and record["status"] == "done"
+            and record["fingerprint"] == stage.fingerprint
+            and (stage.extent is None or record["extent"] >= stage.extent)
+            and self._intact(record)
+        )
+
+    def ensure(self, stage: Stage) -> bool:
+        """Runs the stage unless it is done. Returns whether it ran."""
+        record = self.records.get(stage.key)
+        if self.is_done(stage):
+            assert record is not None
+            self.reporter.say(f"{stage.key}: done before ({record['seconds']:.0f} s), nothing to do")
+            return False
+        if record is not None:
+            self._explain(stage, record)
+        seconds = record["seconds"] if record and record["fingerprint"] == stage.fingerprint else 0.0
+        entry = {
+            "status": "running",
+            "fingerprint": stage.fingerprint,
+            "inputs": stage.inputs,
+            "extent": stage.extent,
+            "seconds": seconds,
+            "outputs": {},
+        }
+        self.records[stage.key] = entry
+        self._write()
+        start = time.monotonic()
+        try:
+            stage.run()
+        finally:
+            entry["seconds"] = round(seconds + time.monotonic() - start, 2)
+            self._write()
+        entry["status"] = "done"
+        entry["finished"] = time.strftime("%Y-%m-%dT%H:%M:%S%z")
+        entry["outputs"] = {name: file_digest(self.folder / name) for name in stage.outputs}
+        self._write()
+        return True
+
+    def _explain(self, stage: Stage, record: dict[str, Any]) -> None:
+        before, now = record.get("inputs", {}), stage.inputs
+        changed = sorted(key for key in {*before, *now} if before.get(key) != now.get(key))
+        if changed:
+            self.reporter.say(f"{stage.key}: {', '.join(changed)} changed, so it runs again")
+            self.discard(stage.key)
+        elif record["status"] == "running":
+            self.reporter.say(f"{stage.key}: was interrupted, goes on")
+        elif stage.extent is not None and record["extent"] < stage.extent:
+            self.reporter.say(f"{stage.key}: {record['extent']} before, goes on to {stage.extent}")
+        else:
+            self.reporter.say(f"{stage.key}: its files changed since, so it runs again")
+
+    def discard(self, key: str) -> None:
+        """Puts a stage's folder aside as ``<key>.old``, in place of an earlier one."""
+        folder = self.folder / key
+        if folder.is_dir():
+            aside = folder.with_name(f"{folder.name}.old")
+            shutil.rmtree(aside, ignore_errors=True)
+            folder.rename(aside)
+        self.records.pop(key, None)
+
+    def output_digest(self, key: str) -> str:
+        """Digest over the files of a stage that is done."""
+        return digest(self.records[key]["outputs"])
+
+    def require(self, stage: Stage, command: str) -> None:
+        """Raises UserError unless the stage is done; ``command`` is what does it."""
+        if not self.is_done(stage):
+            known = stage.key in self.records
+            finding = f"stage '{stage.key}' is not finished with these settings" if known else f"no '{stage.key}' yet"
+            raise UserError(finding, where=self.folder, remedy=f"run '{command}' first")
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Holds the run folder; a second process is refused.
+
+    Raises:
+        UserError: Another process holds it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise UserError("another process works in this run folder", where=folder) from None
+        yield

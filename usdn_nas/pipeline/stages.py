@@ -1,0 +1,230 @@
+"""The stages of a study and how they hang together: pretrain > supernet > search > export > retrain > evaluate > report.
+
+A stage's inputs are the settings it reads and the digests of the files it reads, so that changing a setting runs
+again exactly what depends on it.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from usdn_nas import __version__
+from usdn_nas.architecture import Architecture
+from usdn_nas.errors import UserError
+from usdn_nas.export.document import ArchitectureFile, read_architecture
+from usdn_nas.pipeline import search as searching
+from usdn_nas.pipeline import train
+from usdn_nas.pipeline.context import Context
+from usdn_nas.pipeline.evaluate import evaluate, write_all_figures
+from usdn_nas.pipeline.ledger import Ledger, Stage
+
+__all__ = ["Pipeline", "retrain_folder"]
+
+STAGES = ("pretrain", "supernet", "search", "export", "retrain", "evaluate", "report")
+
+
+def retrain_folder(architecture: Architecture) -> str:
+    """Where an architecture's retrained weights lie in a run folder."""
+    return f"retrain/{architecture.digest[:12]}"
+
+
+class Pipeline:
+    """Runs the stages of one run folder, each once.
+
+    Args:
+        context: The study and its folder.
+    """
+
+    def __init__(self, context: Context) -> None:
+        self.context = context
+        self.ledger = Ledger(context.folder, context.reporter)
+
+    @cached_property
+    def _common(self) -> dict[str, Any]:
+        """Inputs of every stage."""
+        study = self.context.study
+        return {
+            "seed": study.seed,
+            "space": self.context.space.digest,
+            "data": self.context.data.digest,
+            "batch_size": study.batch_size,
+            "version": __version__,
+        }
+
+    def _stage(self, key: str, inputs: dict[str, Any], outputs: tuple[str, ...], run: Any, extent: int | None = None) -> Stage:
+        return Stage(key, {**self._common, **inputs}, outputs, run, extent)
+
+    def pretrain(self) -> Stage:
+        """Full-precision pre-training."""
+        study = self.context.study
+        inputs = {
+            "supernet.pretrain": study.supernet.pretrain.model_dump(mode="json"),
+            "supernet.exit_weight": study.supernet.exit_weight,
+            "data.augment": study.data.augment,
+        }
+        outputs = ("pretrain/weights.safetensors", "pretrain/history.csv")
+        return (stage := self._stage("pretrain", inputs, outputs, lambda: train.pretrain(self.context, stage.fingerprint)))
+
+    def supernet(self) -> Stage:
+        """Quantization-aware training of the supernet."""
+        study = self.context.study
+        inputs = {
+            "supernet": study.supernet.model_dump(mode="json", exclude={"pretrain"}),
+            "data.augment": study.data.augment,
+            "pretrained weights": self._digest("pretrain"),
+        }
+        outputs = ("supernet/weights.safetensors", "supernet/history.csv", "supernet/ladder.json")
+        return (
+            stage := self._stage("supernet", inputs, outputs, lambda: train.train_supernet(self.context, stage.fingerprint))
+        )
+
+    def search(self) -> Stage:
+        """The Optuna study."""
+        settings = self.context.study.search
+        inputs = {
+            "search": settings.model_dump(mode="json", exclude={"configurations", "storage", "study_name"}),
+            "supernet weights": self._digest("supernet"),
+        }
+        outputs = ("search/front.csv", "search/trials.csv")
+        return (
+            stage := self._stage(
+                "search", inputs, outputs, lambda: searching.search(self.context, stage.inputs), settings.configurations
+            )
+        )
+
+    def export(self) -> Stage:
+        """``export/architecture.json``: the point that the study's ``[export]`` picks."""
+        study = self.context.study
+        inputs = {
+            "export": study.export.model_dump(mode="json"),
+            "search.tr": study.search.tr,
+            "front": self._digest("search"),
+        }
+        path = self.context.folder / "export" / "architecture.json"
+        pick = study.export
+        return self._stage(
+            "export",
+            inputs,
+            ("export/architecture.json",),
+            lambda: searching.export(
+                self.context, path, best=not pick.model_dump(exclude_none=True), **pick.model_dump()
+            ),
+        )
+
+    def retrain(self, file: ArchitectureFile) -> list[Stage]:
+        """Teacher, retraining with KD and, unless switched off, with CE alone."""
+        context, settings = self.context, self.context.study.retrain
+        architecture, key = file.architecture, retrain_folder(file.architecture)
+        folder = context.folder / key
+        common = {
+            "architecture": architecture.to_dict(),
+            "data.augment": context.study.data.augment,
+            "retrain.exit_weight": settings.exit_weight,
+        }
+        teacher_inputs = {
+            **common,
+            "retrain.teacher": settings.teacher.model_dump(mode="json"),
+            "retrain.teacher_init": settings.teacher_init,
+            "pretrained weights": self._digest("pretrain") if settings.teacher_init == "pretrained" else None,
+        }
+
+        def files(loss: str, *more: str) -> tuple[str, ...]:
+            return tuple(f"{key}/{loss}/{name}" for name in ("weights.safetensors", "history.csv", *more))
+
+        teacher = self._stage(
+            f"{key}/teacher",
+            teacher_inputs,
+            files("teacher"),
+            lambda: train.train_teacher(context, architecture, folder / "teacher", teacher.fingerprint),
+        )
+        stages = [teacher]
+        ignored = {"teacher", "teacher_init", "compare_ce", "exit_weight"}
+        for loss in ("kd", "ce") if settings.compare_ce else ("kd",):
+            only_kd = {"temperature", "alpha", "alpha_weighs", "teacher_exit"} if loss == "ce" else set()
+            stages.append(self._retrain_stage(file, loss, common, files(loss, "architecture.json"), ignored | only_kd))
+        return stages
+
+    def _retrain_stage(
+        self, file: ArchitectureFile, loss: Any, common: dict[str, Any], outputs: tuple[str, ...], ignored: set[str]
+    ) -> Stage:
+        context, settings = self.context, self.context.study.retrain
+        key = retrain_folder(file.architecture)
+        objective = searching.objective_of(context, file)
+        inputs = {
+            **common,
+            "retrain": settings.model_dump(mode="json", exclude=ignored),
+            "supernet.calibration_images": context.study.supernet.calibration_images,
+            "teacher weights": self._digest(f"{key}/teacher"),
+            "supernet weights": self._digest("supernet") if settings.init == "supernet" else None,
+            "objective": objective.model_dump(mode="json"),
+        }
+
+        def run() -> None:
+            folder = context.folder / key
+            train.train_retrained(
+                context, file.architecture, folder / loss, folder / "teacher", stage.fingerprint, loss
+            )
+            searching.refit(context, file, objective, folder / loss)
+
+        stage = self._stage(f"{key}/{loss}", inputs, outputs, run)
+        return stage
+
+    def evaluate(self, file: ArchitectureFile, *, main: bool) -> Stage:
+        """The test split, read once; ``main``: the run's own architecture rather than one given by hand."""
+        context, key = self.context, retrain_folder(file.architecture)
+        parts = ["teacher", "kd", *(["ce"] if context.study.retrain.compare_ce else [])]
+        inputs = {
+            "evaluate": context.study.evaluate.model_dump(mode="json"),
+            "weights": {part: self._digest(f"{key}/{part}") for part in parts},
+            "supernet weights": self._digest("supernet"),
+            "pretrained weights": self._digest("pretrain"),
+        }
+        name = "evaluation.json" if main else f"{key}/evaluation.json"
+        return self._stage(
+            "evaluate" if main else f"{key}/evaluate",
+            inputs,
+            (name,),
+            lambda: evaluate(context, file, context.folder / key, context.folder / name),
+        )
+
+    def report(self) -> Stage:
+        """Figures and the HTML page."""
+        inputs = {key: self._digest(key) for key in ("pretrain", "supernet", "search", "export", "evaluate")}
+        return self._stage("report", inputs, ("report.html",), lambda: write_all_figures(self.context))
+
+    def _digest(self, key: str) -> str:
+        record = self.ledger.records.get(key)
+        return "missing" if record is None or record["status"] != "done" else self.ledger.output_digest(key)
+
+    def architecture(self, path: Path | None = None) -> ArchitectureFile:
+        """The architecture to retrain: that of ``path``, else the exported one.
+
+        Raises:
+            UserError: It is missing, malformed, or of another search space.
+        """
+        if path is None:
+            path = self.context.folder / "export" / "architecture.json"
+            if not path.exists():
+                raise UserError("no architecture exported yet", where=path, remedy="run 'usdn-nas export' first")
+        return read_architecture(path, within=self.context.space)
+
+    def run(self, until: str = "report") -> bool:
+        """All stages in order, up to and including ``until`` (one of `STAGES`). Returns whether anything ran."""
+        self.context.data  # noqa: B018  missing data is found before anything is written
+        self.context.device  # noqa: B018
+        self.context.describe()
+        wanted = STAGES[: STAGES.index(until) + 1]
+        ran = False
+        for name in wanted:
+            if name == "retrain":
+                stages = self.retrain(self.architecture())
+                for index in range(len(stages)):
+                    # Later stages depend on what the earlier ones leave, so they are made anew.
+                    ran |= self.ledger.ensure(self.retrain(self.architecture())[index])
+            elif name == "evaluate":
+                ran |= self.ledger.ensure(self.evaluate(self.architecture(), main=True))
+            else:
+                ran |= self.ledger.ensure(getattr(self, name)())
+        return ran

@@ -1,0 +1,197 @@
+"""The stages that train: full-precision pre-training, the supernet, and the retraining of one architecture."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from torch import Tensor, nn
+
+from usdn_nas.architecture import Architecture
+from usdn_nas.config import TrainConfig
+from usdn_nas.cost import full_bops
+from usdn_nas.evaluation.outputs import SupernetEvaluator, accuracies, run
+from usdn_nas.files import write_json
+from usdn_nas.networks.chain import MultiExitNetwork
+from usdn_nas.networks.weights import load_weights, save_weights
+from usdn_nas.pipeline.context import Context
+from usdn_nas.policy.outputs import ExitOutputs
+from usdn_nas.quant.supernet import Supernet, materialize
+from usdn_nas.seeds import derive
+from usdn_nas.training.loop import fit
+from usdn_nas.training.losses import Step, cross_entropy_step, distillation_step, exit_weights, sandwich_step
+
+__all__ = ["ladder_rows", "pretrain", "train_retrained", "train_supernet", "train_teacher"]
+
+LADDER_SCHEMA = "usdn-nas/ladder/1"
+WEIGHTS = "weights.safetensors"
+
+
+def _fit(
+    context: Context,
+    network: nn.Module,
+    step: Step,
+    settings: TrainConfig,
+    folder: Path,
+    fingerprint: str,
+    title: str,
+    evaluate: Callable[[], dict[str, float]],
+) -> None:
+    fit(
+        network,
+        step,
+        context.data.train,
+        settings,
+        # "retrain (KD)" and "retrain (CE)" see the same batches in the same order.
+        seed=(derive(context.study.seed, title.split()[0]),),
+        folder=folder,
+        fingerprint=fingerprint,
+        device=context.device,
+        augment=context.study.data.augment,
+        evaluate=evaluate,
+        reporter=context.reporter,
+        title=title,
+    )
+    save_weights(network, folder / WEIGHTS)
+
+
+def _columns(outputs: ExitOutputs, suffix: str = "") -> dict[str, float]:
+    return {f"accuracy_{name}{suffix}": round(value, 5) for name, value in accuracies(outputs).items()}
+
+
+def _on_search(context: Context, network: MultiExitNetwork) -> Callable[[], dict[str, float]]:
+    return lambda: _columns(run(network, context.search_batches, network.exit_names))
+
+
+def pretrain(context: Context, fingerprint: str) -> None:
+    """Full precision, cross-entropy at all candidate exits."""
+    settings = context.study.supernet
+    network = context.fresh_network()
+    step = cross_entropy_step(network, exit_weights(len(network.exit_names), settings.exit_weight))
+    folder = context.folder / "pretrain"
+    _fit(context, network, step, settings.pretrain, folder, fingerprint, "pretrain", _on_search(context, network))
+
+
+def _calibration_images(context: Context) -> Iterator[Tensor]:
+    """The first images of the training split in its own order, without augmentation."""
+    size = min(context.study.batch_size, context.study.supernet.calibration_images)
+    count = -(-context.study.supernet.calibration_images // size)
+    for images, _ in islice(context.data.train.batches(size), count):
+        yield images.to(context.device)
+
+
+def train_supernet(context: Context, fingerprint: str) -> None:
+    """Quantization-aware training by the sandwich rule, then the ladder of uniform bit-widths."""
+    settings = context.study.supernet
+    supernet = Supernet(context.pretrained(), context.space)
+    supernet.initialize_steps(_calibration_images(context))
+    context.to_device(supernet)
+    space = context.space
+    ends = {"@min": [0] * len(space.groups), "@max": [len(group.choices) - 1 for group in space.groups]}
+    evaluator = SupernetEvaluator(supernet, context.search_batches)
+
+    def evaluate() -> dict[str, float]:
+        columns: dict[str, float] = {}
+        for suffix, indices in ends.items():
+            columns |= _columns(evaluator(space.choice_bits(indices)), suffix)
+        return columns
+
+    step = sandwich_step(supernet, exit_weights(len(space.chain.exits), settings.exit_weight), settings.random_paths)
+    folder = context.folder / "supernet"
+    _fit(context, supernet, step, settings.qat, folder, fingerprint, "supernet", evaluate)
+    rows = ladder_rows(evaluator)
+    rising = all(row["difference"] is None or row["difference"] >= -2 * row["standard_error"] for row in rows)
+    payload = {"split": "search", "n": len(context.data.search), "rows": rows, "monotone": rising}
+    write_json(folder / "ladder.json", {"schema": LADDER_SCHEMA, **payload, "provenance": context.provenance()})
+    if not rising:
+        context.reporter.say(
+            "supernet: accuracy falls by more than 2 standard errors somewhere along the uniform bit-widths "
+            "(supernet/ladder.json); more supernet.qat.epochs may help"
+        )
+
+
+def ladder_rows(evaluator: SupernetEvaluator) -> list[dict[str, Any]]:
+    """Accuracy of the uniform configurations at the final exit, cheapest first.
+
+    ``difference`` is to the row before, paired sample by sample; ``standard_error`` is that of the difference.
+    """
+    space = evaluator.supernet.space
+    rows: list[dict[str, Any]] = []
+    before: np.ndarray[Any, Any] | None = None
+    for bits in space.ladder():
+        outputs = evaluator(bits)
+        correct = outputs.correct[-1].astype(np.float64)
+        paired = None if before is None else correct - before
+        rows.append(
+            {
+                "bits": list(next(iter(bits.values()))),
+                "bops": full_bops(space, bits),
+                "accuracy": float(correct.mean()),
+                "accuracy_exits": accuracies(outputs),
+                "difference": None if paired is None else float(paired.mean()),
+                "standard_error": None if paired is None else float(paired.std(ddof=1) / np.sqrt(len(paired))),
+            }
+        )
+        before = correct
+    return rows
+
+
+def train_teacher(context: Context, architecture: Architecture, folder: Path, fingerprint: str) -> None:
+    """The full-precision teacher: the same placed exits, cross-entropy."""
+    settings = context.study.retrain
+    network = context.fresh_network() if settings.teacher_init == "scratch" else context.pretrained()
+    teacher = network.place(architecture.exits)
+    step = cross_entropy_step(teacher, exit_weights(len(teacher.exit_names), settings.exit_weight))
+    _fit(context, teacher, step, settings.teacher, folder, fingerprint, "teacher", _on_search(context, teacher))
+
+
+def load_teacher(context: Context, architecture: Architecture, folder: Path) -> MultiExitNetwork:
+    """The teacher that `train_teacher` left in ``folder``."""
+    teacher = context.fresh_network().place(architecture.exits)
+    load_weights(teacher, folder / WEIGHTS)
+    return teacher
+
+
+def _start(context: Context, architecture: Architecture, teacher: Path) -> MultiExitNetwork:
+    """The quantized network before retraining, as ``retrain.init`` says."""
+    init = context.study.retrain.init
+    if init == "supernet":
+        return materialize(context.supernet(), architecture)
+    network = context.fresh_network()
+    if init == "teacher":
+        load_weights(network.place(architecture.exits), teacher / WEIGHTS)
+    supernet = Supernet(network, context.space)
+    supernet.initialize_steps(_calibration_images(context))
+    return materialize(supernet, architecture)
+
+
+def train_retrained(
+    context: Context,
+    architecture: Architecture,
+    folder: Path,
+    teacher_folder: Path,
+    fingerprint: str,
+    loss: Literal["kd", "ce"],
+) -> None:
+    """Retrains the architecture's standalone network with Eq. (10), or with cross-entropy alone."""
+    settings = context.study.retrain
+    network = _start(context, architecture, teacher_folder)
+    context.to_device(network)
+    weights = exit_weights(len(network.exit_names), settings.exit_weight)
+    if loss == "ce":
+        step = cross_entropy_step(network, weights)
+    else:
+        step = distillation_step(
+            network,
+            load_teacher(context, architecture, teacher_folder),
+            weights=weights,
+            temperature=settings.temperature,
+            alpha=settings.alpha,
+            alpha_weighs=settings.alpha_weighs,
+            teacher_exit=settings.teacher_exit,
+        )
+    title = f"retrain ({loss.upper()})"
+    _fit(context, network, step, settings.train, folder, fingerprint, title, _on_search(context, network))
