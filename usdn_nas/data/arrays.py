@@ -1,0 +1,137 @@
+"""Data sets that fit in memory: kept as they are stored, augmented and normalized a batch at a time."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from usdn_nas.config import DataConfig
+from usdn_nas.data.augment import CropFlip
+from usdn_nas.data.images import ImageSet, check_labels
+from usdn_nas.data.splits import Batches, DataSplits, Split, generator_for
+from usdn_nas.data.stratify import partition
+from usdn_nas.errors import UserError
+from usdn_nas.files import digest
+
+__all__ = ["ArrayData", "ArraySplit", "split_arrays"]
+
+_AUGMENTATION = 1
+_STATISTICS_CHUNK = 10_000
+
+
+@dataclass(frozen=True)
+class ArrayData:
+    """A data set in memory, not yet split.
+
+    Attributes:
+        test: Its own test images, or None.
+        class_names: One for each class.
+        augmentation: What its training images usually undergo.
+        search: Default size of the search split; None: a share of the training images.
+    """
+
+    train: ImageSet
+    test: ImageSet | None
+    class_names: tuple[str, ...]
+    augmentation: CropFlip
+    search: int | None = None
+
+
+class ArraySplit(Split):
+    """Images in memory.
+
+    Args:
+        data: The split's images and labels.
+        augmentation: Applied where `batches` is asked to augment.
+        mean, std: (C,) each; an image is (pixels - mean) / std.
+    """
+
+    def __init__(
+        self, data: ImageSet, augmentation: CropFlip, mean: NDArray[np.float64], std: NDArray[np.float64]
+    ) -> None:
+        self.labels = data.labels
+        self._images = torch.from_numpy(data.images)
+        self._targets = torch.from_numpy(data.labels)
+        self._augmentation = augmentation
+        self._mean = torch.from_numpy(mean.astype(np.float32)).view(1, -1, 1, 1)
+        self._std = torch.from_numpy(std.astype(np.float32)).view(1, -1, 1, 1)
+
+    def _load(self, chunks: Sequence[NDArray[np.int64]], first: int, seed: tuple[int, ...] | None) -> Batches:
+        for number, chunk in enumerate(chunks, first):
+            index = torch.from_numpy(chunk)
+            images = self._images[index]
+            if seed is not None:
+                images = self._augmentation(images, generator_for(seed, _AUGMENTATION, number))
+            yield images.to(torch.float32).sub_(self._mean).div_(self._std), self._targets[index]
+
+
+def split_arrays(
+    data: ArrayData, config: DataConfig, seed: int, input_shape: tuple[int, int, int] | None
+) -> DataSplits:
+    """Checks ``data``, splits it and normalizes it by mean and standard deviation of its training images.
+
+    Raises:
+        UserError: A shape differs from ``input_shape``, a label is out of range, or a split cannot be made.
+    """
+    _check(data, config.name, input_shape)
+    parts = partition(data.train.labels, config, seed, own_test=data.test is not None, search=data.search)
+    mean, std = _statistics(data.train.images)
+
+    def split(images: ImageSet) -> ArraySplit:
+        return ArraySplit(images, data.augmentation, mean, std)
+
+    chosen = [indices for indices in (parts.train, parts.search, parts.test) if indices is not None]
+    train, search, *held_out = (split(data.train.take(indices)) for indices in chosen)
+    return DataSplits(
+        train=train,
+        search=search,
+        test=held_out[0] if data.test is None else split(data.test),
+        num_classes=len(data.class_names),
+        input_shape=data.train.shape,
+        class_names=data.class_names,
+        mean=tuple(mean.tolist()),
+        std=tuple(std.tolist()),
+        digest=digest([config.name, _content(data.train), _content(data.test), *map(_hash, chosen)]),
+    )
+
+
+def _check(data: ArrayData, name: str, input_shape: tuple[int, int, int] | None) -> None:
+    expected = tuple(input_shape or data.train.shape)
+    for kind, images in (("training", data.train), ("test", data.test)):
+        if images is None:
+            continue
+        check_labels(images.labels, len(data.class_names), f"{name}: {kind} images")
+        if images.shape != expected:
+            raise UserError(
+                f"expected images of shape {expected}, got {images.shape}",
+                where=f"{name}: {kind} images",
+                remedy="network.input_shape in the search space must be the images' shape; they are not resized",
+            )
+
+
+def _statistics(images: NDArray[np.generic]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """(C,) mean and standard deviation of the pixels; a constant channel has deviation 1."""
+    sums = squares = np.zeros(images.shape[1])
+    for begin in range(0, len(images), _STATISTICS_CHUNK):
+        chunk = images[begin : begin + _STATISTICS_CHUNK].astype(np.float64)
+        sums = sums + chunk.sum((0, 2, 3))
+        squares = squares + np.square(chunk).sum((0, 2, 3))
+    count = images.size / images.shape[1]
+    mean = sums / count
+    std = np.sqrt(np.maximum(squares / count - mean**2, 0))
+    return mean, np.where(std > 0, std, 1.0)
+
+
+def _hash(array: NDArray[np.generic]) -> str:
+    return hashlib.sha256(np.ascontiguousarray(array).data).hexdigest()
+
+
+def _content(images: ImageSet | None) -> list[str] | None:
+    if images is None:
+        return None
+    return [str(images.images.shape), str(images.images.dtype), _hash(images.images), _hash(images.labels)]

@@ -1,0 +1,32 @@
+"""From the ``[data]`` table of a study to splits that yield batches."""
+
+from __future__ import annotations
+
+from usdn_nas.config import DataConfig
+from usdn_nas.data.arrays import split_arrays
+from usdn_nas.data.places import check_name
+from usdn_nas.data.splits import DataSplits
+
+__all__ = ["load_data"]
+
+
+def load_data(config: DataConfig, *, seed: int, input_shape: tuple[int, int, int] | None = None) -> DataSplits:
+    """Reads, checks and splits a data set.
+
+    Args:
+        config: Which data, where, and how it is split.
+        seed: The study's seed; with ``config`` it determines who is in which split.
+        input_shape: (C, H, W) that the network takes. Images in memory must have this shape, image files are brought
+            to it. None: the images' own, for image files 3x224x224.
+
+    Raises:
+        UserError: The data is not there, damaged, of another shape, or too small for the splits asked for.
+    """
+    check_name(config.name)
+    if config.name in ("imagenet", "imagefolder"):
+        from usdn_nas.data.folders import load_folders
+
+        return load_folders(config, seed, input_shape)
+    from usdn_nas.data.readers import read_arrays
+
+    return split_arrays(read_arrays(config, seed), config, seed, input_shape)

@@ -1,0 +1,92 @@
+"""One's own data from a function, named ``package.module:function`` in the study. No torch in here."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from usdn_nas.config import DataConfig
+from usdn_nas.data.images import ImageSet, image_set
+from usdn_nas.errors import UsdnError, UserError, nearest
+
+__all__ = ["CONTRACT", "call_function", "find_function"]
+
+CONTRACT = (
+    "The function is called with the keywords root (data.root, or None) and seed (the study's) and returns a mapping: "
+    "'train' and, if there is one, 'test', each a pair (images, labels); optionally 'class_names'. Images: uint8 or "
+    "float, (N, C, H, W) or (N, H, W), arrays or tensors on the CPU; labels: N integers from 0."
+)
+
+
+@contextmanager
+def _working_directory_importable() -> Iterator[None]:
+    """A console script, unlike ``python -m``, does not look for modules in the working directory."""
+    folder = os.getcwd()
+    sys.path.append(folder)
+    try:
+        yield
+    finally:
+        sys.path.remove(folder)
+
+
+def find_function(name: str) -> Callable[..., Any]:
+    """Imports ``package.module:function``; the working directory is searched last.
+
+    Raises:
+        UserError: There is no such module or function.
+    """
+    module_name, _, attribute = name.partition(":")
+    try:
+        with _working_directory_importable():
+            module = importlib.import_module(module_name)
+    except (ImportError, ValueError) as error:
+        raise UserError(f"cannot import '{module_name}': {error}", where="data.name") from None
+    function = getattr(module, attribute, None)
+    if not callable(function):
+        functions = [key for key, value in vars(module).items() if callable(value)] or ["none"]
+        raise UserError(
+            f"'{module_name}' has no function '{attribute}'", where="data.name", remedy=nearest(attribute, functions)
+        )
+    return function
+
+
+def call_function(config: DataConfig, seed: int) -> tuple[ImageSet, ImageSet | None, tuple[str, ...] | None]:
+    """Training images, test images (or None) and class names (or None) from the function; see `CONTRACT`.
+
+    Raises:
+        UserError: The function failed, or returned something else.
+    """
+    function = find_function(config.name)
+    try:
+        with _working_directory_importable():
+            parts = function(root=config.root, seed=seed)
+    except UsdnError:
+        raise
+    except Exception as error:
+        raise UserError(f"the function raised {type(error).__name__}: {error}", where=config.name) from error
+    if not isinstance(parts, Mapping) or "train" not in parts:
+        raise UserError(f"expected a mapping with 'train', got {_outline(parts)}", where=config.name, remedy=CONTRACT)
+    if unknown := [key for key in parts if key not in ("train", "test", "class_names")]:
+        raise UserError(f"unknown key '{unknown[0]}'", where=config.name, remedy=CONTRACT)
+    names = parts.get("class_names")
+    return (
+        _part(parts["train"], f"{config.name}: train"),
+        _part(parts["test"], f"{config.name}: test") if "test" in parts else None,
+        None if names is None else tuple(str(name) for name in names),
+    )
+
+
+def _part(pair: Any, where: str) -> ImageSet:
+    if not isinstance(pair, tuple | list) or len(pair) != 2:
+        raise UserError(f"expected a pair (images, labels), got {_outline(pair)}", where=where)
+    return image_set(pair[0], pair[1], where)
+
+
+def _outline(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return f"one with {', '.join(map(repr, value)) or 'no keys'}"
+    return f"{type(value).__name__} of {len(value)}" if isinstance(value, tuple | list) else type(value).__name__

@@ -1,0 +1,177 @@
+"""Where data sets lie on disk: what was looked for, what is there, how to get it. No torch in here."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from usdn_nas.config import DataConfig
+from usdn_nas.data.own import CONTRACT, find_function
+from usdn_nas.errors import UserError, nearest
+
+__all__ = ["DATASETS", "DataReport", "FileReport", "check_name", "describe_data", "find_folder"]
+
+ROOT_VARIABLE = "USDN_DATA"
+DEFAULT_ROOT = "data"
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a data set may lie.
+
+    Attributes:
+        files: What must be there: files, or folders (with a slash at the end).
+        folders: Below the root, in this order.
+        elsewhere: Folders that are tried where no root was given.
+        gzipped: A file may also be there as ``name.gz``.
+    """
+
+    files: tuple[str, ...]
+    folders: tuple[str, ...]
+    how_to_get: str
+    elsewhere: tuple[str, ...] = ()
+    gzipped: bool = False
+
+
+_IDX_FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
+
+_PLACES = {
+    "digits": _Place((), (), "It comes with scikit-learn: nothing to get."),
+    "fashion-mnist": _Place(
+        _IDX_FILES,
+        (".", "FashionMNIST/raw", "fashion-mnist"),
+        "On Debian and Ubuntu: apt-get install dataset-fashion-mnist. Elsewhere: the four files of "
+        "https://github.com/zalandoresearch/fashion-mnist (gzipped or not), or what "
+        "torchvision.datasets.FashionMNIST(root, download=True) leaves in the root.",
+        elsewhere=("/usr/share/datasets/fashion-mnist",),
+        gzipped=True,
+    ),
+    "cifar10": _Place(
+        (*(f"data_batch_{number}" for number in range(1, 6)), "test_batch", "batches.meta"),
+        ("cifar-10-batches-py", "."),
+        "Unpack cifar-10-python.tar.gz of https://www.cs.toronto.edu/~kriz/cifar.html in the root, or run "
+        "torchvision.datasets.CIFAR10(root, download=True).",
+    ),
+    "cifar100": _Place(
+        ("train", "test", "meta"),
+        ("cifar-100-python", "."),
+        "Unpack cifar-100-python.tar.gz of https://www.cs.toronto.edu/~kriz/cifar.html in the root, or run "
+        "torchvision.datasets.CIFAR100(root, download=True).",
+    ),
+    "imagenet": _Place(
+        ("train/", "val/"),
+        (".", "imagenet", "ImageNet"),
+        "Register at https://www.image-net.org, get ILSVRC2012's training and validation archives and unpack them "
+        "into train/<class>/ and val/<class>/; torchvision.datasets.ImageNet(root) does that from the archives.",
+    ),
+    "imagefolder": _Place(
+        ("train/",),
+        (".",),
+        "Your own images: train/<class>/*.jpg below the root, and test/<class>/ or val/<class>/ beside it; with both, "
+        "val is the search split; with neither, a stratified part of train is held out for the test.",
+    ),
+    "idx": _Place(
+        _IDX_FILES,
+        (".",),
+        "Your own images in MNIST's format: four IDX files (gzipped or not) in the root.",
+        gzipped=True,
+    ),
+}
+
+DATASETS: tuple[str, ...] = tuple(_PLACES)
+"""Names of the data sets; beside them ``package.module:function``."""
+
+
+@dataclass(frozen=True)
+class FileReport:
+    """A file or folder of a data set; ``path`` is None where it is missing, ``size_bytes`` also for a folder."""
+
+    name: str
+    path: Path | None
+    size_bytes: int | None
+
+
+@dataclass(frozen=True)
+class DataReport:
+    """What ``usdn-nas data NAME`` tells.
+
+    Attributes:
+        present: Every file is there (they are not read).
+        folder: The place with all files or, failing that, with the most; None where none was found.
+        looked_in: The places that were tried, in this order.
+        files: What must be there, as found in ``folder``.
+    """
+
+    name: str
+    present: bool
+    folder: Path | None
+    looked_in: tuple[Path, ...]
+    files: tuple[FileReport, ...]
+    how_to_get: str
+
+
+def check_name(name: str) -> None:
+    """Raises `UserError` where ``name`` is neither of `DATASETS` nor of the form ``package.module:function``."""
+    if name not in _PLACES and ":" not in name:
+        raise UserError(f"unknown data set '{name}'", where="data.name", remedy=nearest(name, DATASETS))
+
+
+def _candidates(place: _Place, root: str | None) -> tuple[Path, ...]:
+    base = Path(root or os.environ.get(ROOT_VARIABLE) or DEFAULT_ROOT).expanduser()
+    elsewhere = () if root else place.elsewhere
+    return (*(base / folder for folder in place.folders), *map(Path, elsewhere))
+
+
+def _look(place: _Place, folder: Path) -> tuple[FileReport, ...]:
+    found = []
+    for name in place.files:
+        options = [folder / name, folder / f"{name}.gz"] if place.gzipped else [folder / name]
+        exists = Path.is_dir if name.endswith("/") else Path.is_file
+        path = next((option for option in options if exists(option)), None)
+        size = path.stat().st_size if path and path.is_file() else None
+        found.append(FileReport(name, path, size))
+    return tuple(found)
+
+
+def describe_data(config: DataConfig) -> DataReport:
+    """Says whether the data set is there, where it was looked for, and how to get it.
+
+    ``config.root``, else the environment variable ``USDN_DATA``, else ``./data``, and then, where no root was
+    given, the system's well-known places.
+
+    Raises:
+        UserError: The name is unknown, or names a function that cannot be imported.
+    """
+    check_name(config.name)
+    if config.name not in _PLACES:
+        find_function(config.name)
+        return DataReport(config.name, True, None, (), (), CONTRACT)
+    place = _PLACES[config.name]
+    looked_in = _candidates(place, config.root)
+    reports = {folder: _look(place, folder) for folder in looked_in}
+    folder, files = max(
+        reports.items(), key=lambda item: sum(file.path is not None for file in item[1]), default=(None, ())
+    )
+    found = [file for file in files if file.path is not None]
+    return DataReport(
+        config.name, len(found) == len(files), folder if found else None, looked_in, files, place.how_to_get
+    )
+
+
+def find_folder(config: DataConfig) -> Path:
+    """The folder that holds the data set's files.
+
+    Raises:
+        UserError: It is not there; the message names what was looked for and where.
+    """
+    report = describe_data(config)
+    if report.folder is not None and report.present:
+        return report.folder
+    missing = ", ".join(file.name for file in report.files if file.path is None)
+    places = ", ".join(map(str, report.looked_in)) if report.folder is None else str(report.folder)
+    raise UserError(
+        f"data set '{config.name}' is not there: no {missing} in {places}",
+        where="data.root",
+        remedy=f"'usdn-nas data {config.name}' says how to get it",
+    )

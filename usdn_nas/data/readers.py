@@ -1,0 +1,92 @@
+"""The data sets in memory, each read from where it lies."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from pathlib import Path
+
+import numpy as np
+from sklearn.datasets import load_digits
+from torchvision.datasets import CIFAR10, CIFAR100, FashionMNIST
+
+from usdn_nas.config import DataConfig
+from usdn_nas.data.arrays import ArrayData
+from usdn_nas.data.augment import CropFlip
+from usdn_nas.data.cifar import read_batch, read_names
+from usdn_nas.data.idx import read_idx
+from usdn_nas.data.images import ImageSet, image_set
+from usdn_nas.data.own import call_function
+from usdn_nas.data.places import FileReport, describe_data, find_folder
+
+__all__ = ["read_arrays"]
+
+logger = logging.getLogger(__name__)
+
+
+def read_arrays(config: DataConfig, seed: int) -> ArrayData:
+    """Reads the data set that ``config`` names, any but the folders of image files.
+
+    Raises:
+        UserError: It is not there, or damaged.
+    """
+    match config.name:
+        case "digits":
+            return _read_digits()
+        case "fashion-mnist":
+            train, test = _read_idx_pairs(config)
+            return ArrayData(train, test, tuple(FashionMNIST.classes), CropFlip(2, flip=True), search=10_000)
+        case "idx":
+            train, test = _read_idx_pairs(config)
+            return ArrayData(train, test, _numbered(train), _shift(train))
+        case "cifar10" | "cifar100":
+            return _read_cifar(config)
+        case _:
+            own_train, own_test, names = call_function(config, seed)
+            return ArrayData(own_train, own_test, names or _numbered(own_train), _shift(own_train))
+
+
+def _read_digits() -> ArrayData:
+    """1,797 images of 8x8, grey levels 0 to 16."""
+    digits = load_digits()
+    images = image_set(digits.images.astype(np.uint8), digits.target, "digits")
+    return ArrayData(images, None, _numbered(images), CropFlip(1, flip=False))
+
+
+def _read_idx_pairs(config: DataConfig) -> tuple[ImageSet, ImageSet]:
+    """Training and test images from the four files of MNIST's format."""
+    find_folder(config)
+    paths = [_path(file) for file in describe_data(config).files]
+    arrays = [read_idx(path) for path in paths]
+    return image_set(arrays[0], arrays[1], paths[0]), image_set(arrays[2], arrays[3], paths[2])
+
+
+def _path(file: FileReport) -> Path:
+    assert file.path is not None, "find_folder would have raised"
+    return file.path
+
+
+def _read_cifar(config: DataConfig) -> ArrayData:
+    folder = find_folder(config)
+    reference = {"cifar10": CIFAR10, "cifar100": CIFAR100}[config.name]
+    labels, names = ("labels", "label_names") if config.name == "cifar10" else ("fine_labels", "fine_label_names")
+    for name, md5 in [*reference.train_list, *reference.test_list]:
+        if hashlib.md5((folder / name).read_bytes(), usedforsecurity=False).hexdigest() != md5:
+            logger.warning("%s: not the published file (its checksum differs); read all the same", folder / name)
+    batches = [read_batch(folder / name, labels) for name, _ in reference.train_list]
+    train = ImageSet(
+        np.concatenate([batch.images for batch in batches]), np.concatenate([batch.labels for batch in batches])
+    )
+    test = read_batch(folder / reference.test_list[0][0], labels)
+    class_names = read_names(folder / reference.meta["filename"], names)
+    return ArrayData(train, test, class_names, CropFlip(4, flip=True), search=5_000)
+
+
+def _numbered(images: ImageSet) -> tuple[str, ...]:
+    """Class names where there are none: the labels themselves."""
+    return tuple(map(str, range(int(images.labels.max()) + 1)))
+
+
+def _shift(images: ImageSet) -> CropFlip:
+    """What can hardly harm unknown images: shifts by up to 1/12 of the shorter side; a flip may turn b into d."""
+    return CropFlip(max(1, min(images.shape[1:]) // 12), flip=False)

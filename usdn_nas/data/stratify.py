@@ -1,0 +1,94 @@
+"""Who is in which split: stratified, seeded, with exact sizes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from usdn_nas.config import DataConfig
+from usdn_nas.data.splits import generator_for
+from usdn_nas.errors import UserError
+
+__all__ = ["HELD_OUT_SHARE", "Partition", "partition", "stratified_choice"]
+
+HELD_OUT_SHARE = 0.2
+"""Of the images, where a data set has no custom of its own."""
+
+_TEST, _SEARCH, _LIMIT = 0, 1, 2
+
+
+def stratified_choice(labels: NDArray[np.int64], count: int, generator: np.random.Generator) -> NDArray[np.int64]:
+    """Chooses ``count`` of the (N,) ``labels``, each class with its share, off by less than one image.
+
+    Shares are rounded by largest remainder (ties: the lower class). Returns sorted indices (count,).
+    """
+    classes, of_class, sizes = np.unique(labels, return_inverse=True, return_counts=True)
+    shares = sizes * count / len(labels)
+    quotas = np.floor(shares).astype(np.int64)
+    quotas[np.argsort(quotas - shares, kind="stable")[: count - quotas.sum()]] += 1
+    members = [
+        generator.permutation(np.flatnonzero(of_class == position))[: quotas[position]]
+        for position in range(len(classes))
+    ]
+    return np.sort(np.concatenate(members))
+
+
+@dataclass(frozen=True)
+class Partition:
+    """Sorted indices into a data set's training images; None where the split has images of its own."""
+
+    train: NDArray[np.int64]
+    search: NDArray[np.int64] | None
+    test: NDArray[np.int64] | None
+
+
+def partition(
+    labels: NDArray[np.int64],
+    config: DataConfig,
+    seed: int,
+    *,
+    own_test: bool,
+    own_search: bool = False,
+    search: int | None = None,
+) -> Partition:
+    """Splits training images: first the test split off, then the search split, then ``config.train_limit``.
+
+    Args:
+        labels: (N,) labels of the images that the data set offers for training.
+        config: ``search``, ``test`` and ``train_limit`` override the defaults.
+        seed: The study's seed.
+        own_test, own_search: The data set has such a split itself, so none is taken from its training images.
+        search: Default size of the search split; None: `HELD_OUT_SHARE` of N.
+
+    Raises:
+        UserError: A split is asked for that the data set has itself, or more images than there are.
+    """
+    share = round(HELD_OUT_SHARE * len(labels))
+    rest = np.arange(len(labels))
+    taken: list[NDArray[np.int64] | None] = []
+    for key, kind, own, asked, default in (
+        (_TEST, "test", own_test, config.test, share),
+        (_SEARCH, "search", own_search, config.search, share if search is None else search),
+    ):
+        if own and asked is not None:
+            raise UserError(
+                f"{config.name} has a {kind} split of its own", where=f"data.{kind}", remedy="leave this key out"
+            )
+        if own:
+            taken.append(None)
+            continue
+        count = default if asked is None else asked
+        if not 1 <= count < len(rest):
+            raise UserError(
+                f"{count} images cannot be set aside from {len(rest)} of {config.name}",
+                where=f"data.{kind}",
+                remedy=f"set it to a number from 1 to {len(rest) - 1}" if len(rest) > 1 else None,
+            )
+        chosen = rest[stratified_choice(labels[rest], count, generator_for((seed,), key))]
+        taken.append(chosen)
+        rest = np.setdiff1d(rest, chosen, assume_unique=True)
+    if config.train_limit is not None and config.train_limit < len(rest):
+        rest = rest[stratified_choice(labels[rest], config.train_limit, generator_for((seed,), _LIMIT))]
+    return Partition(rest, taken[1], taken[0])
