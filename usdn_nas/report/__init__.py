@@ -1,0 +1,67 @@
+"""Read a run, tabulate it, draw it, write its page. On records alone: no torch, no Optuna.
+
+>>> from usdn_nas.report import load_run, plot_front            # doctest: +SKIP
+>>> run = load_run("runs/digits")                               # doctest: +SKIP
+>>> run.front                                                   # doctest: +SKIP
+>>> plot_front(run).figure.savefig("front.pdf")                 # doctest: +SKIP
+
+Names are loaded when first used, so that ``import usdn_nas.report`` costs neither pandas nor matplotlib.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from usdn_nas.report.figures import (
+        plot_bits,
+        plot_exits,
+        plot_front,
+        plot_ladder,
+        plot_reliability,
+        plot_thresholds,
+        plot_training,
+        write_figures,
+    )
+    from usdn_nas.report.html import write_report
+    from usdn_nas.report.rendering import render
+    from usdn_nas.report.run import MissingPartError, Run, load_run
+    from usdn_nas.report.tables import bits_table, gap_table, ladder_table, stage_table, table1, table2
+
+__all__ = [
+    "MissingPartError",
+    "Run",
+    "bits_table",
+    "gap_table",
+    "ladder_table",
+    "load_run",
+    "plot_bits",
+    "plot_exits",
+    "plot_front",
+    "plot_ladder",
+    "plot_reliability",
+    "plot_thresholds",
+    "plot_training",
+    "render",
+    "stage_table",
+    "table1",
+    "table2",
+    "write_figures",
+    "write_report",
+]
+
+_TABLES = ("bits_table", "gap_table", "ladder_table", "stage_table", "table1", "table2")
+_HOME = {name: "figures" for name in __all__ if name.startswith("plot_")}
+_HOME |= dict.fromkeys(_TABLES, "tables") | dict.fromkeys(("MissingPartError", "Run", "load_run"), "run")
+_HOME |= {"render": "rendering", "write_figures": "figures", "write_report": "html"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,20 @@
+"""Figures of a run. Each takes a `Run` and optionally ``ax=``, and returns the axes it drew on; pyplot is not used."""
+
+from usdn_nas.report.figures.bits import plot_bits
+from usdn_nas.report.figures.exits import plot_exits
+from usdn_nas.report.figures.front import plot_front
+from usdn_nas.report.figures.reliability import plot_reliability
+from usdn_nas.report.figures.thresholds import plot_thresholds
+from usdn_nas.report.figures.training import plot_ladder, plot_training
+from usdn_nas.report.figures.write import write_figures
+
+__all__ = [
+    "plot_bits",
+    "plot_exits",
+    "plot_front",
+    "plot_ladder",
+    "plot_reliability",
+    "plot_thresholds",
+    "plot_training",
+    "write_figures",
+]

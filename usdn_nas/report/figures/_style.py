@@ -1,0 +1,146 @@
+"""What all figures share: colours, units, new axes, legends."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
+
+from matplotlib import colormaps, rc_context
+from matplotlib.axes import Axes
+from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
+from matplotlib.transforms import ScaledTranslation
+
+from usdn_nas.errors import UserError
+
+BLUE, ORANGE, GREEN, VERMILLION, PURPLE, SKY = "#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#56b4e9"
+"""Okabe and Ito's palette (2008): told apart by colour-blind readers. No figure relies on colour alone."""
+INK, MUTED, FAINT, BAND, PAPER = "#1b1f24", "#606770", "#b9c0c8", "#f1f3f6", "#fffffe"
+"""Text and axes, secondary text, trials, bands, background. The HTML page replaces them in dark mode."""
+
+MODEL_STYLES: dict[str, dict[str, Any]] = {
+    "kd": {"color": BLUE, "marker": "o", "linestyle": "-", "label": "KD"},
+    "ce": {"color": VERMILLION, "marker": "s", "linestyle": "--", "label": "CE alone"},
+}
+"""Of the models that are compared: colour, marker, line, short label."""
+
+_SETTINGS = {
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans"],
+    "font.size": 8.5,
+    "axes.titlesize": 9.5,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.labelsize": 8.5,
+    "axes.edgecolor": MUTED,
+    "axes.labelcolor": INK,
+    "axes.titlecolor": INK,
+    "axes.facecolor": "none",
+    "axes.linewidth": 0.8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "figure.facecolor": PAPER,
+    "grid.color": FAINT,
+    "grid.linewidth": 0.5,
+    "grid.alpha": 0.6,
+    "hatch.linewidth": 0.8,
+    "legend.fontsize": 8,
+    "legend.frameon": False,
+    "legend.labelcolor": INK,
+    "lines.linewidth": 1.6,
+    "text.color": INK,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "xtick.labelsize": 8,
+    "ytick.labelsize": 8,
+}
+
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def styled(plot: Callable[P, T]) -> Callable[P, T]:
+    """``plot`` with this package's fonts and lines, whatever the caller's settings are; those are left alone."""
+
+    @wraps(plot)
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> T:
+        with rc_context(_SETTINGS):
+            return plot(*args, **kwargs)
+
+    return wrapper
+
+
+def new_axes(width: float, height: float, rows: int = 1, columns: int = 1, **layout: Any) -> list[Axes]:
+    """Axes of a new figure that pyplot does not know, row by row. Sizes in inches."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return list(figure.subplots(rows, columns, squeeze=False, **layout).flat)
+
+
+def given_axes(ax: Axes | Sequence[Axes] | None, count: int) -> list[Axes] | None:
+    """``ax`` as a list of ``count`` axes, or None.
+
+    Raises:
+        UserError: It holds another number of axes.
+    """
+    if ax is None:
+        return None
+    axes = [ax] if isinstance(ax, Axes) else list(ax)
+    if len(axes) != count:
+        raise UserError(f"this figure needs {count} axes, got {len(axes)}", where="ax")
+    return axes
+
+
+def bops_unit(values: Iterable[float]) -> tuple[float, str]:
+    """A decimal unit that fits the largest value: (1e9, "GBOPs"), (1e6, "MBOPs") or (1e3, "kBOPs")."""
+    largest = max(values, default=0.0)
+    for scale, name in ((1e9, "GBOPs"), (1e6, "MBOPs")):
+        if largest >= scale:
+            return scale, name
+    return 1e3, "kBOPs"
+
+
+def width_inches(ax: Axes) -> float:
+    """Width of the axes; a figure with a layout engine is laid out first."""
+    figure = ax.get_figure(root=True)
+    assert figure is not None
+    if figure.get_layout_engine() is not None:
+        figure.draw_without_rendering()
+    return float(ax.get_position().width * figure.get_size_inches()[0])
+
+
+def grid(ax: Axes, axis: str = "both") -> None:
+    ax.grid(True, axis=axis)  # type: ignore[arg-type]
+    ax.tick_params(length=2.5)
+
+
+def halo() -> list[withStroke]:
+    """Path effect that keeps a text readable over lines."""
+    return [withStroke(linewidth=2.2, foreground=PAPER)]
+
+
+def legend_below(ax: Axes, columns: int, inches: float = 0.4) -> None:
+    """The legend so many inches under the axes, below the axis label, where it covers no data."""
+    figure = ax.get_figure(root=True)
+    assert figure is not None
+    place = ax.transAxes + ScaledTranslation(0, -inches, figure.dpi_scale_trans)
+    ax.legend(
+        loc="upper center",
+        bbox_to_anchor=(0.5, 0),
+        bbox_transform=place,
+        ncols=columns,
+        handletextpad=0.5,
+        columnspacing=1.4,
+        borderaxespad=0,
+    )
+
+
+def depth_colors(count: int) -> list[str]:
+    """``count`` colours from dark to light for exits along the chain (cividis), told apart in grey too."""
+    steps = [0.85 * i / max(count - 1, 1) for i in range(count)]
+    return [to_hex(colormaps["cividis"](step)) for step in steps]

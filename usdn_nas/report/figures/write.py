@@ -1,0 +1,83 @@
+"""Figures as files: PNG and SVG, the same bytes for the same data."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from usdn_nas.errors import UserError
+from usdn_nas.files import atomic_path
+from usdn_nas.report.figures.bits import plot_bits
+from usdn_nas.report.figures.exits import plot_exits
+from usdn_nas.report.figures.front import plot_front
+from usdn_nas.report.figures.reliability import plot_reliability
+from usdn_nas.report.figures.thresholds import plot_thresholds
+from usdn_nas.report.figures.training import plot_ladder, plot_training
+from usdn_nas.report.run import MissingPartError, Run
+
+__all__ = ["FIGURES", "figure_svg", "make_figures", "write_figures"]
+
+_DPI = 170
+
+FIGURES: dict[str, Callable[[Run], Axes | list[Axes]]] = {
+    "front": plot_front,
+    "bits": plot_bits,
+    "exits": plot_exits,
+    "reliability": plot_reliability,
+    "thresholds": plot_thresholds,
+    "ladder": plot_ladder,
+    "training": plot_training,
+}
+"""Name of the file -> what draws it."""
+
+
+def make_figures(run: Run) -> Iterator[tuple[str, Figure | MissingPartError]]:
+    """Each figure's name with the figure, or with what is missing for it."""
+    for name, plot in FIGURES.items():
+        try:
+            axes = plot(run)
+        except MissingPartError as missing:
+            yield name, missing
+            continue
+        figure = (axes if isinstance(axes, Axes) else axes[0]).get_figure(root=True)
+        assert figure is not None
+        yield name, figure
+
+
+def figure_svg(figure: Figure, *, text: bool = False) -> str:
+    """The figure as SVG without a date. ``text``: letters stay text; else they are outlines, alike everywhere."""
+    buffer = io.StringIO()
+    with rc_context({"svg.hashsalt": "usdn-nas", "svg.fonttype": "none" if text else "path"}):
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    return buffer.getvalue()
+
+
+def write_figures(run: Run, folder: Path | str) -> list[Path]:
+    """Writes every figure for which ``run`` has the data as ``<name>.png`` and ``<name>.svg``, atomically.
+
+    Returns:
+        The files written.
+
+    Raises:
+        UserError: ``run`` has no data for any of them, or a file of it is wrong.
+    """
+    paths = []
+    for name, figure in make_figures(run):
+        if isinstance(figure, MissingPartError):
+            continue
+        for suffix in (".png", ".svg"):
+            path = Path(folder) / f"{name}{suffix}"
+            with atomic_path(path) as temporary:
+                if suffix == ".svg":
+                    temporary.write_text(figure_svg(figure), encoding="utf-8")
+                else:
+                    figure.savefig(temporary, dpi=_DPI, metadata={"Software": None})
+            paths.append(path)
+    if not paths:
+        raise UserError("nothing to draw yet", where=run.path, remedy="usdn-nas run STUDY goes on from here")
+    return paths

@@ -1,0 +1,158 @@
+"""A DataFrame for people (rich table) and for programs (CSV, JSON)."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+from rich.table import Table
+
+from usdn_nas.errors import UserError, nearest
+
+__all__ = ["Column", "Format", "columns", "render"]
+
+Format = Literal["table", "csv", "json"]
+_NONE = "–"
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column as it is shown: heading, one text a row, and whether the texts are numbers (set flush right)."""
+
+    label: str
+    cells: tuple[str, ...]
+    numeric: bool
+
+
+def _gbops_decimals(values: Iterable[float]) -> int:
+    """Decimals that show four significant digits of the largest value, never fewer than the paper's three."""
+    largest = max((abs(v) for v in values if v and math.isfinite(v)), default=1.0)
+    return max(3, 3 - math.floor(math.log10(largest)))
+
+
+def _numbers(pattern: str, scale: float = 1) -> Callable[[Sequence[Any]], list[str]]:
+    return lambda values: [pattern.format(scale * v) for v in values]
+
+
+def _gbops(values: Sequence[Any]) -> list[str]:
+    decimals = _gbops_decimals(values)
+    return [f"{v:.{decimals}f}" for v in values]
+
+
+_PERCENT = _numbers("{:.2f}", 100)
+_FRACTION = _numbers("{:.3f}")
+_SIGNED = _numbers("{:+.2f}")
+_COUNT = _numbers("{:,.0f}")
+
+_SHOWN: dict[str, tuple[str, Callable[[Sequence[Any]], list[str]]]] = {
+    "threshold": ("Threshold", _FRACTION),
+    "exit_rate_percent": ("Exit rate (%)", _numbers("{:.2f}")),
+    "cost_share_gbops": ("Cost share (G)", _gbops),
+    "cumulative_gbops": ("Cumulative cost (G)", _gbops),
+    "accuracy_leaving": ("Accuracy leaving (%)", _PERCENT),
+    "nonkd": ("NonKD", _FRACTION),
+    "kd": ("KD", _FRACTION),
+    "variance_percent": ("Variance (%)", _SIGNED),
+    "search_accuracy": ("Search acc. (%)", _PERCENT),
+    "test_accuracy": ("Test acc. (%)", _PERCENT),
+    "gap_points": ("Gap (points)", _SIGNED),
+    "search_gbops": ("Search avg. (GBOPs)", _gbops),
+    "test_gbops": ("Test avg. (GBOPs)", _gbops),
+    "search_n": ("n search", _COUNT),
+    "n": ("n test", _COUNT),
+    "weight_bits": ("W", _COUNT),
+    "activation_bits": ("A", _COUNT),
+    "macs": ("MACs (M)", _numbers("{:,.3f}", 1e-6)),
+    "gbops": ("GBOPs", _gbops),
+    "bops": ("BOPs", _numbers("{:,.0f}")),
+    "relative_bops": ("Relative BOPs", _FRACTION),
+    "bops_share": ("Share (%)", _numbers("{:.1f}", 100)),
+    "accuracy": ("Accuracy (%)", _PERCENT),
+    "difference": ("Difference (points)", _numbers("{:+.2f}", 100)),
+    "standard_error": ("Standard error", _PERCENT),
+    "seconds": ("Seconds", _numbers("{:,.1f}")),
+}
+_METRIC_LABELS = {"error": "Top-1 err.", "ece": "ECE", "mce": "MCE"}
+_MODEL_LABELS = {"nonkd": "NonKD", "kd": "KD", "change": "Var. (%)"}
+
+
+def _shown(name: str) -> tuple[str, Callable[[Sequence[Any]], list[str]] | None]:
+    if name in _SHOWN:
+        return _SHOWN[name]
+    if name.startswith("accuracy_"):
+        return f"{name.removeprefix('accuracy_')} (%)", _PERCENT
+    metric, _, kind = name.partition("_")
+    if metric in _METRIC_LABELS and kind in _MODEL_LABELS:
+        return f"{_METRIC_LABELS[metric]} {_MODEL_LABELS[kind]}", _SIGNED if kind == "change" else _FRACTION
+    return name.replace("_", " ").capitalize() if name.islower() and "." not in name else name, None
+
+
+def _is_missing(value: object) -> bool:
+    return value is None or value is pd.NA or (isinstance(value, float) and math.isnan(value))
+
+
+def _plain(value: object) -> str:
+    if isinstance(value, tuple | list):
+        return ", ".join(_plain(v) for v in value) or _NONE
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def columns(frame: pd.DataFrame) -> list[Column]:
+    """``frame`` as texts: heading with unit, numbers with the decimals of their kind, a dash where there is none."""
+    out = []
+    for name in frame.columns:
+        label, form = _shown(str(name))
+        values = list(frame[name])
+        there = [value for value in values if not _is_missing(value)]
+        numeric = bool(there) and all(isinstance(v, int | float | np.number) for v in there)
+        texts = iter(form(there) if form and numeric else [_plain(v) for v in there])
+        cells = tuple(_NONE if _is_missing(value) else next(texts) for value in values)
+        out.append(Column(label, cells, numeric))
+    return out
+
+
+def _as_json(value: Any) -> Any:
+    """JSON's own types: NaN becomes null, tuples lists."""
+    if _is_missing(value):
+        return None
+    if isinstance(value, tuple | list):
+        return [_as_json(v) for v in value]
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def _as_csv(frame: pd.DataFrame) -> pd.DataFrame:
+    """Tuples as ``front.csv`` has them: exits joined by "+", other tuples as a JSON list."""
+    out = frame.copy()
+    for name in frame.columns:
+        if any(isinstance(value, tuple | list) for value in frame[name]):
+            out[name] = ["+".join(v) if name == "exits" else json.dumps(_as_json(v)) for v in frame[name]]
+    return out
+
+
+def render(frame: pd.DataFrame, format: Format = "table", *, title: str | None = None) -> Table | str:
+    """``frame`` as a rich ``Table`` (``"table"``), or as text: ``"csv"``, ``"json"`` (a list of objects).
+
+    A table shows rounded numbers under headings with units; CSV and JSON keep the columns' names and every digit.
+
+    Raises:
+        UserError: Another format.
+    """
+    if format == "csv":
+        return str(_as_csv(frame).to_csv(index=False, lineterminator="\n"))
+    if format == "json":
+        records = [{str(k): _as_json(v) for k, v in row.items()} for row in frame.to_dict("records")]
+        return json.dumps(records, indent=2, allow_nan=False) + "\n"
+    if format != "table":
+        raise UserError(f"unknown format '{format}'", remedy=nearest(format, ("table", "csv", "json")))
+    table = Table(title=title, title_justify="left", header_style="bold")
+    shown = columns(frame)
+    for column in shown:
+        table.add_column(column.label, justify="right" if column.numeric else "left", overflow="fold")
+    for cells in zip(*(column.cells for column in shown), strict=True):
+        table.add_row(*cells)
+    return table
