@@ -96,7 +96,7 @@ def split_arrays(
         class_names=data.class_names,
         mean=tuple(mean.tolist()),
         std=tuple(std.tolist()),
-        digest=digest([config.name, _content(data.train), _content(data.test), *map(_hash, chosen)]),
+        digest=digest([config.name, _content(data.train), _content(data.test), parts.digest]),
     )
 
 
@@ -127,11 +127,8 @@ def _statistics(images: NDArray[np.generic]) -> tuple[NDArray[np.float64], NDArr
     return mean, np.where(std > 0, std, 1.0)
 
 
-def _hash(array: NDArray[np.generic]) -> str:
-    return hashlib.sha256(np.ascontiguousarray(array).data).hexdigest()
-
-
 def _content(images: ImageSet | None) -> list[str] | None:
     if images is None:
         return None
-    return [str(images.images.shape), str(images.images.dtype), _hash(images.images), _hash(images.labels)]
+    pixels, labels = (hashlib.sha256(array.data).hexdigest() for array in (images.images, images.labels))
+    return [str(images.images.shape), str(images.images.dtype), pixels, labels]

@@ -17,7 +17,7 @@ from torchvision.datasets.folder import IMG_EXTENSIONS, find_classes, make_datas
 from torchvision.transforms import v2
 
 from usdn_nas.config import DataConfig
-from usdn_nas.data.places import find_folder
+from usdn_nas.data.places import find_files
 from usdn_nas.data.splits import Batches, DataSplits, Split, generator_for
 from usdn_nas.data.stratify import partition
 from usdn_nas.errors import UserError
@@ -124,7 +124,7 @@ def load_folders(config: DataConfig, seed: int, input_shape: tuple[int, int, int
     shape = input_shape or IMAGENET_SHAPE
     if shape[0] not in _MODES:
         raise UserError(f"image files have 1 or 3 channels, the network takes {shape[0]}", where=config.name)
-    folder = find_folder(config)
+    folder = find_files(config)[0].parent
     classes = _classes(folder / "train")
     kinds = {name: _read(folder / name, classes, shape, config.workers) for name in _kinds(folder, config.name)}
     train = kinds["train"]
@@ -147,13 +147,7 @@ def load_folders(config: DataConfig, seed: int, input_shape: tuple[int, int, int
         class_names=classes,
         mean=_MEANS[shape[0]],
         std=_STDS[shape[0]],
-        digest=digest(
-            [
-                config.name,
-                {name: _content(split, folder) for name, split in kinds.items()},
-                [None if part is None else part.tolist() for part in (parts.train, parts.search, parts.test)],
-            ]
-        ),
+        digest=digest([config.name, {kind: _content(files, folder) for kind, files in kinds.items()}, parts.digest]),
     )
 
 

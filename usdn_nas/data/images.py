@@ -60,7 +60,7 @@ def image_set(images: Any, labels: Any, where: object) -> ImageSet:
         raise UserError(f"expected (N,) integer labels, got {labels.dtype} of shape {labels.shape}", where=where)
     if len(labels) != len(images):
         raise UserError(f"{len(images)} images need as many labels, got {len(labels)}", where=where)
-    return ImageSet(np.ascontiguousarray(images), labels.astype(np.int64))
+    return ImageSet(np.require(images, requirements=["C", "W"]), labels.astype(np.int64))
 
 
 def check_labels(labels: NDArray[np.int64], num_classes: int, where: object) -> None:

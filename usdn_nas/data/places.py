@@ -10,7 +10,7 @@ from usdn_nas.config import DataConfig
 from usdn_nas.data.own import CONTRACT, find_function
 from usdn_nas.errors import UserError, nearest
 
-__all__ = ["DATASETS", "DataReport", "FileReport", "check_name", "describe_data", "find_folder"]
+__all__ = ["DATASETS", "DataReport", "FileReport", "check_name", "describe_data", "find_files"]
 
 ROOT_VARIABLE = "USDN_DATA"
 DEFAULT_ROOT = "data"
@@ -159,15 +159,16 @@ def describe_data(config: DataConfig) -> DataReport:
     )
 
 
-def find_folder(config: DataConfig) -> Path:
-    """The folder that holds the data set's files.
+def find_files(config: DataConfig) -> tuple[Path, ...]:
+    """The data set's files (or folders), in the order of `DataReport.files`; all lie in one folder.
 
     Raises:
-        UserError: It is not there; the message names what was looked for and where.
+        UserError: They are not there; the message names what was looked for and where.
     """
     report = describe_data(config)
-    if report.folder is not None and report.present:
-        return report.folder
+    paths = tuple(file.path for file in report.files if file.path is not None)
+    if report.present:
+        return paths
     missing = ", ".join(file.name for file in report.files if file.path is None)
     places = ", ".join(map(str, report.looked_in)) if report.folder is None else str(report.folder)
     raise UserError(

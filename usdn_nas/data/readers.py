@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from pathlib import Path
 
 import numpy as np
 from sklearn.datasets import load_digits
@@ -17,7 +16,7 @@ from usdn_nas.data.cifar import read_batch, read_names
 from usdn_nas.data.idx import read_idx
 from usdn_nas.data.images import ImageSet, image_set
 from usdn_nas.data.own import call_function
-from usdn_nas.data.places import FileReport, describe_data, find_folder
+from usdn_nas.data.places import find_files
 
 __all__ = ["read_arrays"]
 
@@ -55,19 +54,13 @@ def _read_digits() -> ArrayData:
 
 def _read_idx_pairs(config: DataConfig) -> tuple[ImageSet, ImageSet]:
     """Training and test images from the four files of MNIST's format."""
-    find_folder(config)
-    paths = [_path(file) for file in describe_data(config).files]
+    paths = find_files(config)
     arrays = [read_idx(path) for path in paths]
     return image_set(arrays[0], arrays[1], paths[0]), image_set(arrays[2], arrays[3], paths[2])
 
 
-def _path(file: FileReport) -> Path:
-    assert file.path is not None, "find_folder would have raised"
-    return file.path
-
-
 def _read_cifar(config: DataConfig) -> ArrayData:
-    folder = find_folder(config)
+    folder = find_files(config)[0].parent
     reference = {"cifar10": CIFAR10, "cifar100": CIFAR100}[config.name]
     labels, names = ("labels", "label_names") if config.name == "cifar10" else ("fine_labels", "fine_label_names")
     for name, md5 in [*reference.train_list, *reference.test_list]:

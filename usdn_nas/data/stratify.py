@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 from usdn_nas.config import DataConfig
 from usdn_nas.data.splits import generator_for
 from usdn_nas.errors import UserError
+from usdn_nas.files import digest
 
 __all__ = ["HELD_OUT_SHARE", "Partition", "partition", "stratified_choice"]
 
@@ -42,6 +44,12 @@ class Partition:
     train: NDArray[np.int64]
     search: NDArray[np.int64] | None
     test: NDArray[np.int64] | None
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over who is in which split."""
+        parts = (self.train, self.search, self.test)
+        return digest([None if part is None else hashlib.sha256(part.data).hexdigest() for part in parts])
 
 
 def partition(
