@@ -24,7 +24,8 @@ clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-$(BIN)/python:
+# venv writes pip last: one that was interrupted is made again.
+$(BIN)/pip:
 	@command -v $(PYTHON) >/dev/null || { echo "usdn-nas: no '$(PYTHON)' here; install Python 3.11 or newer, or name one: make PYTHON=..." >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "usdn-nas: Python 3.11 or newer is needed, $(PYTHON) is $$($(PYTHON) -V); name another: make PYTHON=..." >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "usdn-nas: Python's venv module is missing; on Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
@@ -32,12 +33,12 @@ $(BIN)/python:
 
 # Editable, so that edited search spaces and studies count at once. The stamps are older than the settings
 # whenever dependencies may have changed.
-$(VENV)/.installed: setup.cfg pyproject.toml | $(BIN)/python
+$(VENV)/.installed: setup.cfg pyproject.toml | $(BIN)/pip
 	@echo "Installing usdn-nas and what it needs into $(VENV) (with torch several GB to download, a few minutes) ..."
 	@$(PIP) install --editable .
 	@touch $@
 
-$(VENV)/.installed-dev: setup.cfg pyproject.toml | $(BIN)/python
+$(VENV)/.installed-dev: setup.cfg pyproject.toml | $(BIN)/pip
 	@echo "Installing usdn-nas, what it needs and the tools of tests and lint into $(VENV) (with torch several GB to download, a few minutes) ..."
 	@$(PIP) install --editable '.[dev]'
 	@touch $@ $(VENV)/.installed
