@@ -10,15 +10,11 @@ from torch import Tensor, nn
 __all__ = ["build_head"]
 
 
-class ReadLast(nn.Module):
-    """Gives a head the last tensor of the state, the one with the coarsest resolution."""
-
-    def __init__(self, head: nn.Module) -> None:
-        super().__init__()
-        self.head = head
+class Head(nn.Sequential):
+    """Layers that read the last tensor of the state, the one with the coarsest resolution."""
 
     def forward(self, *state: Tensor) -> Tensor:
-        return self.head(state[-1])
+        return super().forward(state[-1])  # type: ignore[no-any-return]
 
 
 class MixedPool(nn.Module):
@@ -76,15 +72,13 @@ def build_head(
     size = min(shape[1:])
     pool: dict[str, nn.Module] = {"pool": nn.AdaptiveAvgPool2d(1), "flatten": nn.Flatten()}
     if kind == "linear":
-        return ReadLast(nn.Sequential(OrderedDict(pool, linear=nn.Linear(channels, num_classes))))
+        return Head(OrderedDict(pool, linear=nn.Linear(channels, num_classes)))
     if kind == "sdn":
         kernel = height // 4
         reduce: dict[str, nn.Module] = {"pool": MixedPool(kernel)} if kernel > 1 else {}
         side = shape[1] // max(kernel, 1), shape[2] // max(kernel, 1)
         features = channels * side[0] * side[1]
-        return ReadLast(
-            nn.Sequential(OrderedDict(reduce, flatten=nn.Flatten(), linear=nn.Linear(features, num_classes)))
-        )
+        return Head(OrderedDict(reduce, flatten=nn.Flatten(), linear=nn.Linear(features, num_classes)))
     strides = {"conv": (1,), "msdnet": (2, 2), "conv3": (2, 2, 2)}[kind]
     width = width or (stem_width if kind == "conv3" else channels)
     layers = _stack(channels, width, strides)
@@ -93,4 +87,4 @@ def build_head(
         pool["pool"] = nn.AvgPool2d(min(2, left))
         sides = [_after(side, strides) // min(2, left) for side in shape[1:]]
         width = width * sides[0] * sides[1]
-    return ReadLast(nn.Sequential(OrderedDict(layers, **pool, linear=nn.Linear(width, num_classes))))
+    return Head(OrderedDict(layers, **pool, linear=nn.Linear(width, num_classes)))

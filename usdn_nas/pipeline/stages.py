@@ -219,12 +219,36 @@ class Pipeline:
         ran = False
         for name in wanted:
             if name == "retrain":
-                stages = self.retrain(self.architecture())
-                for index in range(len(stages)):
-                    # Later stages depend on what the earlier ones leave, so they are made anew.
-                    ran |= self.ledger.ensure(self.retrain(self.architecture())[index])
+                ran |= self._retrain_each(self.architecture())
             elif name == "evaluate":
                 ran |= self.ledger.ensure(self.evaluate(self.architecture(), main=True))
             else:
                 ran |= self.ledger.ensure(getattr(self, name)())
         return ran
+
+    def _retrain_each(self, file: ArchitectureFile) -> bool:
+        ran = False
+        for index in range(len(self.retrain(file))):
+            # Later stages depend on what the earlier ones leave, so they are made anew.
+            ran |= self.ledger.ensure(self.retrain(file)[index])
+        return ran
+
+    def retrain_all(self, path: Path | None) -> ArchitectureFile:
+        """Retrains the architecture of ``path``, else the exported one, with the stages that it needs before."""
+        if path is None:
+            self.run(until="retrain")
+            return self.architecture()
+        file = self.architecture(path)
+        self.run(until="supernet")
+        self._retrain_each(file)
+        return file
+
+    def evaluate_all(self, path: Path | None) -> Path:
+        """Evaluates the architecture of ``path``, else the exported one; returns the file written."""
+        if path is None:
+            self.run(until="evaluate")
+            return self.context.folder / "evaluation.json"
+        file = self.retrain_all(path)
+        stage = self.evaluate(file, main=False)
+        self.ledger.ensure(stage)
+        return self.context.folder / stage.outputs[0]

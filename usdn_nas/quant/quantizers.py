@@ -67,7 +67,7 @@ class LearnedStep(nn.Module):
         """Lowest and highest code, the zero-point taken off."""
         if self.offset is None:
             return self.low, self.high
-        zero = round(-float(self.offset) / max(float(self.step.abs()), 1e-12))
+        zero = round(-self.offset.item() / max(abs(self.step.item()), 1e-12))
         return self.low - zero, self.high - zero
 
     def forward(self, x: Tensor) -> Tensor:

@@ -1,0 +1,63 @@
+"""The application and its commands."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from usdn_nas import __version__
+from usdn_nas.cli.data import data
+from usdn_nas.cli.export import export
+from usdn_nas.cli.front import front
+from usdn_nas.cli.init import init
+from usdn_nas.cli.inspect import inspect
+from usdn_nas.cli.list import list_
+from usdn_nas.cli.retrain import evaluate, retrain
+from usdn_nas.cli.run import run
+from usdn_nas.cli.stages import pretrain, report, search, supernet
+
+__all__ = ["app"]
+
+app = typer.Typer(
+    name="usdn-nas",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Exit status: 0 done, 1 the run failed, 2 input that cannot be used, 130 interrupted.",
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"usdn-nas {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Prints the version.")
+    ] = False,
+) -> None:
+    """Searches bits and early exits of a CNN jointly, in a weight-sharing quantized supernet.
+
+    Start here: `usdn-nas run digits`, then `usdn-nas front runs/digits`.
+    """
+
+
+WHOLE, STAGES, LOOK = "The whole", "Stage by stage", "Look up"
+app.command(rich_help_panel=WHOLE)(run)
+app.command(rich_help_panel=STAGES)(pretrain)
+app.command(rich_help_panel=STAGES)(supernet)
+app.command(rich_help_panel=STAGES)(search)
+app.command(rich_help_panel=STAGES)(export)
+app.command(rich_help_panel=STAGES)(retrain)
+app.command(rich_help_panel=STAGES)(evaluate)
+app.command(rich_help_panel=STAGES)(report)
+app.command(rich_help_panel=LOOK)(front)
+app.command(rich_help_panel=LOOK)(inspect)
+app.command(rich_help_panel=LOOK)(data)
+app.command(name="list", rich_help_panel=LOOK)(list_)
+app.command(rich_help_panel=LOOK)(init)

@@ -1,0 +1,63 @@
+"""``usdn-nas data``: whether a data set is there, where it was looked for, how to get it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from usdn_nas.cli.common import Format, FormatOption, command, stdout
+
+__all__ = ["data"]
+
+
+@command
+def data(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="digits, fashion-mnist, cifar10, ... or package.module:function")],
+    root: Annotated[Path | None, typer.Option("--root", metavar="DIR", help="Where to look.")] = None,
+    format: FormatOption = Format.table,
+) -> None:
+    """Says whether a data set is there, where it was looked for, and how to get it. Status 1: it is not there.
+
+    Examples:
+
+        usdn-nas data digits
+
+        usdn-nas data fashion-mnist --root data/fashion
+    """
+    from rich.table import Table
+
+    from usdn_nas.config import DataConfig
+    from usdn_nas.data import describe_data
+
+    found = describe_data(DataConfig(name=name, root=None if root is None else str(root)))
+    if format is Format.table:
+        console = stdout()
+        console.print(f"{name}: {'present' if found.present else 'not there'}", highlight=False)
+        for place in found.looked_in:
+            console.print(f"  looked in {place}", highlight=False, soft_wrap=True)
+        if found.files:
+            table = Table()
+            for heading in ("file", "found", "bytes"):
+                table.add_column(heading, overflow="fold", justify="right" if heading == "bytes" else "left")
+            for file in found.files:
+                size = "" if file.size_bytes is None else f"{file.size_bytes:,}"
+                table.add_row(file.name, "-" if file.path is None else str(file.path), size)
+            console.print(table)
+        console.print(found.how_to_get, highlight=False)
+    elif format is Format.csv:
+        for file in found.files:
+            typer.echo(f"{file.name},{file.path or ''},{file.size_bytes or ''}")
+    else:
+        payload = {
+            "name": name,
+            "present": found.present,
+            "looked_in": [str(place) for place in found.looked_in],
+            "files": [{"name": f.name, "path": f.path and str(f.path), "size_bytes": f.size_bytes} for f in found.files],
+            "how_to_get": found.how_to_get,
+        }
+        typer.echo(json.dumps(payload, indent=2))
+    if not found.present:
+        raise typer.Exit(1)

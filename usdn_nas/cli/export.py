@@ -1,0 +1,78 @@
+"""``usdn-nas export``: from a point of the front to ``architecture.json``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from usdn_nas.cli.common import OutOption, QuietOption, SetOption, StudyArgument, command, open_study_or_run, stdout
+
+__all__ = ["export"]
+
+
+@command
+def export(
+    study: StudyArgument,
+    best: Annotated[bool, typer.Option("--best", help="The best by the study's own objective.")] = False,
+    budget: Annotated[
+        float | None, typer.Option("--budget", metavar="G", min=0, help="The most accurate with at most G GBOPs.")
+    ] = None,
+    tr: Annotated[
+        float | None, typer.Option("--tr", metavar="X", min=0, help="The best accuracy - X x relative BOPs.")
+    ] = None,
+    trial: Annotated[
+        str | None, typer.Option("--trial", metavar="N[.P]", help="A trial, or one policy of it, as 'front' names it.")
+    ] = None,
+    front: Annotated[
+        Path | None, typer.Option("--front", metavar="DIR", help="Writes every point of the front into DIR.")
+    ] = None,
+    to: Annotated[
+        Path | None, typer.Option("--to", metavar="FILE", show_default="export/architecture.json in the run folder")
+    ] = None,
+    set_: SetOption = None,
+    out: OutOption = None,
+    quiet: QuietOption = False,
+) -> None:
+    """Writes a point of the Pareto front as architecture.json; without a choice, the one the study's [export] picks.
+
+    Examples:
+
+        usdn-nas export digits --best
+
+        usdn-nas export digits --budget 0.004
+
+        usdn-nas export digits --trial 12.3 --to mine.json
+
+        usdn-nas export digits --front fronts/digits
+    """
+    from usdn_nas.errors import UserError
+    from usdn_nas.pipeline import search
+    from usdn_nas.pipeline.ledger import locked
+    from usdn_nas.pipeline.stages import Pipeline
+
+    picks = {"--best": best or None, "--budget": budget, "--tr": tr, "--trial": trial, "--front": front}
+    given = [name for name, value in picks.items() if value is not None]
+    if len(given) > 1:
+        raise UserError(f"give one of {' and '.join(given)}")
+    choice = [
+        f"export.{name}={value}" for name, value in (("budget", budget), ("tr", tr), ("trial", trial)) if value is not None
+    ]
+    context = open_study_or_run(study, [*(set_ or ()), *choice], out, quiet)
+    context.data  # noqa: B018  what is missing is found before anything is written
+    with locked(context.folder):
+        pipeline = Pipeline(context)
+        pipeline.ledger.require(pipeline.search(), f"usdn-nas search {study}")
+        if front is not None:
+            for path in search.export_front(context, front):
+                stdout().print(path, highlight=False, soft_wrap=True)
+            return
+        path = to or context.folder / "export" / "architecture.json"
+        if to is None:
+            pipeline.ledger.ensure(pipeline.export())
+        else:
+            pick = context.study.export
+            chosen = pick.model_dump()
+            search.export(context, to, best=best or not pick.model_dump(exclude_none=True), **chosen)
+    stdout().print(path, highlight=False, soft_wrap=True)

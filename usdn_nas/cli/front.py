@@ -1,0 +1,23 @@
+"""``usdn-nas front``: the Pareto front of a run."""
+
+from __future__ import annotations
+
+from usdn_nas.cli.common import Format, FormatOption, OutOption, StudyArgument, command, open_study_or_run, print_frame
+
+__all__ = ["front"]
+
+
+@command
+def front(study: StudyArgument, format: FormatOption = Format.table, out: OutOption = None) -> None:
+    """Prints the Pareto front, by rising BOPs with accuracy strictly rising (both on the search split).
+
+    Examples:
+
+        usdn-nas front digits
+
+        usdn-nas front runs/try --format csv > front.csv
+    """
+    from usdn_nas.report import load_run
+
+    run = load_run(open_study_or_run(study, out=out).folder)
+    print_frame(run.front, format, f"Pareto front of {run.name}, selected on the search split")

@@ -1,0 +1,41 @@
+"""``usdn-nas init``: a study and its search space, copied to be edited."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from usdn_nas.cli.common import command, stdout
+
+__all__ = ["init"]
+
+
+@command
+def init(
+    study: Annotated[str, typer.Argument(metavar="STUDY", help="A study's name or file.")],
+    name: Annotated[str | None, typer.Option("--as", metavar="NAME", help="Name of the copy.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replaces files that are there.")] = False,
+) -> None:
+    """Copies a study into ./studies and its search space into ./search_spaces, to edit.
+
+    Example:
+
+        usdn-nas init digits --as mine && usdn-nas run mine
+    """
+    from usdn_nas.config import find_toml, load_study
+    from usdn_nas.errors import UserError
+    from usdn_nas.files import write_text
+
+    source = find_toml(study, "studies")
+    settings, _ = load_study(source)
+    space = find_toml(settings.space, "search_spaces", beside=source.parent)
+    copies = {Path("studies") / f"{name or source.stem}.toml": source, Path("search_spaces") / space.name: space}
+    for target, origin in copies.items():
+        if target.exists() and not force and target.resolve() != origin.resolve():
+            raise UserError("is there already", where=target, remedy="--force replaces it, --as NAME names the copy")
+    for target, origin in copies.items():
+        if target.resolve() != origin.resolve():
+            write_text(target, origin.read_text(encoding="utf-8"))
+        stdout().print(target, highlight=False, soft_wrap=True)

@@ -1,0 +1,91 @@
+"""``usdn-nas run``: all stages in order."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from usdn_nas.cli.common import OutOption, QuietOption, SetOption, StudyArgument, command, open_study_or_run, stdout
+
+if TYPE_CHECKING:
+    from usdn_nas.config import TrainConfig
+    from usdn_nas.pipeline.context import Context
+
+__all__ = ["run"]
+
+
+@command
+def run(
+    study: StudyArgument,
+    set_: SetOption = None,
+    out: OutOption = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Shows settings, size of the space and planned work; needs no data.")
+    ] = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Trains a supernet, searches it, exports and retrains the winner, evaluates it on the test split, draws it.
+
+    What is done is not done again; what was interrupted goes on; what depends on a changed setting runs again.
+
+    Examples:
+
+        usdn-nas run studies/digits.toml
+
+        usdn-nas run digits --set search.configurations=256 --out runs/try
+
+        usdn-nas run fashion_mnist --set data.root=data/fashion --dry-run
+    """
+    context = open_study_or_run(study, set_, out, quiet)
+    if dry_run:
+        _show_plan(context)
+        return
+    from usdn_nas.pipeline.ledger import locked
+    from usdn_nas.pipeline.stages import Pipeline
+
+    context.data  # noqa: B018  what is missing is found before anything is written
+    with locked(context.folder):
+        ran = Pipeline(context).run()
+    _show_result(context, ran)
+
+
+def _show_result(context: Context, ran: bool) -> None:
+    from usdn_nas.report import gap_table, load_run, render, table1
+
+    console, finished = stdout(), load_run(context.folder)
+    if not ran:
+        console.print(f"{context.folder}: every stage is done, nothing to do", highlight=False)
+    console.print(render(table1(finished.evaluation), title="Exit rates and costs, test split (Table I)"))
+    console.print(render(gap_table(finished.evaluation), title="Search split and test split"))
+    console.print(f"Report: {context.folder / 'report.html'}", highlight=False, soft_wrap=True)
+
+
+def _show_plan(context: Context) -> None:
+    from rich.table import Table
+
+    study, space, console = context.study, context.space, stdout()
+    console.print_json(json.dumps({"study": context.name, "folder": str(context.folder), **study.model_dump()}))
+    table = Table(title="Planned work", title_justify="left")
+    table.add_column("stage")
+    table.add_column("work", overflow="fold")
+
+    def training(settings: TrainConfig, more: str = "") -> str:
+        limit = f", at most {settings.max_steps} steps" if settings.max_steps else ""
+        return f"{settings.epochs} epochs, batches of {settings.batch_size}{limit}{more}"
+
+    paths = f", {2 + study.supernet.random_paths} configurations a step"
+    configurations = min(study.search.configurations, space.bit_configurations)
+    table.add_row("pretrain", training(study.supernet.pretrain))
+    table.add_row("supernet", training(study.supernet.qat, paths))
+    table.add_row(
+        "search",
+        f"{configurations:,} of {space.bit_configurations:,} bit configurations; with the placements of "
+        f"{len(space.candidates)} exits {space.size:,} points, before thresholds",
+    )
+    table.add_row("retrain", f"teacher: {training(study.retrain.teacher)}")
+    table.add_row("", f"KD: {training(study.retrain.train)}")
+    if study.retrain.compare_ce:
+        table.add_row("", f"CE alone: {training(study.retrain.train)}")
+    console.print(table)
