@@ -1,0 +1,90 @@
+"""Who runs a trial, and whether it is still alive.
+
+Optuna's heartbeats work only inside ``study.optimize``. Here every RUNNING trial carries a lease: its owner and
+when it expires. A trial whose owner is known to be dead, or whose lease has expired, may be adopted: evaluated and
+told by another worker. Two workers that adopt one trial do double work and no harm: the second to tell is ignored.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from pathlib import Path
+from typing import Any
+
+from optuna.trial import FrozenTrial
+
+__all__ = ["LEASE", "LEASE_SECONDS", "adoptable", "expired_lease", "new_lease"]
+
+LEASE = "lease"
+"""Name of the user attribute."""
+
+LEASE_SECONDS = 3600.0
+"""A trial that takes longer than this may be run twice where several workers share a study."""
+
+
+def _read(path: str) -> str | None:
+    try:
+        return Path(path).read_text(encoding="utf-8").strip()
+    except OSError:
+        return None
+
+
+def _process_start(pid: int) -> str | None:
+    """Clock ticks after boot at which a process started (Linux); None where unknown, gone, or a zombie."""
+    stat = _read(f"/proc/{pid}/stat")
+    if stat is None:
+        return None
+    fields = stat.rpartition(")")[2].split()  # the name before it may hold spaces and brackets
+    return None if fields[0] in ("Z", "X") else fields[19]
+
+
+def _place() -> dict[str, Any]:
+    """This machine since its boot, and the process numbers' own world in it (containers have one each)."""
+    try:
+        processes: str | None = os.readlink("/proc/self/ns/pid")
+    except OSError:
+        processes = None
+    return {"host": socket.gethostname(), "boot": _read("/proc/sys/kernel/random/boot_id"), "processes": processes}
+
+
+def new_lease() -> dict[str, Any]:
+    """This process's lease, from now on."""
+    pid = os.getpid()
+    return {**_place(), "pid": pid, "started": _process_start(pid), "expires": time.time() + LEASE_SECONDS}
+
+
+def expired_lease() -> dict[str, Any]:
+    """A lease that lets anyone adopt the trial at once: its worker gave up in good order."""
+    return {**new_lease(), "expires": 0.0}
+
+
+def _dead(lease: dict[str, Any]) -> bool:
+    """Whether the owner is surely gone; False where this cannot be told from here."""
+    here = _place()
+    if lease.get("host") != here["host"] or os.name != "posix":
+        return False
+    if lease.get("boot") != here["boot"]:
+        return True
+    if lease.get("processes") != here["processes"]:
+        return False
+    pid = int(lease["pid"])
+    if here["processes"] is not None:
+        return _process_start(pid) != lease.get("started")
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        pass
+    return False
+
+
+def adoptable(trial: FrozenTrial) -> bool:
+    """Whether a RUNNING ``trial`` may be adopted. One without a lease counts as leased when it was started."""
+    lease = trial.user_attrs.get(LEASE)
+    if lease is None:
+        started = trial.datetime_start.timestamp() if trial.datetime_start else 0.0
+        return started + LEASE_SECONDS < time.time()
+    return bool(lease["expires"] < time.time()) or _dead(lease)

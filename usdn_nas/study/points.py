@@ -1,0 +1,147 @@
+"""What a study has found: points, its front, and the choice among them. All of it is read from the trials."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from usdn_nas.architecture import Architecture, Bits
+from usdn_nas.config import SearchConfig
+from usdn_nas.errors import UserError
+from usdn_nas.policy.front import pareto_front
+from usdn_nas.space import SearchSpace
+from usdn_nas.study.parameters import bits_of
+
+__all__ = ["FrontPoint", "all_points", "best_point", "find_point", "front_points", "select"]
+
+
+@dataclass(frozen=True)
+class FrontPoint:
+    """A bit configuration with an exit policy, and its figures on the search split (on which it was selected).
+
+    Attributes:
+        name: ``"trial.policy"``.
+        bops: Average BOPs of a sample.
+        samples: Size of the search split.
+    """
+
+    name: str
+    bits: dict[str, Bits]
+    exits: tuple[str, ...]
+    thresholds: tuple[float, ...]
+    accuracy: float
+    bops: float
+    samples: int
+
+    @property
+    def architecture(self) -> Architecture:
+        """Bits, exits and thresholds."""
+        return Architecture(self.bits, self.exits, self.thresholds)
+
+
+def _complete(study: optuna.Study) -> list[FrozenTrial]:
+    """Those that carry a front: somebody may have told others by hand."""
+    trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    return [trial for trial in trials if "front" in trial.user_attrs]
+
+
+def _point(space: SearchSpace, trial: FrozenTrial, policy: int) -> FrontPoint:
+    accuracy, bops, mask, threshold = trial.user_attrs["front"][policy]
+    exits = tuple(name for i, name in enumerate(space.candidates) if mask >> i & 1)
+    return FrontPoint(
+        name=f"{trial.number}.{policy}",
+        bits=bits_of(space, trial.params),
+        exits=exits,
+        thresholds=(threshold,) * len(exits),
+        accuracy=accuracy,
+        bops=bops,
+        samples=trial.user_attrs["samples"],
+    )
+
+
+def all_points(study: optuna.Study, space: SearchSpace) -> list[FrontPoint]:
+    """Every policy on every complete trial's own front, by trial, then by BOPs."""
+    return [_point(space, trial, i) for trial in _complete(study) for i in range(len(trial.user_attrs["front"]))]
+
+
+def front_points(study: optuna.Study, space: SearchSpace) -> list[FrontPoint]:
+    """The study's front: the non-dominated policies of all trials, by rising BOPs, accuracy strictly rising."""
+    places = [(trial, i) for trial in _complete(study) for i in range(len(trial.user_attrs["front"]))]
+    figures = np.array([trial.user_attrs["front"][i][:2] for trial, i in places], dtype=np.float64).reshape(-1, 2)
+    return [_point(space, *places[int(k)]) for k in pareto_front(figures[:, 0], figures[:, 1])]
+
+
+def find_point(study: optuna.Study, space: SearchSpace, name: str) -> FrontPoint:
+    """The point ``"trial.policy"``; ``"trial"`` alone: the policy that stands for the trial.
+
+    Raises:
+        UserError: There is none of that name; the message says what there is.
+    """
+    number, dot, policy = name.partition(".")
+    if not number.isdecimal() or (dot and not policy.isdecimal()):
+        raise UserError(f"expected a trial (12) or a trial and a policy (12.3), got '{name}'")
+    trials = {trial.number: trial for trial in _complete(study)}
+    trial = trials.get(int(number))
+    if trial is None:
+        raise UserError(
+            f"no complete trial {number}",
+            remedy=f"{len(trials)} are complete, the last is {max(trials, default='none')}",
+        )
+    index = int(policy) if dot else trial.user_attrs["chosen"]
+    count = len(trial.user_attrs["front"])
+    if index >= count:
+        raise UserError(f"trial {number} has no policy {index}", remedy=f"it has {number}.0 to {number}.{count - 1}")
+    return _point(space, trial, index)
+
+
+def select(
+    points: Sequence[FrontPoint],
+    *,
+    best: bool = False,
+    tr: float | None = None,
+    budget_bops: float | None = None,
+    reference_bops: float | None = None,
+) -> FrontPoint:
+    """One of ``points``; of equals the cheapest. Give exactly one of ``best``, ``tr`` and ``budget_bops``.
+
+    Args:
+        points: To choose from, a front for example.
+        best: The most accurate.
+        tr: The greatest accuracy - ``tr`` x BOPs / ``reference_bops``.
+        budget_bops: The most accurate with at most these average BOPs.
+        reference_bops: Goes with ``tr``.
+
+    Raises:
+        UserError: There are no points, or none fits the budget; the message names the cheapest.
+    """
+    if best + (tr is not None) + (budget_bops is not None) != 1:
+        raise ValueError("give exactly one of 'best', 'tr' and 'budget_bops'")
+    if (tr is None) != (reference_bops is None):
+        raise ValueError("'tr' goes with 'reference_bops'")
+    if not points:
+        raise UserError("the search has no complete trial yet")
+    weight = tr / reference_bops if tr is not None and reference_bops is not None else 0.0
+    fitting = [point for point in points if budget_bops is None or point.bops <= budget_bops]
+    if not fitting:
+        least = min(points, key=lambda point: point.bops)
+        raise UserError(
+            f"no configuration has at most {(budget_bops or 0) / 1e9:.6g} average GBOPs",
+            remedy=f"the cheapest is {least.name}: {least.bops / 1e9:.6g} GBOPs, accuracy {least.accuracy:.4f}",
+        )
+    return max(fitting, key=lambda point: (point.accuracy - weight * point.bops, -point.bops))
+
+
+def best_point(points: Sequence[FrontPoint], config: SearchConfig, reference_bops: float) -> FrontPoint:
+    """The best by the study's own objective: its budget in mode ``budget``, else its ``tr``.
+
+    Raises:
+        UserError: As `select`.
+    """
+    if config.mode == "budget":
+        assert config.gbops is not None
+        return select(points, budget_bops=config.gbops * 1e9)
+    return select(points, tr=config.tr, reference_bops=reference_bops)

@@ -1,0 +1,217 @@
+"""Samplers by name, made reproducible and resumable.
+
+Optuna's samplers carry a random generator that starts over when a study is reopened: the first proposals come
+again. `SeededSampler` builds the inner sampler anew for each trial, seeded by (study seed, trial number), and
+shows it all trials but the one it proposes for. A proposal is then a function of the seed, the number and the
+other trials: reopening repeats nothing, and a trial that a dead worker left half suggested gets the same
+parameters when it is adopted.
+"""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Container, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import optuna
+from optuna.distributions import BaseDistribution
+from optuna.exceptions import ExperimentalWarning
+from optuna.samplers import (
+    BaseGASampler,
+    BaseSampler,
+    GPSampler,
+    NSGAIIISampler,
+    NSGAIISampler,
+    RandomSampler,
+    TPESampler,
+)
+from optuna.trial import FrozenTrial, TrialState
+
+from usdn_nas.config import SearchConfig
+from usdn_nas.errors import UserError
+from usdn_nas.space import SearchSpace
+from usdn_nas.study.parameters import Indices, configuration, distributions, indices_of, params_of, unseen
+
+__all__ = ["BRUTE_LIMIT", "SamplerSettings", "SeededSampler", "goal", "sampler_settings"]
+
+BRUTE_LIMIT = 200_000
+"""Most bit configurations that ``brute`` enumerates."""
+
+
+@dataclass(frozen=True)
+class SamplerSettings:
+    """What a study's proposals depend on beside its trials; fixed when the study is created.
+
+    Attributes:
+        name: A sampler's name, ``auto`` resolved.
+        seed: The study's seed.
+        population: Population size of ``nsga2`` and ``nsga3``.
+    """
+
+    name: str
+    seed: int
+    population: int
+
+
+def sampler_settings(space: SearchSpace, config: SearchConfig, seed: int) -> SamplerSettings:
+    """Resolves ``auto`` and the population size.
+
+    ``auto`` is ``brute`` where ``configurations`` covers all bit configurations (and exits are solved exactly),
+    else ``nsga2`` in mode ``pareto`` and ``tpe`` in the others. The population is a sixth of ``configurations``,
+    at least 8 and at most 50 (Optuna's default), so that a search has about six generations.
+
+    Raises:
+        UserError: ``brute`` with more than `BRUTE_LIMIT` bit configurations, or with sampled exits.
+    """
+    name: str = config.sampler
+    count = space.bit_configurations
+    if name == "auto":
+        if config.exits == "exact" and count <= min(config.configurations, BRUTE_LIMIT):
+            name = "brute"
+        else:
+            name = "nsga2" if config.mode == "pareto" else "tpe"
+    if name == "brute":
+        if count > BRUTE_LIMIT:
+            raise UserError(
+                f"brute enumerates at most {BRUTE_LIMIT:,} bit configurations, this space has {count:,}",
+                where="search.sampler",
+                remedy="take another sampler, or fewer groups or choices",
+            )
+        if config.exits == "sampled":
+            raise UserError(
+                "brute enumerates bit configurations and cannot enumerate sampled exits",
+                where="search.sampler",
+                remedy='set search.exits = "exact"',
+            )
+    return SamplerSettings(name, seed, min(max(config.configurations // 6, 8), 50))
+
+
+def goal(space: SearchSpace, config: SearchConfig) -> int:
+    """Number of trials to complete: ``configurations``, at most as many as there are where exits are solved exactly.
+
+    A configuration run again brings nothing new there, so none is.
+    """
+    if config.exits == "exact":
+        return min(config.configurations, space.bit_configurations)
+    return config.configurations
+
+
+def _build(settings: SamplerSettings, seed: int) -> BaseSampler:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        if settings.name == "tpe":
+            return TPESampler(seed=seed)
+        if settings.name == "nsga2":
+            return NSGAIISampler(seed=seed, population_size=settings.population)
+        if settings.name == "nsga3":
+            return NSGAIIISampler(seed=seed, population_size=settings.population)
+        if settings.name == "gp":
+            return GPSampler(seed=seed, deterministic_objective=True, warn_independent_sampling=False)
+    return RandomSampler(seed=seed)  # for brute: of what it does not enumerate
+
+
+class _OtherTrials(optuna.Study):
+    """A study as seen from one of its trials: a snapshot of all the others."""
+
+    def __init__(self, study: optuna.Study, number: int) -> None:
+        super().__init__(study.study_name, study._storage, study.sampler, study.pruner)
+        self.others = [t for t in study.get_trials(deepcopy=False) if t.number != number]
+
+    def get_trials(self, deepcopy: bool = True, states: Container[TrialState] | None = None) -> list[FrozenTrial]:
+        return self._get_trials(deepcopy, states)
+
+    def _get_trials(
+        self, deepcopy: bool = True, states: Container[TrialState] | None = None, use_cache: bool = False
+    ) -> list[FrozenTrial]:
+        found = [t for t in self.others if states is None or t.state in states]
+        return copy.deepcopy(found) if deepcopy else found
+
+
+class SeededSampler(BaseSampler):
+    """Proposes all parameters of a trial at once, as a function of seed, trial number and the other trials.
+
+    The first trials run the uniform ladder (`SearchSpace.ladder`), so that every study holds its baselines;
+    ``brute`` enumerates all bit configurations in prefix order, by trial number, instead. Where exits are solved
+    exactly, a proposal whose bits another trial has is moved to the nearest ones, in random steps, that none has.
+    """
+
+    def __init__(self, space: SearchSpace, config: SearchConfig, settings: SamplerSettings) -> None:
+        self._space = space
+        self._settings = settings
+        self._distributions = distributions(space, config)
+        self._distinct = config.exits == "exact"
+        self._ladder = [] if settings.name == "brute" else [params_of(space, bits) for bits in space.ladder()]
+        self._keys: dict[int, Indices] = {}
+
+    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        """All parameters."""
+        return self._distributions
+
+    def sample_relative(
+        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """A value for every parameter."""
+        others = _OtherTrials(study, trial.number)
+        params = self._inner_proposal(others, trial)
+        if trial.number < len(self._ladder):
+            return params | self._ladder[trial.number]
+        if self._settings.name == "brute" and trial.number < self._space.bit_configurations:
+            return params | configuration(self._space, trial.number)
+        if self._distinct:
+            generator = np.random.default_rng([self._settings.seed, trial.number])
+            return unseen(self._space, params, self._seen(others.others), generator)
+        return params
+
+    def sample_independent(
+        self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        """A parameter that is none of ours."""
+        return self._inner(trial.number).sample_independent(study, trial, param_name, param_distribution)
+
+    def after_trial(
+        self, study: optuna.Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None
+    ) -> None:
+        """Passes on."""
+        self._inner(trial.number).after_trial(study, trial, state, values)
+
+    def _inner(self, number: int) -> BaseSampler:
+        seed = np.random.SeedSequence([self._settings.seed, number]).generate_state(1)[0]
+        return _build(self._settings, int(seed))
+
+    def _inner_proposal(self, others: _OtherTrials, trial: FrozenTrial) -> dict[str, Any]:
+        inner = self._inner(trial.number)
+        if isinstance(inner, BaseGASampler):
+            # Optuna keeps a generation's parents once selected. Selecting them here, by a sampler of their own,
+            # leaves the generator of the proposal the same whether they were kept already or not.
+            generation = inner.get_trial_generation(others, trial)
+            inner.get_parent_population(others, generation)
+            trial = copy.copy(trial)
+            trial.system_attrs = {**trial.system_attrs, inner._get_generation_key(): generation}
+            inner = self._inner(trial.number)
+        inner.before_trial(others, trial)
+        relative_space = inner.infer_relative_search_space(others, trial)
+        relative = inner.sample_relative(others, trial, relative_space)
+        params: dict[str, Any] = {}
+        for name, distribution in self._distributions.items():
+            if distribution.single():
+                params[name] = distribution.to_external_repr(0.0)
+            elif name in relative:
+                params[name] = relative[name]
+            else:
+                params[name] = inner.sample_independent(others, trial, name, distribution)
+        return params
+
+    def _seen(self, trials: Sequence[FrozenTrial]) -> set[Indices]:
+        """Bits of the trials that are done or under way."""
+        seen = set()
+        for trial in trials:
+            if trial.state in (TrialState.FAIL, TrialState.PRUNED):
+                continue
+            if trial.number not in self._keys and (key := indices_of(self._space, trial.params)) is not None:
+                self._keys[trial.number] = key
+            if trial.number in self._keys:
+                seen.add(self._keys[trial.number])
+        return seen

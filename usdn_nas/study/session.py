@@ -1,0 +1,134 @@
+"""Opening a study: created once, and refused to a worker whose inputs or settings differ."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import optuna
+
+from usdn_nas.config import SearchConfig
+from usdn_nas.errors import UserError, nearest
+from usdn_nas.space import SearchSpace
+from usdn_nas.study.objectives import objectives
+from usdn_nas.study.samplers import SamplerSettings, SeededSampler, goal, sampler_settings
+from usdn_nas.study.storage import open_storage, quiet
+
+__all__ = ["open_study", "planned", "read_study"]
+
+_FINGERPRINT = "fingerprint"
+_SETTINGS = "search"
+_SAMPLER = "sampler"
+
+_FRESH = "delete the study, or give this one another name (search.study_name)"
+
+
+def _settings(config: SearchConfig) -> dict[str, Any]:
+    """What the trials' values and fronts depend on. ``configurations`` is not among it: a search can be extended."""
+    kept: dict[str, Any] = {"mode": config.mode, "exits": config.exits}
+    if config.mode == "scalar":
+        kept["tr"] = config.tr
+    if config.mode == "budget":
+        kept["gbops"] = config.gbops
+    if config.exits == "exact":
+        kept["thresholds"] = config.thresholds
+    return kept
+
+
+def _refuse_others(name: str, kind: str, stored: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
+    for key in (*stored, *(key for key in ours if key not in stored)):
+        if stored.get(key) != ours.get(key):
+            was, now = (value[:12] if isinstance(value, str) else value for value in (stored.get(key), ours.get(key)))
+            raise UserError(
+                f"study '{name}' was started with another {kind}.{key}: {was!r}, here it is {now!r}", remedy=_FRESH
+            )
+
+
+def _sampler(study: optuna.Study, config: SearchConfig, settings: SamplerSettings) -> SamplerSettings:
+    """The settings stored with the study, which win over those of today's ``configurations``.
+
+    Raises:
+        UserError: Another sampler is asked for by name, or the seed differs.
+    """
+    stored = SamplerSettings(**study.user_attrs[_SAMPLER])
+    if config.sampler not in ("auto", stored.name):
+        _refuse_others(study.study_name, "search", {"sampler": stored.name}, {"sampler": config.sampler})
+    _refuse_others(study.study_name, "study", {"seed": stored.seed}, {"seed": settings.seed})
+    return stored
+
+
+def open_study(
+    space: SearchSpace,
+    config: SearchConfig,
+    *,
+    seed: int,
+    storage_path: Path,
+    fingerprint: Mapping[str, str],
+    name: str,
+) -> optuna.Study:
+    """Opens the study, creating it where there is none.
+
+    Args:
+        space: The search space.
+        config: ``storage`` is a URL or a journal's path; None: ``storage_path``. ``study_name`` overrides ``name``.
+        seed: Seed of all proposals, together with a trial's number.
+        storage_path: The embedded journal (``search/study.journal``).
+        fingerprint: What the study's figures depend on: name -> digest, of space, supernet, split and so on.
+        name: The study's name in the storage.
+
+    Raises:
+        UserError: The storage cannot be opened, the sampler does not suit the space, or the study there was started
+            with another fingerprint, seed or settings; the message says which.
+    """
+    settings = sampler_settings(space, config, seed)
+    storage = open_storage(config.storage, storage_path)
+    wanted = objectives(config)
+    name = config.study_name or name
+    with quiet():
+        study = optuna.create_study(
+            storage=storage,
+            study_name=name,
+            directions=[objective.direction for objective in wanted],
+            load_if_exists=True,
+            pruner=optuna.pruners.NopPruner(),
+        )
+        attributes = study.user_attrs
+        if _SAMPLER not in attributes:  # written last
+            if study.get_trials(deepcopy=False):
+                raise UserError(f"study '{name}' in this storage was not made by usdn-nas", remedy=_FRESH)
+            study.set_metric_names([objective.name for objective in wanted])
+            study.set_user_attr(_FINGERPRINT, dict(fingerprint))
+            study.set_user_attr(_SETTINGS, _settings(config))
+            study.set_user_attr("exits", list(space.candidates))
+            study.set_user_attr("objectives", [asdict(objective) for objective in wanted])
+            study.set_user_attr(_SAMPLER, asdict(settings))
+        else:
+            _refuse_others(name, "fingerprint", attributes[_FINGERPRINT], fingerprint)
+            _refuse_others(name, "search", attributes[_SETTINGS], _settings(config))
+        study.sampler = SeededSampler(space, config, _sampler(study, config, settings))
+    return study
+
+
+def read_study(config: SearchConfig, *, storage_path: Path, name: str) -> optuna.Study:
+    """Opens a study that exists, to look at what it has found.
+
+    Raises:
+        UserError: There is none.
+    """
+    name = config.study_name or name
+    if config.storage is None and not Path(storage_path).is_file():
+        raise UserError("no search has been run here yet", where=storage_path)
+    storage = open_storage(config.storage, storage_path)
+    with quiet():
+        try:
+            return optuna.load_study(study_name=name, storage=storage, pruner=optuna.pruners.NopPruner())
+        except KeyError:
+            known = [study.study_name for study in storage.get_all_studies()]
+            raise UserError(f"no study '{name}' in this storage", remedy=nearest(name, known or ["none"])) from None
+
+
+def planned(space: SearchSpace, config: SearchConfig) -> tuple[str, int]:
+    """Sampler (``auto`` resolved) and number of trials of a search, without opening anything."""
+    return sampler_settings(space, config, 0).name, goal(space, config)
