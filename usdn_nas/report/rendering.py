@@ -77,7 +77,7 @@ _SHOWN: dict[str, tuple[str, Callable[[Sequence[Any]], list[str]]]] = {
     "standard_error": ("Standard error", _PERCENT),
     "seconds": ("Seconds", _numbers("{:,.1f}")),
 }
-_METRIC_LABELS = {"error": "Top-1 err.", "ece": "ECE", "mce": "MCE"}
+_METRIC_LABELS = {"error": "Error", "ece": "ECE", "mce": "MCE"}
 _MODEL_LABELS = {"nonkd": "NonKD", "kd": "KD", "change": "Var. (%)"}
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar
 
@@ -10,10 +10,12 @@ from matplotlib import colormaps, rc_context
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patheffects import withStroke
 from matplotlib.transforms import ScaledTranslation
 
 from usdn_nas.errors import UserError
+from usdn_nas.report.run import MissingPartError
 
 BLUE, ORANGE, GREEN, VERMILLION, PURPLE, SKY = "#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#56b4e9"
 """Okabe and Ito's palette (2008): told apart by colour-blind readers. No figure relies on colour alone."""
@@ -26,7 +28,7 @@ MODEL_STYLES: dict[str, dict[str, Any]] = {
 }
 """Of the models that are compared: colour, marker, line, short label."""
 
-_SETTINGS = {
+_SETTINGS: Any = {
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],
     "font.size": 8.5,
@@ -78,7 +80,7 @@ def styled(plot: Callable[P, T]) -> Callable[P, T]:
 
 def new_axes(width: float, height: float, rows: int = 1, columns: int = 1, **layout: Any) -> list[Axes]:
     """Axes of a new figure that pyplot does not know, row by row. Sizes in inches."""
-    figure = Figure(figsize=(width, height), layout="constrained")
+    figure = Figure(figsize=(width, height), layout=ConstrainedLayoutEngine(w_pad=0.07, h_pad=0.07))
     return list(figure.subplots(rows, columns, squeeze=False, **layout).flat)
 
 
@@ -94,6 +96,18 @@ def given_axes(ax: Axes | Sequence[Axes] | None, count: int) -> list[Axes] | Non
     if len(axes) != count:
         raise UserError(f"this figure needs {count} axes, got {len(axes)}", where="ax")
     return axes
+
+
+def compared(evaluation: Mapping[str, Any]) -> list[str]:
+    """Those of the models in `MODEL_STYLES` that were evaluated.
+
+    Raises:
+        MissingPartError: None was.
+    """
+    names = [name for name in MODEL_STYLES if name in evaluation["models"]]
+    if not names:
+        raise MissingPartError("no retrained model was evaluated", where="evaluation.json")
+    return names
 
 
 def bops_unit(values: Iterable[float]) -> tuple[float, str]:
@@ -140,7 +154,7 @@ def legend_below(ax: Axes, columns: int, inches: float = 0.4) -> None:
     )
 
 
-def depth_colors(count: int) -> list[str]:
-    """``count`` colours from dark to light for exits along the chain (cividis), told apart in grey too."""
-    steps = [0.85 * i / max(count - 1, 1) for i in range(count)]
+def depth_colors(count: int, first: float = 0.0, last: float = 0.85) -> list[str]:
+    """``count`` colours for exits along the chain, from dark to light in grey too: a stretch of cividis."""
+    steps = [first + (last - first) * i / max(count - 1, 1) for i in range(count)]
     return [to_hex(colormaps["cividis"](step)) for step in steps]

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Patch
 
 from usdn_nas.architecture import Architecture
-from usdn_nas.records import FINAL_EXIT
+from usdn_nas.records import FINAL_EXIT, LayerRecord
 from usdn_nas.report.figures._style import (
     BAND,
     BLUE,
@@ -66,7 +66,7 @@ def _bits_data(space: SearchSpace, architecture: Architecture, heads: bool) -> B
     blocks: list[tuple[str, int, int]] = []
     flags: list[tuple[int, str]] = []
 
-    def add(part: str, records: Sequence, label: str) -> None:  # type: ignore[type-arg]
+    def add(part: str, records: Sequence[LayerRecord], label: str) -> None:
         if records:
             blocks.append((label, len(layers), len(records)))
         for record in records:
@@ -200,7 +200,7 @@ def plot_bits(
         heads = run.space.spec.exits.head_bits == "search"
     data = _bits_data(run.space, run.winner if architecture is None else architecture, heads)
     if ax is None:
-        ax = new_axes(min(max(5.5, 0.27 * len(data.layers) + 1), 12), 3.1)[0]
+        ax = new_axes(min(max(5.5, 0.3 * len(data.layers) + 1), 12), 3.1)[0]
     ax = draw_bits(ax, data)
     ax.set_title(f"Bit-widths, {run.space.chain.network}")
     return ax

@@ -15,15 +15,17 @@ from usdn_nas.report.figures._style import (
     ORANGE,
     PAPER,
     bops_unit,
+    compared,
     given_axes,
     grid,
-    halo,
     legend_below,
     new_axes,
     styled,
 )
 from usdn_nas.report.run import Run
 from usdn_nas.report.tables import AVERAGE, table1
+
+_BEHIND = {"facecolor": PAPER, "edgecolor": "none", "pad": 0.8}
 
 __all__ = ["ExitsData", "draw_exits", "plot_exits"]
 
@@ -49,9 +51,8 @@ class ExitsData:
 
 
 def _exits_data(evaluation: Mapping[str, Any]) -> ExitsData:
-    models = [name for name in MODEL_STYLES if name in evaluation["models"]]
-    tables = {name: table1(evaluation, name) for name in models}
-    first = tables[models[0]]
+    tables = {name: table1(evaluation, name) for name in compared(evaluation)}
+    first = next(iter(tables.values()))
     rows = first[first["exit"] != AVERAGE]
     labels = [
         name if threshold != threshold else f"{name}\n≥ {threshold:.2f}"
@@ -68,7 +69,9 @@ def _exits_data(evaluation: Mapping[str, Any]) -> ExitsData:
 
 
 def _value(ax: Axes, text: str, x: float, y: float) -> None:
-    ax.annotate(text, (x, y), xytext=(3, 0), textcoords="offset points", va="center", fontsize=7.5, path_effects=halo())
+    ax.annotate(
+        text, (x, y), xytext=(3, 0), textcoords="offset points", va="center", fontsize=7.5, zorder=5, bbox=_BEHIND
+    )
 
 
 def draw_exits(axes: Sequence[Axes], data: ExitsData) -> list[Axes]:

@@ -73,6 +73,8 @@ def front_data(run: Run) -> FrontData:
         MissingPartError: Nothing was searched yet.
     """
     trials = run.trials.dropna(subset=["accuracy", "bops"])
+    if run.front.empty:
+        raise MissingPartError("the front has no point yet", where=run.path, remedy="usdn-nas search goes on")
     ladder: tuple[Mark, ...] = ()
     search_n = test_n = chosen = None
     search: list[Mark] = []
@@ -127,10 +129,10 @@ def draw_front(ax: Axes, data: FrontData) -> Axes:
     floor = accuracy_floor(list(data.trials[:, 1]), named)
     where = f"search split{f', n = {data.search_n:,}' if data.search_n else ''}"
     trials, front = data.trials / [scale, 0.01], data.front / [scale, 0.01]
-    ax.scatter(*trials.T, s=11, color=FAINT, linewidths=0, label=f"trials ({len(trials)})", zorder=1)
-    ax.plot(*front.T, color=BLUE, drawstyle="steps-post", linewidth=1.8, zorder=3)
+    ax.scatter(trials[:, 0], trials[:, 1], s=11, color=FAINT, linewidths=0, label=f"trials ({len(trials)})", zorder=1)
+    ax.plot(front[:, 0], front[:, 1], color=BLUE, drawstyle="steps-post", linewidth=1.8, zorder=3)
     ax.plot([], [], color=BLUE, marker="o", markersize=4, label=f"Pareto front ({len(front)} points)")
-    ax.scatter(*front.T, s=16, color=BLUE, linewidths=0, zorder=4)
+    ax.scatter(front[:, 0], front[:, 1], s=16, color=BLUE, linewidths=0, zorder=4)
     if data.ladder:
         x, y = [m.bops / scale for m in data.ladder], [100 * m.accuracy for m in data.ladder]
         ax.plot(x, y, "^--", color=ORANGE, markersize=6, linewidth=1, label="uniform bits, no early exit", zorder=2)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
-from usdn_nas.report.figures._style import MODEL_STYLES, MUTED, PAPER, given_axes, grid, new_axes, styled
+from usdn_nas.report.figures._style import MODEL_STYLES, MUTED, PAPER, compared, given_axes, grid, new_axes, styled
 from usdn_nas.report.run import Run
 
 __all__ = ["FEW", "Reliability", "draw_reliability", "plot_reliability"]
@@ -41,8 +41,8 @@ class Reliability:
 def _reliability_data(evaluation: Mapping[str, Any]) -> dict[str, dict[str, Reliability]]:
     """Exit -> model -> its diagram, for the models that are compared."""
     out: dict[str, dict[str, Reliability]] = {}
-    for model in MODEL_STYLES:
-        for row in evaluation["models"].get(model, {}).get("exits", ()):
+    for model in compared(evaluation):
+        for row in evaluation["models"][model]["exits"]:
             filled = [b for b in row["bins"] if b["count"]]
             out.setdefault(row["exit"], {})[model] = Reliability(
                 tuple(b["confidence"] for b in filled),
@@ -63,7 +63,12 @@ def draw_reliability(ax: Axes, exit_name: str, models: Mapping[str, Reliability]
     for i, (model, data) in enumerate(models.items()):
         style = MODEL_STYLES[model]
         points = list(zip(data.confidence, data.accuracy, data.count, strict=True))
-        marks = {"marker": style["marker"], "markerfacecolor": style["color"] if i == 0 else PAPER, "zorder": 4 - i}
+        marks = {
+            "marker": style["marker"],
+            "markerfacecolor": style["color"] if i == 0 else PAPER,
+            "zorder": 4 - i,
+            "clip_on": False,
+        }
         x, y = zip(*[(c, a) for c, a, count in points if count >= FEW] or [(math.nan, math.nan)], strict=True)
         ax.plot(x, y, color=style["color"], linestyle=style["linestyle"], markersize=4.5, **marks)
         for confidence, accuracy, count in points:
@@ -124,6 +129,7 @@ def plot_reliability(run: Run, exit_name: str | None = None, *, ax: Axes | Seque
         draw_reliability(axis, name, models)
         if i % columns == 0:
             axis.set_ylabel("accuracy")
+            axis.child_axes[0].set_ylabel("samples", fontsize=7)
         if i + columns >= len(data):
             axis.set_xlabel("confidence")
     for axis in axes[len(data) :]:

@@ -13,13 +13,14 @@ from usdn_nas.report.figures._style import (
     MODEL_STYLES,
     PAPER,
     bops_unit,
+    compared,
     grid,
     halo,
     legend_below,
     new_axes,
     styled,
 )
-from usdn_nas.report.run import Run
+from usdn_nas.report.run import MissingPartError, Run
 
 __all__ = ["Sweep", "draw_thresholds", "plot_thresholds"]
 
@@ -44,9 +45,9 @@ class Sweep:
 def _thresholds_data(evaluation: Mapping[str, Any]) -> dict[str, Sweep]:
     """Model -> sweep, for the models that are compared."""
     out = {}
-    for name in MODEL_STYLES:
-        content = evaluation["models"].get(name)
-        if content and content["sweep"]:
+    for name in compared(evaluation):
+        content = evaluation["models"][name]
+        if content["sweep"] and len(content["exits"]) > 1:
             rows = sorted(content["sweep"], key=lambda row: row["threshold"])
             out[name] = Sweep(
                 tuple(row["threshold"] for row in rows),
@@ -54,6 +55,8 @@ def _thresholds_data(evaluation: Mapping[str, Any]) -> dict[str, Sweep]:
                 tuple(100 * row["accuracy"] for row in rows),
                 (content["policy"]["average_bops"], 100 * content["policy"]["accuracy"]),
             )
+    if not out:
+        raise MissingPartError("no threshold to move: no early exit", where="evaluation.json")
     return out
 
 

@@ -1,0 +1,167 @@
+"""The sections of the report page. Each raises `MissingPartError` where its part of the run is not written yet."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from html import escape
+
+import pandas as pd
+
+from usdn_nas.cost import layer_table, mean_bits
+from usdn_nas.report._interactive import front_payload
+from usdn_nas.report._markup import Section, definitions, flatten, paragraph, script_json, table
+from usdn_nas.report._script import SCRIPT
+from usdn_nas.report.figures._style import bops_unit, compared
+from usdn_nas.report.figures.reliability import FEW
+from usdn_nas.report.run import MissingPartError, Run
+from usdn_nas.report.tables import bits_table, gap_table, ladder_table, stage_table, table1, table2_wide
+
+__all__ = ["SECTIONS", "Figures", "cost"]
+
+Figures = Mapping[str, str]
+"""Name -> inline SVG of every figure that could be drawn."""
+
+
+def cost(bops: float) -> str:
+    """``"18.4 GBOPs"``."""
+    scale, unit = bops_unit([bops])
+    return f"{bops / scale:.4g} {unit}"
+
+
+def _figure(svg: str, caption: str, key: str = "") -> str:
+    name = f' id="{key}"' if key else ""
+    return f'<figure{name}><div class="scroll">{svg}</div><figcaption>{escape(caption)}</figcaption></figure>'
+
+
+def _details(summary: str, body: str) -> str:
+    return f"<details><summary>{escape(summary)}</summary>{body}</details>"
+
+
+def _front(run: Run, figures: Figures) -> Section:
+    data = script_json(front_payload(run))
+    groups = [group.name for group in run.space.groups]
+    rows = run.front.drop(columns=groups) if len(groups) > 12 else run.front
+    body = (
+        paragraph(
+            "Accuracy and average BOPs of the supernet's configurations. The front was selected on the very images it "
+            "is measured on, so it flatters; filled diamonds and squares are retrained networks on the test split. "
+            "Point at a mark for its bits, exits and thresholds; click to keep it; arrow keys walk along the front.",
+            "note",
+        )
+        + '<figure class="interactive"><div id="front-chart" aria-label="Pareto front: accuracy against average BOPs">'
+        f"{figures['front']}</div>"
+        '<ul id="front-legend" class="legend" hidden></ul>'
+        '<div id="front-point" class="point" aria-live="polite" hidden></div></figure>'
+        + _details(f"The front as a table ({len(rows)} points)", table(rows))
+        + f'<script type="application/json" id="front-data">{data}</script><script>{SCRIPT}</script>'
+    )
+    return Section("front", "Pareto front", body, "search")
+
+
+def _bits(run: Run, figures: Figures) -> Section:
+    winner = run.winner
+    rows = layer_table(run.space, winner)
+    means = []
+    for label, chosen in (("searched layers", [row for row in rows if row["group"]]), ("all layers", rows)):
+        mean = mean_bits(chosen)
+        weighted = f"{mean['mac_weighted_weight_bits']:.2f}/{mean['mac_weighted_activation_bits']:.2f}"
+        plain = f"{mean['mean_weight_bits']:.2f}/{mean['mean_activation_bits']:.2f}"
+        means.append((label, f"mean W/A {plain}, weighted by MACs {weighted}"))
+    where = ", ".join(f"{name} (≥ {t:.3f})" for name, t in zip(winner.exits, winner.thresholds, strict=True)) or "none"
+    body = (
+        _figure(
+            figures["bits"],
+            "Bit-widths of weights (W) and of each layer's input (A), in the order of the chain, blocks as bands. "
+            "Outlined bars are not searched; a dashed line is a placed exit with its confidence threshold. "
+            "Heads of exits are in the table.",
+        )
+        + definitions([("exits", where), *means, ("digest", winner.digest)])
+        + _details("Every layer", table(bits_table(run.space, winner)))
+    )
+    return Section("bits", "The winner's bit-widths and exits", body)
+
+
+def _exits(run: Run, figures: Figures) -> Section:
+    n = run.evaluation["n"]
+    body = table(
+        table1(run.evaluation, compared(run.evaluation)[0]),
+        "Cost share = exit rate × cumulative cost (the paper's Table I prints this); cumulative cost = what a sample "
+        f"that leaves there has cost, heads included. n = {n:,}.",
+        total=True,
+    )
+    body += _figure(figures["exits"], "Thresholds in the labels are those of the KD model, fitted on the search split.")
+    if "thresholds" in figures:
+        caption = "One threshold for all exits, moved from low to high; stars: the fitted thresholds, exit by exit."
+        body += "<h3>Threshold sweep</h3>" + _figure(figures["thresholds"], caption)
+    return Section("exits", "Exit rates and cost (Table I)", body, "test")
+
+
+def _calibration(run: Run, figures: Figures) -> Section:
+    body = ""
+    if run.evaluation["table2"]:
+        caption = "Over all samples at each exit. Var. (%): change relative to NonKD (cross-entropy alone)."
+        body += table(table2_wide(run.evaluation), caption)
+    else:
+        body += paragraph("The winner was not retrained with cross-entropy alone, so there is no comparison.", "note")
+    body += _figure(
+        figures["reliability"],
+        "Accuracy against confidence over all samples at each exit; above, samples in each bin. Above the diagonal: "
+        f"underconfident. Small marks: bins with fewer than {FEW} samples.",
+    )
+    return Section("calibration", "Calibration and distillation (Table II)", body, "test")
+
+
+def _gap(run: Run, figures: Figures) -> Section:
+    frame = gap_table(run.evaluation)
+    if frame.empty:
+        raise MissingPartError("no model was measured on both splits", where="evaluation.json")
+    caption = "Thresholds are fitted on the search split; the test split is read once."
+    return Section("gap", "Search against test", table(frame.drop(columns="model"), caption))
+
+
+def _ladder(run: Run, figures: Figures) -> Section:
+    ladder = run.ladder
+    verdict = "climbs" if ladder["monotone"] else "does not climb"
+    text = f"Accuracy {verdict} with the bit-width (each step no worse than -2 standard errors, paired). No early exit."
+    body = paragraph(text) + _figure(figures["ladder"], "Final exit: bars are standard errors of the paired step.")
+    body += _details("As a table", table(ladder_table(ladder), f"n = {ladder['n']:,}"))
+    return Section("ladder", "Supernet at uniform bit-widths", body)
+
+
+def _training(run: Run, figures: Figures) -> Section:
+    caption = "Accuracy of each exit on the search split; of the supernet, the largest path (solid) and the smallest."
+    return Section("training", "Training", _figure(figures["training"], caption))
+
+
+def _stages(run: Run, figures: Figures) -> Section:
+    frame = stage_table(run)
+    total = pd.DataFrame([{"stage": "all", "status": "", "seconds": frame["seconds"].sum()}])
+    return Section("stages", "How long it took", table(pd.concat([frame, total]), total=True))
+
+
+def _settings(run: Run, figures: Figures) -> Section:
+    chain = run.space.chain
+    calls = ", ".join(f"{name} × {count}" for name, count in sorted(chain.not_counted.items())) or "nothing"
+    space = flatten(run.space.spec.model_dump(mode="json", exclude_defaults=True))
+    body = (
+        paragraph(f"Not counted in MACs and BOPs: {calls}. Counted are convolutions and linear layers.")
+        + "<h3>Made with</h3>"
+        + definitions(flatten(run.study.get("provenance") or {}))
+        + _details("Search space", definitions(space))
+        + _details("Study, all settings", definitions(flatten(run.config.model_dump(mode="json"))))
+    )
+    return Section("settings", "Settings, versions, what was not counted", body)
+
+
+SECTIONS: tuple[Callable[[Run, Figures], Section], ...] = (
+    _front,
+    _bits,
+    _exits,
+    _calibration,
+    _gap,
+    _ladder,
+    _training,
+    _stages,
+    _settings,
+)
+"""In the order of the page."""

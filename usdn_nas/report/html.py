@@ -1,0 +1,175 @@
+"""One self-contained HTML page about a run: nothing is loaded from elsewhere, so it opens offline and can be mailed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from html import escape
+from pathlib import Path
+from string import Template
+from typing import Any
+
+from usdn_nas.cost import layer_table, mean_bits
+from usdn_nas.files import write_text
+from usdn_nas.report._markup import paragraph, prose, section
+from usdn_nas.report._sections import SECTIONS, cost
+from usdn_nas.report._style_sheet import STYLE_SHEET
+from usdn_nas.report._svg import depth_variables, inline_svg
+from usdn_nas.report.figures.write import make_figures
+from usdn_nas.report.run import MissingPartError, Run
+
+__all__ = ["write_report"]
+
+_PAGE = Template("""<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>$title · usdn-nas</title>
+<style>$style</style>
+</head>
+<body>
+<header>
+<h1>$title</h1>
+$summary
+$tiles
+<nav aria-label="Sections">$links</nav>
+</header>
+<main>
+$sections
+</main>
+<footer>$missing</footer>
+</body>
+</html>
+""")
+
+
+def _searched(run: Run) -> str:
+    """What was searched, in a sentence."""
+    space = run.space
+    shape = "×".join(map(str, space.chain.input_shape))
+    text = (
+        f"{space.chain.network} ({shape}, {space.chain.macs / 1e6:,.2f} M MACs) on {run.config.data.name}: "
+        f"{len(space.groups)} groups of layers, {space.bit_configurations:,} bit configurations × "
+        f"{2 ** len(space.candidates):,} placements of {len(space.candidates)} candidate exits."
+    )
+    try:
+        finished = run.trials.dropna(subset=["accuracy", "bops"])
+    except MissingPartError:
+        return text
+    return f"{text} {len(finished):,} configurations were run."
+
+
+def _conditions(run: Run) -> str:
+    made = run.study.get("provenance") or {}
+    parts = [f"{name} {made[name]}" for name in ("seed", "device", "processor") if made.get(name) is not None]
+    return f" ({', '.join(parts)})" if parts else ""
+
+
+def _winner(run: Run) -> str:
+    """The winner's bits and exits, in a sentence."""
+    winner = run.winner
+    trial = (run.architecture.get("source") or {}).get("trial")
+    mean = mean_bits([row for row in layer_table(run.space, winner) if row["group"]])
+    bits = f"{mean['mac_weighted_weight_bits']:.2f}/{mean['mac_weighted_activation_bits']:.2f}"
+    exits = f"early exits after {', '.join(winner.exits)}" if winner.exits else "no early exit"
+    return f"The winner{f' ({trial})' if trial else ''} has {bits} bits (W/A, mean by MACs, searched layers), {exits}."
+
+
+def _result(run: Run) -> str:
+    """What the winner reaches, on which split, under which conditions."""
+    reference = run.architecture["cost"]["reference_bops"]
+    beside = ""
+    if (policy := _test_policy(run)) is not None:
+        models, n = run.evaluation["models"], run.evaluation["n"]
+        if "teacher" in models:
+            accuracy = models["teacher"]["exits"][-1]["accuracy"]
+            beside = f" The full-precision teacher's final exit reaches {100 * accuracy:.2f}% there."
+        what, split = "Retrained with knowledge distillation, it reaches", "test split"
+    elif (policy := run.architecture["metrics"]) is not None:
+        n = policy["n"]
+        what, split = "With the supernet's weights it reaches", "search split, on which it was selected"
+    else:
+        return f"{_winner(run)} It was not measured{_conditions(run)}."
+    average = policy["average_bops"]
+    return (
+        f"{_winner(run)} {what} {100 * policy['accuracy']:.2f}% on the {split} (n = {n:,}), at {cost(average)} an "
+        f"image on average, {100 * average / reference:.1f}% of the reference{_conditions(run)}.{beside}"
+    )
+
+
+def _test_policy(run: Run) -> Mapping[str, Any] | None:
+    """The retrained winner's policy on the test split, if it was evaluated."""
+    try:
+        winner = run.evaluation["models"].get("kd")
+    except MissingPartError:
+        return None
+    return None if winner is None else winner["policy"]
+
+
+def _tiles(run: Run) -> str:
+    """The retrained winner's figures on the test split, at a glance."""
+    policy = _test_policy(run)
+    if policy is None:
+        return ""
+    evaluation = run.evaluation
+    early = sum(row["exit_rate"] for row in evaluation["models"]["kd"]["exits"][:-1])
+    reference = f"of the reference: 4/4, 8-bit ends, {cost(evaluation['reference_bops'])}"
+    tiles = (
+        (f"{100 * policy['accuracy']:.2f}%", f"accuracy, test split, n = {evaluation['n']:,}"),
+        (cost(policy["average_bops"]), "an image on average"),
+        (f"{100 * policy['relative_bops']:.1f}%", reference),
+        (f"{100 * early:.1f}%", "of the images leave early"),
+    )
+    cells = (f'<div class="tile"><b>{prose(value)}</b><span>{prose(text)}</span></div>' for value, text in tiles)
+    return f'<div class="tiles">{"".join(cells)}</div>'
+
+
+def _summary(run: Run) -> str:
+    try:
+        return paragraph(_searched(run), "lead") + paragraph(_result(run), "lead")
+    except MissingPartError as missing:
+        return paragraph(_searched(run), "lead") + paragraph(f"Unfinished: {missing}", "note")
+
+
+def page(run: Run) -> str:
+    """The page's text."""
+    depths, light, dark = depth_variables(len(run.space.candidates))
+    figures, parts = {}, []
+    missing: dict[str, None] = {}
+    for name, figure in make_figures(run):
+        if isinstance(figure, MissingPartError):
+            missing[str(figure)] = None
+        else:
+            figures[name] = inline_svg(figure, name, f"Figure: {name}", depths)
+    for build in SECTIONS:
+        try:
+            parts.append(build(run, figures))
+        except MissingPartError as reason:
+            missing[str(reason)] = None
+    return _PAGE.substitute(
+        title=escape(run.name),
+        style=STYLE_SHEET.replace("@LIGHT@", light).replace("@DARK@", dark),
+        summary=_summary(run),
+        tiles=_tiles(run),
+        links="".join(f'<a href="#{part.key}">{escape(part.title)}</a>' for part in parts),
+        sections="\n".join(section(part) for part in parts),
+        missing=_left_out(list(missing)),
+    )
+
+
+def _left_out(reasons: list[str]) -> str:
+    if not reasons:
+        return ""
+    items = "".join(f"<li>{escape(reason)}</li>" for reason in reasons)
+    return f"<p>Left out, as it is not there:</p><ul>{items}</ul>"
+
+
+def write_report(run: Run, path: Path | str) -> Path:
+    """Writes the page atomically and returns its path. Parts that are not there yet are left out, and named.
+
+    Raises:
+        UserError: A file of the run is wrong.
+    """
+    path = Path(path)
+    write_text(path, page(run))
+    return path
