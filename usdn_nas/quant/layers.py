@@ -6,8 +6,9 @@ mean full precision.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -71,8 +72,14 @@ class SwitchableLayer(nn.Module):
         quantizer = self.weight_quantizer.at(width)
         key = (self.layer.weight._version, quantizer.step._version)
         if self._quantized.get(width, (None, None))[:2] != key:
-            self._quantized[width] = (*key, quantizer(self.layer.weight).detach())
+            # An inference tensor could not be used in a later pass that records gradients.
+            with torch.inference_mode(False), torch.no_grad():
+                self._quantized[width] = (*key, quantizer(self.layer.weight))
         return self._quantized[width][2]
+
+    def _apply(self, fn: Callable[..., Tensor], recurse: bool = True) -> SwitchableLayer:
+        self._quantized.clear()  # another device or type leaves a parameter's version as it was
+        return super()._apply(fn, recurse)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.input_quantizer(x, self.bits[1])

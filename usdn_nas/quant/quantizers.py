@@ -54,7 +54,7 @@ class LearnedStep(nn.Module):
 
     Values are multiples of ``|step|``: signed codes -2^(b-1) .. 2^(b-1)-1 for weights, unsigned codes 0 .. 2^b-1 for
     inputs that cannot be negative. Where they can (``offset=True``), 2^b unsigned codes are shifted by a learned
-    offset. Unlike LSQ+, the offset is rounded to a whole number of steps, so that 0 stays on the grid and zero
+    offset. Unlike LSQ+, the offset is rounded to a whole number of steps and kept where 0 has a code, so that zero
     padding is exact.
 
     Args:
@@ -79,6 +79,7 @@ class LearnedStep(nn.Module):
         if self.offset is None:
             return self.low, self.high
         zero = round(-self.offset.item() / max(abs(self.step.item()), 1e-12))
+        zero = min(max(zero, self.low), self.high)
         return self.low - zero, self.high - zero
 
     def forward(self, x: Tensor) -> Tensor:
@@ -97,7 +98,7 @@ class LearnedStep(nn.Module):
         2 mean|x| / sqrt(Q_p), clips far too much at 5 bits and above.)
         """
         x = x.flatten()
-        lowest, highest = float(x.min()), float(x.max())
+        lowest, highest = min(float(x.min()), 0.0), max(float(x.max()), 0.0)
         reach = max(abs(lowest), abs(highest)) or 1.0
         best = (math.inf, 1.0, 0.0)
         for index in range(candidates):
