@@ -5,9 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
-import pickle
 import time
-import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -83,8 +81,12 @@ def _load(path: Path, network: nn.Module, optimizer: torch.optim.Optimizer, at: 
         network.load_state_dict(state["network"])
         optimizer.load_state_dict(state["optimizer"])
         vars(at).update(state["progress"])
-    except (RuntimeError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile, KeyError, AttributeError, ValueError):
-        raise UserError("expected a whole checkpoint, got a truncated or foreign file", where=path, remedy=remedy) from None
+    except (OSError, UserError):
+        raise
+    except Exception:  # torch.load raises whatever the damage leads to, IndexError and struct.error among others
+        raise UserError(
+            "expected a whole checkpoint, got a truncated or foreign file", where=path, remedy=remedy
+        ) from None
 
 
 def fit(
