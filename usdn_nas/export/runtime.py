@@ -90,8 +90,9 @@ class EarlyExitNetwork(nn.Module):
         confidence = images.new_zeros(count, dtype=torch.float32)
         exit_index = torch.zeros(count, dtype=torch.int64, device=images.device)
         left = torch.arange(count, device=images.device)
-        thresholds = (*self.architecture.thresholds, -1.0)
-        exits = dict(zip(self.network.exit_segments, range(len(thresholds)), strict=True))
+        thresholds = self.architecture.thresholds
+        last = len(thresholds)
+        exits = {segment: number for number, segment in enumerate(self.network.exit_segments)}
         state: tuple[Tensor, ...] = (images,)
         for index in range(len(self.network.segments)):
             if not len(left):
@@ -102,7 +103,8 @@ class EarlyExitNetwork(nn.Module):
             number = exits[index]
             answer = self.network.heads[number](*state)
             sure = answer.softmax(dim=1).amax(dim=1)
-            leaving = sure.double() >= thresholds[number]
+            # The final exit takes all that is left, NaN included.
+            leaving = sure.double() >= thresholds[number] if number < last else torch.ones_like(sure, dtype=torch.bool)
             gone = left[leaving]
             logits[gone], confidence[gone], exit_index[gone] = answer[leaving], sure[leaving].float(), number
             staying = ~leaving

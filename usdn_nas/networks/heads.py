@@ -60,7 +60,7 @@ def build_head(
     """A head for a state whose last tensor is ``shape`` = (C, H, W); returns logits (B, num_classes).
 
     ``linear``: global average pooling, linear. ``sdn``: max and average pooling of kernel floor(size / 4) mixed by
-    a learned scalar, linear; linear alone below size 4 (Kaya et al., 2019). ``conv``: 3x3 convolution, then as
+    a learned scalar, linear; linear alone where that is below 2 (Kaya et al., 2019). ``conv``: 3x3 convolution, then as
     ``linear``. ``msdnet``: two stride-2 3x3 convolutions, average pooling of 2, linear (Huang et al., 2018).
     ``conv3``: three stride-2 3x3 convolutions, then as ``linear``: with 64 channels the head whose cost agrees with
     Table I of the USDN supplement. Convolutions are followed by BatchNorm and ReLU.
@@ -68,13 +68,12 @@ def build_head(
     Args:
         width: Channels of the head's convolutions; None: ``stem_width`` for ``conv3``, else C.
     """
-    channels, height, _ = shape
-    size = min(shape[1:])
+    channels, size = shape[0], min(shape[1:])
     pool: dict[str, nn.Module] = {"pool": nn.AdaptiveAvgPool2d(1), "flatten": nn.Flatten()}
     if kind == "linear":
         return Head(OrderedDict(pool, linear=nn.Linear(channels, num_classes)))
     if kind == "sdn":
-        kernel = height // 4
+        kernel = size // 4
         reduce: dict[str, nn.Module] = {"pool": MixedPool(kernel)} if kernel > 1 else {}
         side = shape[1] // max(kernel, 1), shape[2] // max(kernel, 1)
         features = channels * side[0] * side[1]
