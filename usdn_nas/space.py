@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveInt, model_validator
 
 from usdn_nas.architecture import Architecture, Bits
 from usdn_nas.errors import UserError, nearest
@@ -23,7 +23,14 @@ from usdn_nas.validation import validate
 
 __all__ = ["Group", "SearchSpace", "SpaceSpec", "load_space"]
 
-BitWidth = Annotated[int, Field(ge=2, le=32)]
+
+def _bit_width(width: int) -> int:
+    if not (2 <= width <= 16 or width == 32):
+        raise ValueError("expected 2 to 16 bits, or 32 for full precision")
+    return width
+
+
+BitWidth = Annotated[int, AfterValidator(_bit_width)]
 """2 to 16, or 32 for full precision."""
 BitPair = tuple[BitWidth, BitWidth]
 
@@ -36,11 +43,11 @@ class NetworkSpec(_Strict):
     """Which network. ``depth`` is 6n+2 and ``width`` the channels of the first stage of a CIFAR-style ResNet."""
 
     name: str
-    input_shape: tuple[int, int, int]
+    input_shape: tuple[PositiveInt, PositiveInt, PositiveInt]
     num_classes: int = Field(ge=2)
-    depth: int | None = None
-    width: int | None = None
-    stem_stride: int | None = None
+    depth: PositiveInt | None = None
+    width: PositiveInt | None = None
+    stem_stride: PositiveInt | None = None
 
 
 class BitsSpec(_Strict):
@@ -229,7 +236,10 @@ class SearchSpace:
         return {group.name: group.choices[index] for group, index in zip(self.groups, indices, strict=True)}
 
     def ladder(self) -> list[dict[str, Bits]]:
-        """Uniform configurations: every choice that all groups have, given to all of them, cheapest first."""
+        """Uniform configurations, cheapest first: every (b, b) that all groups have, given to all of them.
+
+        Where there is none, every pair that all have.
+        """
         common = [pair for pair in self.groups[0].choices if all(pair in group.choices for group in self.groups)]
         return [{group.name: pair for group in self.groups} for pair in common if pair[0] == pair[1]] or [
             {group.name: pair for group in self.groups} for pair in common

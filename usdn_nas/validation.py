@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
@@ -21,7 +22,12 @@ def _field_names(model: type[BaseModel], path: tuple[Any, ...]) -> list[str]:
         if field is None or not (isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)):
             return []
         model = field.annotation
-    return list(model.model_fields)
+    return [field.alias or name for name, field in model.model_fields.items()]
+
+
+def _without_tags(location: tuple[int | str, ...]) -> tuple[int | str, ...]:
+    """The keys of a location alone: pydantic also names the member of a union, as in ``tuple[int,int]``."""
+    return tuple(part for part in location if isinstance(part, int) or not re.fullmatch(r"[a-z-]+\[.*\]", part))
 
 
 def validate(model: type[M], payload: Mapping[str, Any], where: object) -> M:
@@ -33,8 +39,8 @@ def validate(model: type[M], payload: Mapping[str, Any], where: object) -> M:
     try:
         return model.model_validate(payload)
     except ValidationError as error:
-        first = error.errors()[0]
-        location = tuple(first["loc"])
+        first, *others = error.errors()
+        location = _without_tags(first["loc"])
         dotted = ".".join(str(part) for part in location)
         place = f"{where}: {dotted}" if dotted else where
         if first["type"] == "extra_forbidden":
@@ -42,6 +48,7 @@ def validate(model: type[M], payload: Mapping[str, Any], where: object) -> M:
             raise UserError(f"unknown key '{location[-1]}'", where=place, remedy=remedy) from None
         if first["type"] == "missing":
             raise UserError("this key is missing", where=place) from None
-        message = first["msg"].removeprefix("Value error, ")
+        same_place = [first, *(other for other in others if _without_tags(other["loc"]) == location)]
+        message = " or ".join(found["msg"].removeprefix("Value error, ") for found in same_place)
         got = "" if isinstance(first["input"], Mapping) else f", got {first['input']!r}"
         raise UserError(f"{message}{got}", where=place) from None
