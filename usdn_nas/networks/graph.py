@@ -54,7 +54,7 @@ def analyze(module: nn.Module, prefix: str, state: Sequence[Tensor], non_negativ
         state: Meta tensors with a batch of one, its arguments.
         non_negative: For each of ``state``: whether it can never be negative.
     """
-    traced = fx.symbolic_trace(copy.deepcopy(module).train().to("meta"))
+    traced = fx.symbolic_trace(copy.deepcopy(module).train().to("meta", torch.float32))
     ShapeProp(traced.eval()).propagate(*state)
     part = PartGraph()
     signs: dict[fx.Node, bool] = {}
