@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from usdn_nas.architecture import Architecture, Bits
-from usdn_nas.records import FINAL_EXIT, LayerRecord
+from usdn_nas.records import FINAL_EXIT, ExitRecord, LayerRecord, SegmentRecord
 from usdn_nas.space import SearchSpace
 
 __all__ = ["ExitCosts", "exit_costs", "full_bops", "layer_table", "mean_bits", "reference_bops", "uniform_bops"]
@@ -91,15 +91,16 @@ def layer_table(space: SearchSpace, architecture: Architecture) -> list[dict[str
     """
     by_layer = space.layer_bits(architecture.bits)
     exits = [e for e in space.chain.exits if e.name in architecture.exits or e.name == FINAL_EXIT]
+    parts: list[SegmentRecord | ExitRecord] = [*space.chain.segments, *exits]
     rows = []
-    for part, is_exit in [*((s, False) for s in space.chain.segments), *((e, True) for e in exits)]:
+    for part in parts:
         for layer in part.layers:
             w, a = by_layer[layer.name]
             rows.append(
                 {
                     "name": layer.name,
                     "part": part.name,
-                    "exit": is_exit,
+                    "exit": isinstance(part, ExitRecord),
                     "group": space.group_of.get(layer.name),
                     "kind": layer.kind,
                     "macs": layer.macs,

@@ -78,13 +78,15 @@ class ChainRecord:
 
     def layers(self) -> Iterator[LayerRecord]:
         """All layers: those of the segments in order, then those of the exits in order."""
-        for part in (*self.segments, *self.exits):
+        parts: tuple[SegmentRecord | ExitRecord, ...] = (*self.segments, *self.exits)
+        for part in parts:
             yield from part.layers
 
     @property
     def macs(self) -> int:
         """MACs of the network without internal classifiers: all segments and the final exit."""
-        return sum(layer.macs for part in (*self.segments, self.exits[-1]) for layer in part.layers)
+        parts: tuple[SegmentRecord | ExitRecord, ...] = (*self.segments, self.exits[-1])
+        return sum(layer.macs for part in parts for layer in part.layers)
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON's own types (tuples become lists when written)."""

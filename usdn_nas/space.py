@@ -228,7 +228,7 @@ class SearchSpace:
         Args:
             bits: Group name -> (W, A).
         """
-        chosen = {layer: tuple(bits[group]) for layer, group in self.group_of.items()}
+        chosen = {layer: (bits[group][0], bits[group][1]) for layer, group in self.group_of.items()}
         return {layer.name: chosen.get(layer.name) or self.fixed[layer.name] for layer in self.chain.layers()}
 
     def choice_bits(self, indices: Sequence[int]) -> dict[str, Bits]:
