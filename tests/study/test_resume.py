@@ -28,8 +28,8 @@ CASES: list[dict[str, Any]] = [
     {"sampler": "nsga2", "exits": "sampled"},
     {"sampler": "nsga3", "configurations": 26},
     {"sampler": "brute"},
-    {"sampler": "gp", "mode": "scalar", "configurations": 13},
-    {"sampler": "gp", "mode": "budget", "configurations": 13},
+    {"sampler": "gp", "mode": "scalar", "configurations": 12},
+    {"sampler": "gp", "mode": "budget", "configurations": 12},
 ]
 
 
