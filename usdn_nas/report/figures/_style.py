@@ -119,18 +119,23 @@ def bops_unit(values: Iterable[float]) -> tuple[float, str]:
     return 1e3, "kBOPs"
 
 
-def width_inches(ax: Axes) -> float:
-    """Width of the axes; a figure with a layout engine is laid out first."""
+def size_inches(ax: Axes) -> tuple[float, float]:
+    """Width and height of the axes; a figure with a layout engine is laid out first."""
     figure = ax.get_figure(root=True)
     assert figure is not None
     if figure.get_layout_engine() is not None:
         figure.draw_without_rendering()
-    return float(ax.get_position().width * figure.get_size_inches()[0])
+    width, height = figure.get_size_inches()
+    box = ax.get_position()
+    return float(box.width * width), float(box.height * height)
 
 
 def grid(ax: Axes, axis: str = "both") -> None:
-    ax.grid(True, axis=axis)  # type: ignore[arg-type]
-    ax.tick_params(length=2.5)
+    """A grid behind the data and no frame, also on axes that were made in another style."""
+    ax.grid(True, axis=axis, color=FAINT, linewidth=0.5, alpha=0.6)  # type: ignore[arg-type]
+    ax.set_axisbelow(True)
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.tick_params(length=2.5, labelsize=8)
 
 
 def halo() -> list[withStroke]:

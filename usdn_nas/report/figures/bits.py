@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from usdn_nas.architecture import Architecture
@@ -13,14 +15,14 @@ from usdn_nas.records import FINAL_EXIT, LayerRecord
 from usdn_nas.report.figures._style import (
     BAND,
     BLUE,
-    FAINT,
     INK,
     MUTED,
     ORANGE,
     PAPER,
+    grid,
     new_axes,
+    size_inches,
     styled,
-    width_inches,
 )
 from usdn_nas.report.run import Run
 from usdn_nas.space import SearchSpace
@@ -29,7 +31,9 @@ __all__ = ["BitsData", "LayerBits", "draw_bits", "plot_bits"]
 
 _LABEL_INCHES = 0.125  # a line of rotated 7 pt text with its leading
 _CHARACTER_INCHES = 0.06
+_LABEL_SIZE = 7
 _FULL_PRECISION = 32
+_EXIT_LINE = (0, (4, 1.5))
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,7 @@ class BitsData:
         flags: (position, text) of each placed exit; position counts the layers before it.
     """
 
+    title: str
     layers: tuple[LayerBits, ...]
     blocks: tuple[tuple[str, int, int], ...]
     flags: tuple[tuple[int, str], ...]
@@ -81,22 +86,26 @@ def _bits_data(space: SearchSpace, architecture: Architecture, heads: bool) -> B
             if exit_.name == FINAL_EXIT:
                 add(exit_.name, exit_.layers, exit_.name)
             elif exit_.name in thresholds:
-                flags.append((len(layers), f"exit {exit_.name} (≥ {thresholds[exit_.name]:.2f})"))
+                flags.append((len(layers), f"{exit_.name}\n≥ {thresholds[exit_.name]:.2f}"))
                 if heads:
                     add(exit_.name, exit_.layers, f"head {len(flags) - 1}")
-    return BitsData(tuple(layers), tuple(blocks), tuple(flags))
+    return BitsData(f"Bit-widths, {chain.network}", tuple(layers), tuple(blocks), tuple(flags))
 
 
-def _flag_rows(flags: Sequence[tuple[int, str]], inches_per_layer: float, room: float) -> list[int]:
-    """A row for each flag's text, so that no two texts touch: each takes the lowest row that is free."""
-    ends: list[float] = []
-    rows = []
-    for position, text in flags:
-        start = min(position, room - len(text) * _CHARACTER_INCHES / inches_per_layer)
-        row = next((i for i, end in enumerate(ends) if end <= start), len(ends))
-        ends[row : row + 1] = [position + (len(text) + 2) * _CHARACTER_INCHES / inches_per_layer]
-        rows.append(row)
+def _flag_rows(flags: Sequence[tuple[int, str]], inches_per_layer: float) -> list[int]:
+    """A row for each flag's text, which stands right of its line, so that it meets no other text and no other line.
+
+    A text that reaches a later flag stands above that flag's text: the later line ends below it.
+    """
+    rows = [0] * len(flags)
+    for i in reversed(range(len(flags))):
+        end = flags[i][0] + (_text_inches(flags[i][1]) + 0.08) / inches_per_layer
+        rows[i] = max((rows[j] + 1 for j in range(i + 1, len(flags)) if flags[j][0] < end), default=0)
     return rows
+
+
+def _text_inches(text: str) -> float:
+    return max(len(line) for line in text.splitlines()) * _CHARACTER_INCHES
 
 
 def _height(bits: int, others: int) -> int:
@@ -109,11 +118,10 @@ def _draw_blocks(ax: Axes, data: BitsData, inches_per_layer: float) -> None:
     for i, (_, first, count) in enumerate(data.blocks):
         if i % 2 == 0:
             ax.axvspan(first - 0.5, first + count - 0.5, color=BAND, linewidth=0, zorder=0)
-    size = 7
     step = max(1, round(_LABEL_INCHES / inches_per_layer + 0.45))
     shown = list(range(0, len(data.layers), step))
     names = [data.layers[i].name for i in shown]
-    ax.set_xticks(shown, names, rotation=90, fontsize=size)
+    ax.set_xticks(shown, names, rotation=90, fontsize=_LABEL_SIZE)
     ax.tick_params(axis="x", length=0, pad=2)
     below = max(len(name) for name in names) * _CHARACTER_INCHES * 72 + 8
     middles = [first + (count - 1) / 2 for _, first, count in data.blocks]
@@ -126,62 +134,85 @@ def _draw_blocks(ax: Axes, data: BitsData, inches_per_layer: float) -> None:
     second = ax.secondary_xaxis("bottom")
     second.set_xticks([middles[i] for i in keep], [data.blocks[i][0] for i in keep])
     second.tick_params(
-        length=0, pad=below, labelsize=size, labelrotation=90 if upright else 0, labelcolor=MUTED, color=MUTED
+        length=0, pad=below, labelsize=_LABEL_SIZE, labelrotation=90 if upright else 0, labelcolor=MUTED, color=MUTED
     )
     second.spines[:].set_visible(False)
 
 
 def draw_bits(ax: Axes, data: BitsData) -> Axes:
-    """Draws ``data`` on ``ax``; the numbers of labels and the rows of flags follow from its width."""
+    """Draws ``data`` on ``ax``; the numbers of labels and the rows of flags follow from its size."""
     count = len(data.layers)
+    width_inches = size_inches(ax)[0]
     widths = {b for layer in data.layers for b in (layer.weight_bits, layer.activation_bits)}
     others = max((b for b in widths if b != _FULL_PRECISION), default=8)
-    inches_per_layer = width_inches(ax) / (count + 0.4)
+    _draw_bars(ax, data.layers, others)
+    _draw_blocks(ax, data, width_inches / (count + 0.4))
+    ax.set_ylabel("bits")
+    height_inches = size_inches(ax)[1]
+    ceiling = _draw_flags(ax, data, _height(max(widths), others), (width_inches, height_inches))
+    ax.set_xlim(-0.7, count - 0.3)
+    ax.set_ylim(0, ceiling)
+    shown: list[int] = []
+    for bits in sorted(widths, reverse=True):
+        if not shown or (_height(shown[-1], others) - _height(bits, others)) * height_inches / ceiling >= _LABEL_INCHES:
+            shown.append(bits)
+    ax.set_yticks([_height(b, others) for b in shown], ["FP32" if b == _FULL_PRECISION else str(b) for b in shown])
+    grid(ax, "y")
+    ax.tick_params(axis="x", length=0, labelsize=_LABEL_SIZE)
+    _legend(ax, data)
+    ax.set_title(data.title, pad=22 if width_inches < 5.2 else None)
+    return ax
+
+
+def _draw_bars(ax: Axes, layers: Sequence[LayerBits], others: int) -> None:
+    """W plain, A hatched; filled where they are searched, outlined where they are not."""
     for offset, color, hatch, key in ((-0.2, BLUE, "", "weight_bits"), (0.2, ORANGE, "////", "activation_bits")):
         for searched in (True, False):
-            chosen = [i for i, layer in enumerate(data.layers) if layer.searched == searched]
+            chosen = [i for i, layer in enumerate(layers) if layer.searched == searched]
             ax.bar(
                 [i + offset for i in chosen],
-                [_height(getattr(data.layers[i], key), others) for i in chosen],
+                [_height(getattr(layers[i], key), others) for i in chosen],
                 width=0.38,
                 facecolor=color if searched else PAPER,
                 edgecolor=(PAPER if hatch else color) if searched else color,
                 hatch=hatch if searched else hatch[:2],
                 linewidth=0 if searched else 1,
             )
-    _draw_blocks(ax, data, inches_per_layer)
-    top = max(_height(b, others) for b in widths)
-    rows = _flag_rows(data.flags, inches_per_layer, count)
+
+
+def _draw_flags(ax: Axes, data: BitsData, top: int, inches: tuple[float, float]) -> float:
+    """Lines and texts of the placed exits above bars of height ``top``; returns where the axis shall end."""
+    rows = _flag_rows(data.flags, inches[0] / (len(data.layers) + 0.4))
+    line = 0.3  # inches, two lines of text
+    step = line * (top + 1) / max(inches[1] - line * (max(rows, default=0) + 1), 0.8)
     for (position, text), row in zip(data.flags, rows, strict=True):
-        height = top + 0.55 + 0.8 * row
-        ax.plot([position - 0.5] * 2, [0, height + 0.55], color=INK, linewidth=1.2, linestyle=(0, (4, 1.5)), zorder=3)
-        room = (count - position) * inches_per_layer > len(text) * _CHARACTER_INCHES
-        ax.annotate(
-            text,
-            (position - 0.5, height),
-            xytext=(3 if room else -3, 0),
-            textcoords="offset points",
-            ha="left" if room else "right",
-            va="bottom",
-            fontsize=7.5,
-        )
-    ax.set_xlim(-0.7, count - 0.3)
-    ax.set_ylim(0, top + (0.9 + 0.8 * (max(rows) + 1) if rows else 0.5))
-    ax.set_yticks([_height(b, others) for b in sorted(widths)], ["FP32" if b == 32 else str(b) for b in sorted(widths)])
-    ax.grid(True, axis="y", color=FAINT)
-    ax.set_ylabel("bits")
-    _legend(ax, data)
-    return ax
+        height = top + 0.4 + step * row
+        ax.plot([position - 0.5] * 2, [0, height + step], color=INK, linewidth=1.2, linestyle=_EXIT_LINE, zorder=3)
+        place: Any = {"xytext": (3, 0), "textcoords": "offset points", "va": "bottom"}
+        ax.annotate(text, (position - 0.5, height), fontsize=7.5, linespacing=1.05, **place)
+    return top + 0.5 + step * (max(rows) + 1 if rows else 0)
 
 
 def _legend(ax: Axes, data: BitsData) -> None:
-    handles = [
+    handles: list[Patch | Line2D] = [
         Patch(facecolor=BLUE, label="W"),
         Patch(facecolor=ORANGE, edgecolor=PAPER, hatch="////", linewidth=0, label="A (input)"),
     ]
     if not all(layer.searched for layer in data.layers):
         handles.append(Patch(facecolor=PAPER, edgecolor=MUTED, label="not searched"))
-    ax.legend(handles=handles, loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=3, borderaxespad=0.3)
+    if data.flags:
+        handles.append(Line2D([], [], color=INK, linewidth=1.2, linestyle=_EXIT_LINE, label="exit, threshold"))
+    ax.legend(
+        handles=handles,
+        loc="lower right",
+        bbox_to_anchor=(1.0, 1.0),
+        ncols=len(handles),
+        borderaxespad=0.2,
+        columnspacing=1.1,
+        handlelength=1.7,
+        fontsize=7.5,
+        frameon=False,
+    )
 
 
 @styled
@@ -200,7 +231,5 @@ def plot_bits(
         heads = run.space.spec.exits.head_bits == "search"
     data = _bits_data(run.space, run.winner if architecture is None else architecture, heads)
     if ax is None:
-        ax = new_axes(min(max(5.5, 0.3 * len(data.layers) + 1), 12), 3.1)[0]
-    ax = draw_bits(ax, data)
-    ax.set_title(f"Bit-widths, {run.space.chain.network}")
-    return ax
+        ax = new_axes(min(max(5.5, 0.3 * len(data.layers) + 1), 12), 3.2)[0]
+    return draw_bits(ax, data)

@@ -46,6 +46,8 @@ def make_figures(run: Run) -> Iterator[tuple[str, Figure | MissingPartError]]:
             continue
         figure = (axes if isinstance(axes, Axes) else axes[0]).get_figure(root=True)
         assert figure is not None
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")  # what was laid out stays; each file would do it again
         yield name, figure
 
 
