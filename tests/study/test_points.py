@@ -13,7 +13,7 @@ from tests.study.helpers import SPACE, config, evaluate, opened, searched
 from usdn_nas.cost import exit_costs, reference_bops
 from usdn_nas.errors import UserError
 from usdn_nas.policy.apply import apply
-from usdn_nas.study.points import all_points, best_point, find_point, front_points, select
+from usdn_nas.study.points import all_points, best_point, completed, find_point, front_points, select
 from usdn_nas.study.tables import write_tables
 
 REFERENCE = float(reference_bops(SPACE))
@@ -59,7 +59,7 @@ def test_selection(tmp_path: Path) -> None:
     assert value == max(p.accuracy - 0.3 / REFERENCE * p.bops for p in points)
     assert best_point(front, config(tr=0.3), REFERENCE) == chosen
     budget = front[3].bops
-    assert select(front, budget_bops=budget) == front[3]
+    assert select(front, budget_bops=budget, reference_bops=REFERENCE) == front[3]
     assert best_point(front, config(mode="budget", gbops=budget / 1e9 * (1 + 1e-12)), REFERENCE) == front[3]
     with pytest.raises(UserError, match=f"the cheapest is {front[0].name}"):
         select(front, budget_bops=1.0)
@@ -67,6 +67,9 @@ def test_selection(tmp_path: Path) -> None:
         select([], best=True)
     with pytest.raises(ValueError, match="exactly one"):
         select(front)
+    with pytest.raises(ValueError, match="needs 'reference_bops'"):
+        select(front, tr=0.1)
+    assert completed(study) == 8
 
 
 def test_tables(tmp_path: Path) -> None:

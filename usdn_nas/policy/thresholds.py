@@ -173,7 +173,7 @@ def fit_thresholds(
         outputs: Restricted to the placed exits and the final one.
         costs: Restricted likewise.
         tr: Weight of the relative average BOPs, average BOPs / ``reference_bops``.
-        reference_bops: Goes with ``tr``.
+        reference_bops: Needed with ``tr``, without it of no effect.
         budget_bops: Most average BOPs of a sample.
 
     Raises:
@@ -181,7 +181,7 @@ def fit_thresholds(
         ValueError: Not exactly one of ``tr`` (with its reference) and ``budget_bops`` is given.
     """
     check_names(outputs, costs)
-    if (tr is None) == (budget_bops is None) or (tr is None) != (reference_bops is None):
+    if (tr is None) == (budget_bops is None) or (tr is not None and reference_bops is None):
         raise ValueError("give either 'tr' and 'reference_bops', or 'budget_bops'")
     if budget_bops is not None and (cheapest := int(costs.cumulative[0])) > budget_bops:
         # The first exit comes first for every sample, and the lowest threshold on the grid lets all leave there.

@@ -16,7 +16,7 @@ from usdn_nas.policy.front import pareto_front
 from usdn_nas.space import SearchSpace
 from usdn_nas.study.parameters import bits_of
 
-__all__ = ["FrontPoint", "all_points", "best_point", "find_point", "front_points", "select"]
+__all__ = ["FrontPoint", "all_points", "best_point", "completed", "find_point", "front_points", "select"]
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,11 @@ def _complete(study: optuna.Study) -> list[FrozenTrial]:
     """Those that carry a front: somebody may have told others by hand."""
     trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     return [trial for trial in trials if "front" in trial.user_attrs]
+
+
+def completed(study: optuna.Study) -> int:
+    """Number of complete trials."""
+    return len(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)))
 
 
 def _point(space: SearchSpace, trial: FrozenTrial, policy: int) -> FrontPoint:
@@ -113,15 +118,15 @@ def select(
         best: The most accurate.
         tr: The greatest accuracy - ``tr`` x BOPs / ``reference_bops``.
         budget_bops: The most accurate with at most these average BOPs.
-        reference_bops: Goes with ``tr``.
+        reference_bops: Needed with ``tr``, without it of no effect.
 
     Raises:
         UserError: There are no points, or none fits the budget; the message names the cheapest.
     """
     if best + (tr is not None) + (budget_bops is not None) != 1:
         raise ValueError("give exactly one of 'best', 'tr' and 'budget_bops'")
-    if (tr is None) != (reference_bops is None):
-        raise ValueError("'tr' goes with 'reference_bops'")
+    if tr is not None and reference_bops is None:
+        raise ValueError("'tr' needs 'reference_bops'")
     if not points:
         raise UserError("the search has no complete trial yet")
     weight = tr / reference_bops if tr is not None and reference_bops is not None else 0.0

@@ -16,7 +16,10 @@ from usdn_nas.study.objectives import objectives
 from usdn_nas.study.samplers import SamplerSettings, SeededSampler, goal, sampler_settings
 from usdn_nas.study.storage import open_storage, quiet
 
-__all__ = ["open_study", "planned", "read_study"]
+__all__ = ["Study", "open_study", "planned", "read_study"]
+
+Study = optuna.Study
+"""For the annotations of those who do not import Optuna."""
 
 _FINGERPRINT = "fingerprint"
 _SETTINGS = "search"
