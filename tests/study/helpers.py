@@ -9,13 +9,13 @@ from typing import Any
 
 import optuna
 import pytest
-from optuna.storages.journal import JournalFileBackend
 
 from tests.helpers import search_space, synthetic_outputs
 from usdn_nas.architecture import Bits
 from usdn_nas.config import SearchConfig
 from usdn_nas.policy.outputs import ExitOutputs
 from usdn_nas.study import lease
+from usdn_nas.study.journal import Journal
 from usdn_nas.study.search import Evaluate, TrialSummary, run_search
 from usdn_nas.study.session import open_study
 
@@ -64,23 +64,23 @@ class Killed(BaseException):
 @contextmanager
 def killed_after(appends: int, how: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Every write to a journal from number ``appends`` on is lost: ``before`` it, ``after`` it, or ``torn`` in it."""
-    original = JournalFileBackend.append_logs
+    original = Journal.append_logs
     left = appends
 
-    def append(self: JournalFileBackend, logs: list[dict[str, Any]]) -> None:
+    def append(self: Journal, logs: list[dict[str, Any]]) -> None:
         nonlocal left
         left -= 1
         if left > 0 or (left == 0 and how != "before"):
             original(self, logs)
         if left == 0 and how == "torn":
-            path = Path(self._file_path)
+            path = Path(self._path)
             path.write_bytes(path.read_bytes()[:-7])
         if left <= 0:
             raise Killed
 
     boots = iter(range(10**6))
     with monkeypatch.context() as patch:
-        patch.setattr(JournalFileBackend, "append_logs", append)
+        patch.setattr(Journal, "append_logs", append)
         # What was written before the kill comes from a boot that is over.
         patch.setattr(lease, "_place", lambda: {"host": "here", "boot": f"{appends}-{next(boots)}", "processes": None})
         yield

@@ -11,8 +11,9 @@ import pytest
 
 from tests.study.helpers import FINGERPRINT, config, content, opened, searched
 from usdn_nas.errors import UserError
+from usdn_nas.study.journal import JournalLock
 from usdn_nas.study.session import read_study
-from usdn_nas.study.storage import JournalLock, open_storage
+from usdn_nas.study.storage import open_storage
 
 
 def test_a_worker_that_differs_is_refused(tmp_path: Path) -> None:

@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
 import optuna
 from optuna.storages import BaseStorage, JournalStorage
-from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 
 from usdn_nas.errors import UserError
+from usdn_nas.study.journal import Journal
 
-if sys.platform != "win32":
-    import fcntl
-
-__all__ = ["JournalLock", "open_storage", "quiet"]
+__all__ = ["open_storage", "quiet"]
 
 _JOURNALS = (".journal", ".log")
 
@@ -36,67 +31,10 @@ def quiet() -> Iterator[None]:
         optuna.logging.set_verbosity(before)
 
 
-class JournalLock(JournalFileOpenLock):
-    """Lock of a journal that dies with its owner, and mends the journal on the way in.
-
-    Optuna's own locks are files that a killed worker leaves behind; the next one then waits 30 seconds. This one is
-    ``flock``, which the kernel gives back (on Windows, Optuna's serves). A last line without its end was torn by a
-    kill: the next append would grow onto it and make the journal unreadable, so it is cut off, under the lock,
-    before anything is written.
-    """
-
-    def __init__(self, path: Path) -> None:
-        super().__init__(str(path))
-        self._path = path
-        self._handle: int | None = None
-
-    def acquire(self) -> bool:
-        """Waits for the lock, then mends the journal."""
-        if sys.platform == "win32":
-            super().acquire()
-        else:
-            handle = os.open(f"{self._path}.flock", os.O_RDWR | os.O_CREAT, 0o666)
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX)
-            except BaseException:
-                os.close(handle)
-                raise
-            self._handle = handle
-        _cut_torn_line(self._path)
-        return True
-
-    def release(self) -> None:
-        """Gives the lock back."""
-        if sys.platform == "win32":
-            super().release()
-        elif self._handle is not None:
-            handle, self._handle = self._handle, None
-            os.close(handle)
-
-
-def _cut_torn_line(path: Path) -> None:
-    with path.open("rb+") as file:
-        end = position = file.seek(0, os.SEEK_END)
-        while position:
-            start = max(0, position - (1 << 16))
-            file.seek(start)
-            newline = file.read(position - start).rfind(b"\n")
-            if newline >= 0:
-                position = start + newline + 1
-                break
-            position = start
-        if position < end:
-            file.truncate(position)
-            os.fsync(file.fileno())
-
-
 def _open_journal(path: Path) -> BaseStorage:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.touch(exist_ok=True)
-    lock = JournalLock(path)
-    lock.acquire()
-    lock.release()
-    return JournalStorage(JournalFileBackend(str(path), lock_obj=lock))
+    return JournalStorage(Journal(path))
 
 
 def open_storage(url: str | None, default: Path) -> BaseStorage:
