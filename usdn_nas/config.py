@@ -52,7 +52,11 @@ class DataConfig(_Strict):
 
 
 class TrainConfig(_Strict):
-    """One training: SGD with Nesterov momentum, cosine annealing from ``lr`` to 0 after a linear warm-up."""
+    """One training: SGD with Nesterov momentum, cosine annealing from ``lr`` to 0 after a linear warm-up.
+
+    ``step_lr``: learning rate of quantizer step sizes, as a share of ``lr``. ``clip_norm``: largest norm of a step's
+    gradient. ``max_steps``: fewer steps than ``epochs`` make.
+    """
 
     epochs: int = Field(ge=1)
     batch_size: int = Field(default=64, ge=1)
@@ -60,6 +64,8 @@ class TrainConfig(_Strict):
     momentum: float = Field(default=0.9, ge=0, lt=1)
     weight_decay: float = Field(default=1e-4, ge=0)
     warmup_epochs: float = Field(default=0, ge=0)
+    step_lr: float = Field(default=0.1, ge=0)
+    clip_norm: float | None = Field(default=None, gt=0)
     max_steps: int | None = Field(default=None, ge=1)
 
 

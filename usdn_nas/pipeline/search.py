@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from usdn_nas.architecture import Architecture
+import optuna
+from optuna.trial import TrialState
+
 from usdn_nas.cost import exit_costs, reference_bops
 from usdn_nas.evaluation.outputs import SupernetEvaluator, run
 from usdn_nas.evaluation.summary import policy_metrics
@@ -18,32 +20,65 @@ from usdn_nas.policy.apply import PolicyResult, apply
 from usdn_nas.policy.outputs import ExitOutputs
 from usdn_nas.policy.thresholds import fit_thresholds
 from usdn_nas.quant.supernet import Supernet, materialize
-from usdn_nas.study import FrontPoint, find_point, front_points, open_study, run_search, select, write_tables
+from usdn_nas.study.points import FrontPoint, best_point, find_point, front_points, select
+from usdn_nas.study.samplers import goal
+from usdn_nas.study.search import TrialSummary, run_search
+from usdn_nas.study.session import open_study, read_study
+from usdn_nas.study.tables import write_tables
 
-__all__ = ["export", "export_front", "objective_of", "open_search", "refit", "search", "selection_metrics"]
+__all__ = ["export", "export_front", "load_retrained", "objective_of", "refit", "search"]
 
 
-def open_search(context: Context, inputs: dict[str, Any] | None = None) -> Any:
-    """The run's Optuna study; with ``inputs`` a worker whose settings differ is refused."""
-    settings = context.study.search
-    fingerprint = None if inputs is None else {key: value for key, value in inputs.items() if isinstance(value, str)}
-    return open_study(
-        context.space,
-        settings,
-        seed=context.study.seed,
-        storage_path=context.folder / "search" / "study.journal",
-        fingerprint=fingerprint or {},
-        name=settings.study_name or context.name,
-    )
+def _journal(context: Context) -> Path:
+    return context.folder / "search" / "study.journal"
+
+
+def _read(context: Context) -> optuna.Study:
+    return read_study(context.study.search, storage_path=_journal(context), name=context.name)
 
 
 def search(context: Context, inputs: dict[str, Any]) -> None:
-    """Runs the study up to its number of configurations and writes its tables."""
-    settings = context.study.search
-    study = open_search(context, inputs)
+    """Runs the study up to its number of configurations and writes its tables.
+
+    Args:
+        inputs: Of the stage; its digests are the study's fingerprint, so that a worker that differs is refused.
+    """
+    settings, space = context.study.search, context.space
+    study = open_study(
+        space,
+        settings,
+        seed=context.study.seed,
+        storage_path=_journal(context),
+        fingerprint={key: value for key, value in inputs.items() if isinstance(value, str)},
+        name=context.name,
+    )
     evaluator = SupernetEvaluator(context.supernet(), context.search_batches)
-    run_search(study, context.space, settings, evaluator, seed=context.study.seed, reporter=context.reporter)
-    write_tables(study, context.space, context.folder / "search")
+    wanted = goal(space, settings)
+    done = len(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)))
+    with context.reporter.task("search", wanted, min(done, wanted)) as task:
+        best = _Best(context)
+
+        def on_trial(trial: TrialSummary) -> None:
+            task.advance(best.note(trial))
+
+        run_search(study, space, settings, evaluator, on_trial=on_trial)
+    write_tables(study, space, context.folder / "search")
+
+
+class _Best:
+    """The best accuracy - tr x relative BOPs that this session has seen, for the progress bar."""
+
+    def __init__(self, context: Context) -> None:
+        self.tr = context.study.search.tr
+        self.reference = reference_bops(context.space)
+        self.found: tuple[float, TrialSummary] | None = None
+
+    def note(self, trial: TrialSummary) -> str:
+        value = trial.accuracy - self.tr * trial.bops / self.reference
+        if self.found is None or value > self.found[0]:
+            self.found = (value, trial)
+        best = self.found[1]
+        return f"best {best.accuracy:.3f} at {best.bops / self.reference:.2f} of the reference (trial {best.number})"
 
 
 def selection_metrics(result: PolicyResult, names: Sequence[str], reference: int, n: int) -> dict[str, Any]:
@@ -60,7 +95,7 @@ def _objective(context: Context, point: FrontPoint, tr: float | None, budget: fl
     """What the choice maximised; a point picked by its name stands for its own cost as budget."""
     settings = context.study.search
     if trial is not None:
-        return Objective(mode="budget", budget_bops=point.policy.bops)
+        return Objective(mode="budget", budget_bops=point.bops)
     if budget is not None:
         return Objective(mode="budget", budget_bops=budget * 1e9)
     if tr is None and settings.mode == "budget":
@@ -70,22 +105,19 @@ def _objective(context: Context, point: FrontPoint, tr: float | None, budget: fl
 
 
 def _choose(context: Context, *, best: bool, tr: float | None, budget: float | None, trial: str | None) -> FrontPoint:
-    study, space, settings = open_search(context), context.space, context.study.search
+    study, space, reference = _read(context), context.space, reference_bops(context.space)
     if trial is not None:
         return find_point(study, space, trial)
+    points = front_points(study, space)
     if best:
-        tr = settings.tr if settings.mode != "budget" else None
-        budget = settings.gbops if settings.mode == "budget" else None
-    return select(
-        front_points(study, space),
-        tr=tr,
-        budget_bops=None if budget is None else budget * 1e9,
-        reference_bops=reference_bops(space),
-    )
+        return best_point(points, context.study.search, reference)
+    if budget is not None:
+        return select(points, budget_bops=budget * 1e9)
+    return select(points, tr=tr, reference_bops=reference)
 
 
 def _write(context: Context, path: Path, point: FrontPoint, objective: Objective, outputs: ExitOutputs) -> None:
-    architecture = Architecture(point.bits, point.policy.exits, point.policy.thresholds)
+    architecture = point.architecture
     costs = exit_costs(context.space, architecture.bits).placed(architecture.exits)
     placed = outputs.placed(architecture.exits)
     result = apply(placed, costs, architecture.thresholds)
@@ -129,9 +161,9 @@ def export_front(context: Context, folder: Path) -> list[Path]:
     """Writes every point of the front as ``<trial.policy>.json``; returns the files."""
     evaluator = SupernetEvaluator(context.supernet(), context.search_batches)
     paths = []
-    for point in front_points(open_search(context), context.space):
+    for point in front_points(_read(context), context.space):
         paths.append(folder / f"{point.name}.json")
-        objective = Objective(mode="budget", budget_bops=point.policy.bops)
+        objective = Objective(mode="budget", budget_bops=point.bops)
         _write(context, paths[-1], point, objective, evaluator(point.bits))
     return paths
 

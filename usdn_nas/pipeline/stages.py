@@ -19,6 +19,7 @@ from usdn_nas.pipeline import train
 from usdn_nas.pipeline.context import Context
 from usdn_nas.pipeline.evaluate import evaluate, write_all_figures
 from usdn_nas.pipeline.ledger import Ledger, Stage
+from usdn_nas.study.samplers import goal
 
 __all__ = ["Pipeline", "retrain_folder"]
 
@@ -90,7 +91,7 @@ class Pipeline:
         outputs = ("search/front.csv", "search/trials.csv")
         return (
             stage := self._stage(
-                "search", inputs, outputs, lambda: searching.search(self.context, stage.inputs), settings.configurations
+                "search", inputs, outputs, lambda: searching.search(self.context, stage.inputs), goal(self.context.space, settings)
             )
         )
 

@@ -18,6 +18,7 @@ from usdn_nas.config import TrainConfig
 from usdn_nas.errors import RunError, UserError
 from usdn_nas.files import atomic_path, write_text
 from usdn_nas.progress import Reporter
+from usdn_nas.quant.quantizers import LearnedStep
 from usdn_nas.training.losses import Step
 
 if TYPE_CHECKING:
@@ -38,13 +39,20 @@ def learning_rate(settings: TrainConfig, step: int, steps: int, steps_per_epoch:
     return settings.lr * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(steps - warmup, 1)))
 
 
-def _parameter_groups(network: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Weights decay; BatchNorm, biases, step sizes and other vectors and scalars do not."""
-    parameters = [p for p in network.parameters() if p.requires_grad]
-    return [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay},
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+def _parameter_groups(network: nn.Module, settings: TrainConfig) -> list[dict[str, Any]]:
+    """Weights decay; BatchNorm and biases do not; step sizes and offsets do not and have a learning rate of their own.
+
+    ``scale`` multiplies the learning rate of a group.
+    """
+    quantizers = [module for module in network.modules() if isinstance(module, LearnedStep)]
+    steps = {id(p): p for module in quantizers for p in module.parameters()}
+    others = [p for p in network.parameters() if p.requires_grad and id(p) not in steps]
+    groups = [
+        {"params": [p for p in others if p.ndim > 1], "weight_decay": settings.weight_decay, "scale": 1.0},
+        {"params": [p for p in others if p.ndim <= 1], "weight_decay": 0.0, "scale": 1.0},
+        {"params": list(steps.values()), "weight_decay": 0.0, "scale": settings.step_lr},
     ]
+    return [group for group in groups if group["params"]]
 
 
 class _Progress:
@@ -120,7 +128,7 @@ def fit(
     """
     reporter = reporter or Reporter()
     optimizer = torch.optim.SGD(
-        _parameter_groups(network, settings.weight_decay), lr=settings.lr, momentum=settings.momentum,
+        _parameter_groups(network, settings), lr=settings.lr, momentum=settings.momentum,
         nesterov=settings.momentum > 0,
     )  # fmt: skip
     per_epoch = max(split.num_batches(settings.batch_size, drop_last=True), 1)
@@ -138,12 +146,14 @@ def fit(
     with reporter.task(title, steps, at.step) as task:
         for images, labels in _batches(split, settings.batch_size, seed, at.step, steps, per_epoch, augment):
             for group in optimizer.param_groups:
-                group["lr"] = learning_rate(settings, at.step, steps, per_epoch)
+                group["lr"] = group["scale"] * learning_rate(settings, at.step, steps, per_epoch)
             optimizer.zero_grad(set_to_none=True)
             generator = np.random.default_rng([*seed, at.step])
             loss = step(images.to(device), labels.to(device), generator)
             if not math.isfinite(loss):
                 raise RunError(f"{title}: loss is {loss} at step {at.step}; a lower learning rate may help")
+            if settings.clip_norm is not None:
+                nn.utils.clip_grad_norm_(network.parameters(), settings.clip_norm)
             optimizer.step()
             at.step += 1
             at.loss_sum += loss
