@@ -107,23 +107,23 @@ def score_shared(outputs: ExitOutputs, costs: ExitCosts, thresholds: ArrayLike) 
         )
     height = len(grid)
     confident = outputs.confidence[:-1, None, :] >= grid[:, None]  # (C, T, N)
-    patterns = np.zeros(confident.shape[1:], dtype=np.int64)
+    patterns: Counts = np.zeros(height * outputs.samples, dtype=np.int64)
     for i in range(candidates):
-        patterns |= confident[i].astype(np.int64) << i
-    rows = np.broadcast_to(np.arange(height)[:, None], patterns.shape)
-    remaining = _avoiding(patterns.ravel(), candidates, rows.ravel(), height)  # F, (T, 2^C)
+        patterns |= confident[i].ravel().astype(np.int64) << i
+    rows = np.repeat(np.arange(height), outputs.samples)
+    remaining = _avoiding(patterns, candidates, rows, height)  # F, (T, 2^C)
     cost = np.zeros((height, 1), dtype=np.int64)
     right = np.zeros((height, 1), dtype=np.int64)
     segments = np.diff(costs.chain, prepend=0)
     for i in range(candidates):
         # Tables over placements of the exits below i double: without exit i, then with it.
-        leaving = np.nonzero(confident[i] & outputs.correct[i])
-        gained = _avoiding(patterns[leaving] & ((1 << i) - 1), i, leaving[0], height)
+        leaving = np.flatnonzero(confident[i] & outputs.correct[i])
+        gained = _avoiding(patterns[leaving] & ((1 << i) - 1), i, rows[leaving], height)
         reached = remaining[:, : 1 << i]
         cost = cost + reached * segments[i]
         cost = np.concatenate([cost, cost + reached * costs.heads[i]], axis=1)
         right = np.concatenate([right, right + gained], axis=1)
-    last = np.broadcast_to(outputs.correct[-1], patterns.shape)
+    last = np.flatnonzero(np.broadcast_to(outputs.correct[-1], (height, outputs.samples)))
     right = right + _avoiding(patterns[last], candidates, rows[last], height)
     cost = cost + remaining * (segments[-1] + costs.heads[-1])
     return PolicyScores(right / outputs.samples, cost / outputs.samples, grid, outputs.candidates)
