@@ -9,7 +9,7 @@ import pandas as pd
 
 from usdn_nas.cost import layer_table, mean_bits
 from usdn_nas.report._interactive import front_payload
-from usdn_nas.report._markup import Section, definitions, flatten, paragraph, script_json, table
+from usdn_nas.report._markup import Section, definitions, flatten, paragraph, prose, script_json, table
 from usdn_nas.report._script import SCRIPT
 from usdn_nas.report.figures._style import bops_unit, compared
 from usdn_nas.report.figures.reliability import FEW
@@ -18,8 +18,8 @@ from usdn_nas.report.tables import bits_table, gap_table, ladder_table, stage_ta
 
 __all__ = ["SECTIONS", "Figures", "cost"]
 
-Figures = Mapping[str, str]
-"""Name -> inline SVG of every figure that could be drawn."""
+Figures = Mapping[str, str | MissingPartError]
+"""Name -> inline SVG of a figure, or what is missing for it."""
 
 
 def cost(bops: float) -> str:
@@ -28,9 +28,16 @@ def cost(bops: float) -> str:
     return f"{bops / scale:.4g} {unit}"
 
 
-def _figure(svg: str, caption: str, key: str = "") -> str:
-    name = f' id="{key}"' if key else ""
-    return f'<figure{name}><div class="scroll">{svg}</div><figcaption>{escape(caption)}</figcaption></figure>'
+def _svg(figures: Figures, name: str) -> str:
+    drawn = figures[name]
+    if isinstance(drawn, MissingPartError):
+        raise drawn
+    return drawn
+
+
+def _figure(figures: Figures, name: str, caption: str) -> str:
+    svg = _svg(figures, name)
+    return f'<figure><div class="scroll">{svg}</div><figcaption>{prose(caption)}</figcaption></figure>'
 
 
 def _details(summary: str, body: str) -> str:
@@ -49,7 +56,7 @@ def _front(run: Run, figures: Figures) -> Section:
             "note",
         )
         + '<figure class="interactive"><div id="front-chart" aria-label="Pareto front: accuracy against average BOPs">'
-        f"{figures['front']}</div>"
+        f"{_svg(figures, 'front')}</div>"
         '<ul id="front-legend" class="legend" hidden></ul>'
         '<div id="front-point" class="point" aria-live="polite" hidden></div></figure>'
         + _details(f"The front as a table ({len(rows)} points)", table(rows))
@@ -70,7 +77,8 @@ def _bits(run: Run, figures: Figures) -> Section:
     where = ", ".join(f"{name} (≥ {t:.3f})" for name, t in zip(winner.exits, winner.thresholds, strict=True)) or "none"
     body = (
         _figure(
-            figures["bits"],
+            figures,
+            "bits",
             "Bit-widths of weights (W) and of each layer's input (A), in the order of the chain, blocks as bands. "
             "Outlined bars are not searched; a dashed line is a placed exit with its confidence threshold. "
             "Heads of exits are in the table.",
@@ -89,10 +97,10 @@ def _exits(run: Run, figures: Figures) -> Section:
         f"that leaves there has cost, heads included. n = {n:,}.",
         total=True,
     )
-    body += _figure(figures["exits"], "Thresholds in the labels are those of the KD model, fitted on the search split.")
-    if "thresholds" in figures:
+    body += _figure(figures, "exits", "Thresholds in the labels are those of the KD model, fitted on the search split.")
+    if isinstance(figures["thresholds"], str):
         caption = "One threshold for all exits, moved from low to high; stars: the fitted thresholds, exit by exit."
-        body += "<h3>Threshold sweep</h3>" + _figure(figures["thresholds"], caption)
+        body += "<h3>Threshold sweep</h3>" + _figure(figures, "thresholds", caption)
     return Section("exits", "Exit rates and cost (Table I)", body, "test")
 
 
@@ -104,7 +112,8 @@ def _calibration(run: Run, figures: Figures) -> Section:
     else:
         body += paragraph("The winner was not retrained with cross-entropy alone, so there is no comparison.", "note")
     body += _figure(
-        figures["reliability"],
+        figures,
+        "reliability",
         "Accuracy against confidence over all samples at each exit; above, samples in each bin. Above the diagonal: "
         f"underconfident. Small marks: bins with fewer than {FEW} samples.",
     )
@@ -123,14 +132,14 @@ def _ladder(run: Run, figures: Figures) -> Section:
     ladder = run.ladder
     verdict = "climbs" if ladder["monotone"] else "does not climb"
     text = f"Accuracy {verdict} with the bit-width (each step no worse than -2 standard errors, paired). No early exit."
-    body = paragraph(text) + _figure(figures["ladder"], "Final exit: bars are standard errors of the paired step.")
+    body = paragraph(text) + _figure(figures, "ladder", "Final exit: bars are standard errors of the paired step.")
     body += _details("As a table", table(ladder_table(ladder), f"n = {ladder['n']:,}"))
     return Section("ladder", "Supernet at uniform bit-widths", body)
 
 
 def _training(run: Run, figures: Figures) -> Section:
     caption = "Accuracy of each exit on the search split; of the supernet, the largest path (solid) and the smallest."
-    return Section("training", "Training", _figure(figures["training"], caption))
+    return Section("training", "Training", _figure(figures, "training", caption))
 
 
 def _stages(run: Run, figures: Figures) -> Section:

@@ -33,13 +33,12 @@ def depth_variables(exits: int) -> tuple[dict[str, str], str, str]:
     )
 
 
-def inline_svg(figure: Figure, name: str, label: str, depths: Mapping[str, str]) -> str:
+def inline_svg(figure: Figure, name: str, depths: Mapping[str, str]) -> str:
     """``figure`` as an ``<svg>`` element to stand in a page.
 
     Args:
         figure: The figure.
-        name: Prefix of its ids, so that figures of one page do not share any.
-        label: What a screen reader says.
+        name: What a screen reader says, and the prefix of its ids: figures of one page do not share any.
         depths: From `depth_variables`.
     """
     text = figure_svg(figure, text=True)
@@ -57,5 +56,5 @@ def inline_svg(figure: Figure, name: str, label: str, depths: Mapping[str, str])
     width = figure.get_size_inches()[0] * 96
     text = re.sub(r'^(<svg[^>]*?) width="[^"]*"', r"\1", text)
     text = re.sub(r'^(<svg[^>]*?) height="[^"]*"', r"\1", text)
-    opening = f'<svg role="img" aria-label="{html.escape(label)}" style="max-width:{width:.0f}px"'
+    opening = f'<svg role="img" aria-label="Figure: {html.escape(name)}" style="max-width:{width:.0f}px"'
     return text.replace("<svg", opening, 1)

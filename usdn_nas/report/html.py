@@ -8,9 +8,11 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
+from matplotlib.figure import Figure
+
 from usdn_nas.cost import layer_table, mean_bits
 from usdn_nas.files import write_text
-from usdn_nas.report._markup import paragraph, prose, section
+from usdn_nas.report._markup import Section, paragraph, prose, section
 from usdn_nas.report._sections import SECTIONS, cost
 from usdn_nas.report._style_sheet import STYLE_SHEET
 from usdn_nas.report._svg import depth_variables, inline_svg
@@ -134,13 +136,11 @@ def _summary(run: Run) -> str:
 def page(run: Run) -> str:
     """The page's text."""
     depths, light, dark = depth_variables(len(run.space.candidates))
-    figures, parts = {}, []
+    figures: dict[str, str | MissingPartError] = {}
+    parts: list[Section] = []
     missing: dict[str, None] = {}
     for name, figure in make_figures(run):
-        if isinstance(figure, MissingPartError):
-            missing[str(figure)] = None
-        else:
-            figures[name] = inline_svg(figure, name, f"Figure: {name}", depths)
+        figures[name] = inline_svg(figure, name, depths) if isinstance(figure, Figure) else figure
     for build in SECTIONS:
         try:
             parts.append(build(run, figures))

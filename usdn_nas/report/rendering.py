@@ -11,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 from rich.table import Table
+from rich.text import Text
 
 from usdn_nas.errors import UserError, nearest
 
@@ -154,5 +155,5 @@ def render(frame: pd.DataFrame, format: Format = "table", *, title: str | None =
     for column in shown:
         table.add_column(column.label, justify="right" if column.numeric else "left", overflow="fold")
     for cells in zip(*(column.cells for column in shown), strict=True):
-        table.add_row(*cells)
+        table.add_row(*map(Text, cells))
     return table

@@ -134,11 +134,12 @@ def gap_table(evaluation: Mapping[str, Any]) -> pd.DataFrame:
 def bits_table(space: SearchSpace, architecture: Architecture) -> pd.DataFrame:
     """Every layer that the architecture runs, in the order of the chain, placed heads and final classifier last.
 
-    Columns: ``name``, ``part``, ``group`` ("" where the layer is not searched), ``weight_bits``,
-    ``activation_bits``, ``macs``, ``gbops``, ``bops_share`` (fraction of all layers listed).
+    Columns: ``name``, ``part`` (segment, or ``exit:<name>``), ``group`` ("" where the layer is not searched),
+    ``weight_bits``, ``activation_bits``, ``macs``, ``gbops``, ``bops_share`` (fraction of all layers listed).
     """
     frame = pd.DataFrame(layer_table(space, architecture))
-    frame["group"] = [group or "" for group in frame["group"]]
+    frame["part"] = frame["part"].where(~frame["exit"], "exit:" + frame["part"])
+    frame["group"] = frame["group"].fillna("")
     frame["gbops"] = frame["bops"] / _GIGA
     frame["bops_share"] = frame["bops"] / frame["bops"].sum()
     return frame[["name", "part", "group", "weight_bits", "activation_bits", "macs", "gbops", "bops_share"]]

@@ -119,12 +119,17 @@ def bops_unit(values: Iterable[float]) -> tuple[float, str]:
     return 1e3, "kBOPs"
 
 
+def lay_out(figure: Figure) -> None:
+    """Runs the figure's layout engine, if it has one."""
+    if (engine := figure.get_layout_engine()) is not None:
+        engine.execute(figure)
+
+
 def size_inches(ax: Axes) -> tuple[float, float]:
     """Width and height of the axes; a figure with a layout engine is laid out first."""
     figure = ax.get_figure(root=True)
     assert figure is not None
-    if figure.get_layout_engine() is not None:
-        figure.draw_without_rendering()
+    lay_out(figure)
     width, height = figure.get_size_inches()
     box = ax.get_position()
     return float(box.width * width), float(box.height * height)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -32,6 +33,7 @@ __all__ = ["BitsData", "LayerBits", "draw_bits", "plot_bits"]
 _LABEL_INCHES = 0.125  # a line of rotated 7 pt text with its leading
 _CHARACTER_INCHES = 0.06
 _LABEL_SIZE = 7
+_FLAG_INCHES = 0.29  # two lines of text
 _FULL_PRECISION = 32
 _EXIT_LINE = (0, (4, 1.5))
 
@@ -148,6 +150,8 @@ def draw_bits(ax: Axes, data: BitsData) -> Axes:
     _draw_bars(ax, data.layers, others)
     _draw_blocks(ax, data, width_inches / (count + 0.4))
     ax.set_ylabel("bits")
+    _legend(ax, data)
+    ax.set_title(data.title, pad=22 if width_inches < 5.2 else None)
     height_inches = size_inches(ax)[1]
     ceiling = _draw_flags(ax, data, _height(max(widths), others), (width_inches, height_inches))
     ax.set_xlim(-0.7, count - 0.3)
@@ -159,8 +163,6 @@ def draw_bits(ax: Axes, data: BitsData) -> Axes:
     ax.set_yticks([_height(b, others) for b in shown], ["FP32" if b == _FULL_PRECISION else str(b) for b in shown])
     grid(ax, "y")
     ax.tick_params(axis="x", length=0, labelsize=_LABEL_SIZE)
-    _legend(ax, data)
-    ax.set_title(data.title, pad=22 if width_inches < 5.2 else None)
     return ax
 
 
@@ -181,16 +183,34 @@ def _draw_bars(ax: Axes, layers: Sequence[LayerBits], others: int) -> None:
 
 
 def _draw_flags(ax: Axes, data: BitsData, top: int, inches: tuple[float, float]) -> float:
-    """Lines and texts of the placed exits above bars of height ``top``; returns where the axis shall end."""
-    rows = _flag_rows(data.flags, inches[0] / (len(data.layers) + 0.4))
-    line = 0.3  # inches, two lines of text
-    step = line * (top + 1) / max(inches[1] - line * (max(rows, default=0) + 1), 0.8)
+    """Lines and texts of the placed exits above bars of height ``top``; returns where the axis shall end.
+
+    Texts stand in up to two rows; where that is not enough, upright, and those left out that would meet another.
+    """
+    if not data.flags:
+        return top + 0.5
+    inches_per_layer = inches[0] / (len(data.layers) + 0.4)
+    rows = _flag_rows(data.flags, inches_per_layer)
+    upright = max(rows) > 1
+    room = max(map(_line_inches, data.flags)) if upright else _FLAG_INCHES * (max(rows) + 1)
+    unit = top / max(inches[1] - room - 0.15, 0.3 * inches[1])  # bits an inch
+    last = -math.inf
     for (position, text), row in zip(data.flags, rows, strict=True):
-        height = top + 0.4 + step * row
-        ax.plot([position - 0.5] * 2, [0, height + step], color=INK, linewidth=1.2, linestyle=_EXIT_LINE, zorder=3)
-        place: Any = {"xytext": (3, 0), "textcoords": "offset points", "va": "bottom"}
-        ax.annotate(text, (position - 0.5, height), fontsize=7.5, linespacing=1.05, **place)
-    return top + 0.5 + step * (max(rows) + 1 if rows else 0)
+        bottom = top + (0.05 if upright else 0.05 + _FLAG_INCHES * row) * unit
+        end = bottom + (room if upright else _FLAG_INCHES) * unit
+        ax.plot([position - 0.5] * 2, [0, end], color=INK, linewidth=1.2, linestyle=_EXIT_LINE, zorder=3)
+        if upright and (position - last) * inches_per_layer < 1.3 * _LABEL_INCHES:
+            continue
+        last = position
+        shown, turn = (text.replace("\n", " "), 90) if upright else (text, 0)
+        place: Any = {"xytext": (3, 0), "textcoords": "offset points", "va": "bottom", "rotation": turn}
+        ax.annotate(shown, (position - 0.5, bottom), fontsize=7 if upright else 7.5, linespacing=1.05, **place)
+    return top + (room + 0.1) * unit
+
+
+def _line_inches(flag: tuple[int, str]) -> float:
+    """Length of a flag's text on one line."""
+    return _text_inches(flag[1].replace("\n", " "))
 
 
 def _legend(ax: Axes, data: BitsData) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
+from usdn_nas.errors import UserError, nearest
 from usdn_nas.report.figures._style import MODEL_STYLES, MUTED, PAPER, compared, given_axes, grid, new_axes, styled
 from usdn_nas.report.run import Run
 
@@ -118,8 +119,13 @@ def plot_reliability(run: Run, exit_name: str | None = None, *, ax: Axes | Seque
         run: With an evaluation.
         exit_name: Only this exit; default: every exit, one axes each.
         ax: As many axes as exits are drawn.
+
+    Raises:
+        UserError: There is no such exit.
     """
     everything = _reliability_data(run.evaluation)
+    if exit_name is not None and exit_name not in everything:
+        raise UserError(f"no exit '{exit_name}' was evaluated", where=run.path, remedy=nearest(exit_name, everything))
     data = everything if exit_name is None else {exit_name: everything[exit_name]}
     columns = min(4, len(data))
     rows = math.ceil(len(data) / columns)

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 
 from usdn_nas.errors import UserError
 from usdn_nas.files import atomic_path
+from usdn_nas.report.figures._style import lay_out
 from usdn_nas.report.figures.bits import plot_bits
 from usdn_nas.report.figures.exits import plot_exits
 from usdn_nas.report.figures.front import plot_front
@@ -46,7 +47,7 @@ def make_figures(run: Run) -> Iterator[tuple[str, Figure | MissingPartError]]:
             continue
         figure = (axes if isinstance(axes, Axes) else axes[0]).get_figure(root=True)
         assert figure is not None
-        figure.draw_without_rendering()
+        lay_out(figure)
         figure.set_layout_engine("none")  # what was laid out stays; each file would do it again
         yield name, figure
 

@@ -1,0 +1,66 @@
+import io
+import json
+
+import pandas as pd
+import pytest
+from rich.console import Console
+from rich.table import Table
+
+from usdn_nas.errors import UserError
+from usdn_nas.report import Run, render, table1
+from usdn_nas.report.rendering import columns
+
+
+def _text(table: object, width: int = 140) -> str:
+    console = Console(file=io.StringIO(), width=width)
+    console.print(table)
+    return console.file.getvalue()  # type: ignore[attr-defined, no-any-return]
+
+
+def test_front_as_csv_is_the_file_that_it_was_read_from(resnet18: Run) -> None:
+    text = render(resnet18.front, "csv")
+    assert isinstance(text, str)
+    written = pd.read_csv(resnet18.path / "search/front.csv", dtype=str, keep_default_na=False)
+    again = pd.read_csv(io.StringIO(text), dtype=str, keep_default_na=False)
+    pd.testing.assert_frame_equal(written, again)
+
+
+def test_json_keeps_every_digit_and_has_null_for_nothing(resnet18: Run) -> None:
+    frame = table1(resnet18.evaluation)
+    rows = json.loads(render(frame, "json"))  # type: ignore[arg-type]
+    assert rows[-1]["cumulative_gbops"] is None
+    assert rows[0]["cost_share_gbops"] == frame["cost_share_gbops"][0]
+    front = json.loads(render(resnet18.front, "json"))  # type: ignore[arg-type]
+    assert front[0]["exits"] == list(resnet18.front["exits"][0])
+
+
+def test_table_for_people(resnet18: Run) -> None:
+    table = render(table1(resnet18.evaluation), title="Table I")
+    assert isinstance(table, Table)
+    text = _text(table)
+    for word in ("Table I", "Exit rate (%)", "Cost share (G)", "Cumulative cost (G)", "average", "100.00", "–"):
+        assert word in text
+
+
+@pytest.mark.parametrize("width", [20, 40, 80])
+def test_a_narrow_terminal_folds(resnet18: Run, width: int) -> None:
+    lines = _text(render(table1(resnet18.evaluation)), width).splitlines()
+    assert max(map(len, lines)) <= width
+
+
+@pytest.mark.parametrize(
+    ("values", "cells"),
+    [([12.0594, 0.459], ("12.059", "0.459")), ([0.020131, 0.0004], ("0.02013", "0.00040")), ([0.0], ("0.000",))],
+)
+def test_costs_show_four_digits_and_one_number_of_decimals(values: list[float], cells: tuple[str, ...]) -> None:
+    (column,) = columns(pd.DataFrame({"gbops": values}))
+    assert column.cells == cells and column.numeric
+
+
+def test_markup_in_names_is_shown_as_it_is() -> None:
+    assert "[bold]x" in _text(render(pd.DataFrame({"exit": ["[bold]x"]})))
+
+
+def test_unknown_format() -> None:
+    with pytest.raises(UserError, match="did you mean 'json'"):
+        render(pd.DataFrame({"a": [1]}), "jsn")  # type: ignore[arg-type]

@@ -1,0 +1,109 @@
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+
+from usdn_nas.cost import full_bops
+from usdn_nas.errors import UserError
+from usdn_nas.report import Run, bits_table, gap_table, ladder_table, stage_table, table1, table2
+from usdn_nas.report.tables import table2_wide
+
+PUBLISHED_TABLE1 = {
+    "tr03": ([5.05, 28.77, 66.18], [0.459, 4.041, 12.059], 16.559),
+    "tr02": ([6.19, 24.58, 69.23], [0.634, 3.736, 14.215], 18.585),
+    "tr01": ([6.47, 30.61, 62.93], [0.662, 5.360, 16.182], 22.204),
+}
+
+
+def _evaluation(rates: list[float], shares: list[float]) -> dict[str, Any]:
+    exits = [
+        {
+            "exit": f"exit{i}",
+            "threshold": 0.7 if i < 2 else None,
+            "exit_rate": rate / 100,
+            "cost_share_bops": share * 1e9,
+            "cumulative_bops": share * 1e9 / (rate / 100),
+            "accuracy_leaving": None,
+        }
+        for i, (rate, share) in enumerate(zip(rates, shares, strict=True))
+    ]
+    return {"models": {"kd": {"exits": exits, "policy": {"accuracy": 0.7}}}}
+
+
+@pytest.mark.parametrize(("rates", "shares", "average"), PUBLISHED_TABLE1.values(), ids=PUBLISHED_TABLE1)
+def test_table1_as_published(rates: list[float], shares: list[float], average: float) -> None:
+    frame = table1(_evaluation(rates, shares))
+    assert list(frame["exit"]) == ["exit0", "exit1", "exit2", "average"]
+    assert frame["exit_rate_percent"].iloc[:3].tolist() == pytest.approx(rates)
+    assert frame["exit_rate_percent"].iloc[3] == pytest.approx(100, abs=0.011)
+    assert frame["cost_share_gbops"].iloc[3] == pytest.approx(average)
+    assert np.isnan(frame["cumulative_gbops"].iloc[3]) and np.isnan(frame["threshold"].iloc[2])
+
+
+def test_table1_cumulative_cost_of_the_papers_first_exit() -> None:
+    frame = table1(_evaluation(*PUBLISHED_TABLE1["tr03"][:2]))
+    assert frame["cumulative_gbops"].iloc[0] == pytest.approx(9.09, abs=0.01)
+
+
+def test_table1_adds_up_to_the_policy(resnet18: Run) -> None:
+    for model in ("kd", "ce", "teacher"):
+        average = table1(resnet18.evaluation, model).iloc[-1]
+        policy = resnet18.evaluation["models"][model]["policy"]
+        assert average["cost_share_gbops"] == pytest.approx(policy["average_bops"] / 1e9)
+        assert average["accuracy_leaving"] == policy["accuracy"]
+
+
+def test_table1_of_an_unknown_model(resnet18: Run) -> None:
+    with pytest.raises(UserError, match="'kdd'.*did you mean 'kd'"):
+        table1(resnet18.evaluation, "kdd")
+
+
+def test_table2_has_the_papers_relative_change() -> None:
+    published = [("error", 0.298, 0.292, -1.83), ("mce", 0.113, 0.065, -42.72)]
+    rows = [
+        {"exit": "final", "metric": metric, "ce": ce, "kd": kd, "change_percent": 100 * (kd - ce) / ce}
+        for metric, ce, kd, _ in published
+    ]
+    frame = table2({"table2": rows})
+    assert list(frame.columns) == ["exit", "metric", "nonkd", "kd", "variance_percent"]
+    # the paper's own change is of numbers before rounding
+    assert frame["variance_percent"].tolist() == pytest.approx([change for *_, change in published], abs=0.3)
+    wide = table2_wide({"table2": rows})
+    assert wide.loc[0, "mce_kd"] == 0.065 and wide.loc[0, "error_change"] == frame["variance_percent"][0]
+
+
+def test_table2_needs_something_to_compare() -> None:
+    with pytest.raises(UserError, match="compare_ce"):
+        table2({"table2": []})
+
+
+def test_gap_table(resnet18: Run) -> None:
+    frame = gap_table(resnet18.evaluation)
+    assert list(frame["model"]) == ["kd", "ce", "teacher"]
+    assert (frame["gap_points"] / 100 + frame["search_accuracy"]).tolist() == pytest.approx(
+        frame["test_accuracy"].tolist()
+    )
+
+
+def test_bits_table_adds_up(resnet18: Run) -> None:
+    winner = resnet18.winner
+    frame = bits_table(resnet18.space, winner)
+    assert frame["bops_share"].sum() == pytest.approx(1)
+    heads = [f"exit:{name}" for name in winner.exits]
+    backbone = frame[~frame["part"].isin(heads)]
+    assert backbone["gbops"].sum() == pytest.approx(full_bops(resnet18.space, winner.bits) / 1e9)
+    fixed = frame[frame["group"] == ""]
+    assert set(fixed["part"]) == {"stem", "exit:final", *heads}
+
+
+def test_ladder_table(resnet18: Run) -> None:
+    frame = ladder_table(resnet18.ladder)
+    assert list(frame["bits"]) == ["2/2", "3/3", "4/4", "5/5"]
+    assert frame["gbops"].tolist()[:3] == pytest.approx([14.37, 22.85, 34.71], abs=0.01)
+    assert np.isnan(frame["difference"][0])
+
+
+def test_stage_table(resnet18: Run) -> None:
+    assert stage_table(resnet18)["seconds"].sum() == 7 * 12.5
+    assert json.loads(stage_table(resnet18).to_json())["stage"]["0"] == "pretrain"
