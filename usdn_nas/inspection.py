@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from usdn_nas.cost import reference_bops, uniform_bops
-from usdn_nas.records import ExitRecord
+from usdn_nas.records import ExitRecord, SegmentRecord
 from usdn_nas.space import SearchSpace
 
 __all__ = ["inspect_space"]
@@ -21,6 +21,7 @@ def inspect_space(space: SearchSpace) -> dict[str, Any]:
     """
     chain = space.chain
     names = [segment.name for segment in chain.segments]
+    parts: list[SegmentRecord | ExitRecord] = [*chain.segments, *chain.exits]
     layers = [
         {
             "name": layer.name,
@@ -34,7 +35,7 @@ def inspect_space(space: SearchSpace) -> dict[str, Any]:
             "group": space.group_of.get(layer.name),
             "fixed": list(space.fixed[layer.name]) if layer.name in space.fixed else None,
         }
-        for part in (*chain.segments, *chain.exits)
+        for part in parts
         for layer in part.layers
     ]
     return {

@@ -15,7 +15,9 @@ __all__ = ["data"]
 
 @command
 def data(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="digits, fashion-mnist, cifar10, ... or package.module:function")],
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="digits, fashion-mnist, cifar10, ... or package.module:function")
+    ],
     root: Annotated[Path | None, typer.Option("--root", metavar="DIR", help="Where to look.")] = None,
     format: FormatOption = Format.table,
 ) -> None:
@@ -55,7 +57,9 @@ def data(
             "name": name,
             "present": found.present,
             "looked_in": [str(place) for place in found.looked_in],
-            "files": [{"name": f.name, "path": f.path and str(f.path), "size_bytes": f.size_bytes} for f in found.files],
+            "files": [
+                {"name": f.name, "path": f.path and str(f.path), "size_bytes": f.size_bytes} for f in found.files
+            ],
             "how_to_get": found.how_to_get,
         }
         typer.echo(json.dumps(payload, indent=2))

@@ -57,7 +57,9 @@ def export(
     if len(given) > 1:
         raise UserError(f"give one of {' and '.join(given)}")
     choice = [
-        f"export.{name}={value}" for name, value in (("budget", budget), ("tr", tr), ("trial", trial)) if value is not None
+        f"export.{name}={value}"
+        for name, value in (("budget", budget), ("tr", tr), ("trial", trial))
+        if value is not None
     ]
     context = open_study_or_run(study, [*(set_ or ()), *choice], out, quiet)
     context.data  # noqa: B018  what is missing is found before anything is written

@@ -93,7 +93,9 @@ def _print_tables(found: dict[str, Any]) -> None:
         ],
     )
     size = found["size"]
-    console.print(f"MACs without internal classifiers: {found['macs']:,} ({found['macs'] / 1e6:,.2f} M)", highlight=False)
+    console.print(
+        f"MACs without internal classifiers: {found['macs']:,} ({found['macs'] / 1e6:,.2f} M)", highlight=False
+    )
     console.print(
         f"Size: {size['bit_configurations']:,} bit configurations x {size['placements']:,} placements of exits "
         f"= {size['points']:,}",

@@ -24,8 +24,10 @@ def list_() -> None:
         table.add_column("name")
         table.add_column("what it is", overflow="fold")
         table.add_column("file", overflow="fold")
-        for name, path in list_toml(folder).items():  # type: ignore[arg-type]
+        for name, path in list_toml(folder).items():
             lines = path.read_text(encoding="utf-8").splitlines()
-            about = [line.lstrip("# ").strip() for line in lines[: next((i for i, x in enumerate(lines) if x[:1] != "#"), 0)]]
+            about = [
+                line.lstrip("# ").strip() for line in lines[: next((i for i, x in enumerate(lines) if x[:1] != "#"), 0)]
+            ]
             table.add_row(name, " ".join(about), str(path))
         stdout().print(table)

@@ -24,9 +24,7 @@ __all__ = ["evaluate", "retrain"]
 
 ArchitectureOption = Annotated[
     Path | None,
-    typer.Option(
-        "--architecture", metavar="FILE", help="Another architecture.json.", show_default="the exported one"
-    ),
+    typer.Option("--architecture", metavar="FILE", help="Another architecture.json.", show_default="the exported one"),
 ]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -39,7 +39,7 @@ class Batches:
     device: torch.device
     _held: list[tuple[Tensor, Tensor]] | None = None
 
-    def __iter__(self) -> Iterable[tuple[Tensor, Tensor]]:  # type: ignore[override]
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         if self._held is not None:
             yield from self._held
             return
@@ -73,7 +73,7 @@ def run(network: nn.Module, batches: Batches, names: tuple[str, ...]) -> ExitOut
     """
     network.eval()
     confidences, corrects = [], []
-    for images, labels in batches:  # type: ignore[attr-defined]
+    for images, labels in batches:
         probabilities = torch.stack(network(images)).softmax(dim=-1)
         confidence, predicted = probabilities.max(dim=-1)
         confidences.append(confidence.float().cpu().numpy())

@@ -50,6 +50,11 @@ def model_summary(
         thresholds: E - 1, selected on the search split.
         sweep: Number of shared thresholds, evenly spaced over [1 / 10, 1], that are tried on the test split.
     """
+
+    def at_shared(threshold: float) -> dict[str, Any]:
+        shared = apply(test, costs, [threshold] * len(thresholds))
+        return policy_metrics(shared, reference_bops, test.samples)
+
     result = apply(test, costs, thresholds)
     cumulative = costs.cumulative
     exits = []
@@ -86,8 +91,7 @@ def model_summary(
         "policy": policy_metrics(result, reference_bops, test.samples),
         "search_policy": policy_metrics(apply(search, costs, thresholds), reference_bops, search.samples),
         "sweep": [
-            {"threshold": float(t), **policy_metrics(apply(test, costs, [t] * len(thresholds)), reference_bops, test.samples)}
-            for t in np.linspace(0.1, 1, sweep)
+            {"threshold": float(t), **at_shared(float(t))} for t in np.linspace(0.1, 1, sweep)
         ]
         if thresholds
         else [],

@@ -14,7 +14,7 @@ class Head(nn.Sequential):
     """Layers that read the last tensor of the state, the one with the coarsest resolution."""
 
     def forward(self, *state: Tensor) -> Tensor:
-        return super().forward(state[-1])  # type: ignore[no-any-return]
+        return super().forward(state[-1])
 
 
 class MixedPool(nn.Module):

@@ -124,7 +124,7 @@ class Context:
 
     def to_device(self, network: M) -> M:
         """``network`` on the device, in the memory layout that is fastest for convolutions."""
-        return network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+        return network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def provenance(self) -> dict[str, Any]:
         """Versions, commit, seed, device and threads."""

@@ -32,8 +32,7 @@ def evaluate(context: Context, file: ArchitectureFile, folder: Path, path: Path)
     retrained = {
         name: read_architecture(folder / name / "architecture.json", within=space).architecture
         for name in ("kd", "ce")
-        if (folder / name / "architecture.json").exists()
-        and (name == "kd" or context.study.retrain.compare_ce)
+        if (folder / name / "architecture.json").exists() and (name == "kd" or context.study.retrain.compare_ce)
     }
     models: dict[str, tuple[str, str, MultiExitNetwork, tuple[float, ...]]] = {}
     labels = {"kd": "retrained with KD", "ce": "retrained with CE alone"}
@@ -51,14 +50,15 @@ def evaluate(context: Context, file: ArchitectureFile, folder: Path, path: Path)
     summaries: dict[str, Any] = {}
     with context.reporter.task("evaluate", 2 * len(models)) as task:
         for name, (label, precision, network, thresholds) in models.items():
-            outputs = []
-            for batches in (context.test_batches, context.search_batches):
-                outputs.append(run(network, batches, network.exit_names))
-                task.advance(name)
+            test = run(network, context.test_batches, network.exit_names)
+            task.advance(name)
+            search = run(network, context.search_batches, network.exit_names)
+            task.advance(name)
             costs = exit_costs(space, architecture.bits if precision == "quantized" else None)
             summaries[name] = model_summary(
                 label,
-                *outputs,
+                test,
+                search,
                 costs.placed(network.exit_names),
                 thresholds,
                 precision=precision,

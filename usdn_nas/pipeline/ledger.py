@@ -28,14 +28,14 @@ class Stage:
         key: Its name; a stage that trains keeps its files in the folder of that name.
         inputs: Settings and digests that its result depends on, JSON's own types.
         outputs: Files it writes, relative to the run folder.
-        run: Does the work.
+        run: Does the work; is given the stage itself.
         extent: A size that may grow without starting anew (configurations of a search).
     """
 
     key: str
     inputs: dict[str, Any]
     outputs: tuple[str, ...]
-    run: Callable[[], None]
+    run: Callable[[Stage], None]
     extent: int | None = None
 
     @property
@@ -100,7 +100,7 @@ class Ledger:
         self._write()
         start = time.monotonic()
         try:
-            stage.run()
+            stage.run(stage)
         finally:
             entry["seconds"] = round(seconds + time.monotonic() - start, 2)
             self._write()

@@ -6,9 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import optuna
-from optuna.trial import TrialState
-
 from usdn_nas.cost import exit_costs, reference_bops
 from usdn_nas.evaluation.outputs import SupernetEvaluator, run
 from usdn_nas.evaluation.summary import policy_metrics
@@ -20,10 +17,10 @@ from usdn_nas.policy.apply import PolicyResult, apply
 from usdn_nas.policy.outputs import ExitOutputs
 from usdn_nas.policy.thresholds import fit_thresholds
 from usdn_nas.quant.supernet import Supernet, materialize
-from usdn_nas.study.points import FrontPoint, best_point, find_point, front_points, select
+from usdn_nas.study.points import FrontPoint, best_point, completed, find_point, front_points, select
 from usdn_nas.study.samplers import goal
 from usdn_nas.study.search import TrialSummary, run_search
-from usdn_nas.study.session import open_study, read_study
+from usdn_nas.study.session import Study, open_study, read_study
 from usdn_nas.study.tables import write_tables
 
 __all__ = ["export", "export_front", "load_retrained", "objective_of", "refit", "search"]
@@ -33,7 +30,7 @@ def _journal(context: Context) -> Path:
     return context.folder / "search" / "study.journal"
 
 
-def _read(context: Context) -> optuna.Study:
+def _read(context: Context) -> Study:
     return read_study(context.study.search, storage_path=_journal(context), name=context.name)
 
 
@@ -54,7 +51,7 @@ def search(context: Context, inputs: dict[str, Any]) -> None:
     )
     evaluator = SupernetEvaluator(context.supernet(), context.search_batches)
     wanted = goal(space, settings)
-    done = len(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)))
+    done = completed(study)
     with context.reporter.task("search", wanted, min(done, wanted)) as task:
         best = _Best(context)
 
@@ -91,7 +88,9 @@ def selection_metrics(result: PolicyResult, names: Sequence[str], reference: int
     }
 
 
-def _objective(context: Context, point: FrontPoint, tr: float | None, budget: float | None, trial: str | None) -> Objective:
+def _objective(
+    context: Context, point: FrontPoint, tr: float | None, budget: float | None, trial: str | None
+) -> Objective:
     """What the choice maximised; a point picked by its name stands for its own cost as budget."""
     settings = context.study.search
     if trial is not None:

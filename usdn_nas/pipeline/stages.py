@@ -1,4 +1,4 @@
-"""The stages of a study and how they hang together: pretrain > supernet > search > export > retrain > evaluate > report.
+"""The stages of a study: pretrain > supernet > search > export > retrain > evaluate > report.
 
 A stage's inputs are the settings it reads and the digests of the files it reads, so that changing a setting runs
 again exactly what depends on it.
@@ -6,6 +6,7 @@ again exactly what depends on it.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,11 @@ from usdn_nas.pipeline.context import Context
 from usdn_nas.pipeline.evaluate import evaluate, write_all_figures
 from usdn_nas.pipeline.ledger import Ledger, Stage
 from usdn_nas.study.samplers import goal
+from usdn_nas.study.session import settings_that_matter
 
 __all__ = ["Pipeline", "retrain_folder"]
+
+Work = Callable[[Stage], None]
 
 STAGES = ("pretrain", "supernet", "search", "export", "retrain", "evaluate", "report")
 
@@ -54,7 +58,9 @@ class Pipeline:
             "version": __version__,
         }
 
-    def _stage(self, key: str, inputs: dict[str, Any], outputs: tuple[str, ...], run: Any, extent: int | None = None) -> Stage:
+    def _stage(
+        self, key: str, inputs: dict[str, Any], outputs: tuple[str, ...], run: Work, extent: int | None = None
+    ) -> Stage:
         return Stage(key, {**self._common, **inputs}, outputs, run, extent)
 
     def pretrain(self) -> Stage:
@@ -66,7 +72,7 @@ class Pipeline:
             "data.augment": study.data.augment,
         }
         outputs = ("pretrain/weights.safetensors", "pretrain/history.csv")
-        return (stage := self._stage("pretrain", inputs, outputs, lambda: train.pretrain(self.context, stage.fingerprint)))
+        return self._stage("pretrain", inputs, outputs, lambda stage: train.pretrain(self.context, stage.fingerprint))
 
     def supernet(self) -> Stage:
         """Quantization-aware training of the supernet."""
@@ -77,22 +83,24 @@ class Pipeline:
             "pretrained weights": self._digest("pretrain"),
         }
         outputs = ("supernet/weights.safetensors", "supernet/history.csv", "supernet/ladder.json")
-        return (
-            stage := self._stage("supernet", inputs, outputs, lambda: train.train_supernet(self.context, stage.fingerprint))
+        return self._stage(
+            "supernet", inputs, outputs, lambda stage: train.train_supernet(self.context, stage.fingerprint)
         )
 
     def search(self) -> Stage:
         """The Optuna study."""
         settings = self.context.study.search
         inputs = {
-            "search": settings.model_dump(mode="json", exclude={"configurations", "storage", "study_name"}),
+            "search": {**settings_that_matter(settings), "sampler": settings.sampler},
             "supernet weights": self._digest("supernet"),
         }
         outputs = ("search/front.csv", "search/trials.csv")
-        return (
-            stage := self._stage(
-                "search", inputs, outputs, lambda: searching.search(self.context, stage.inputs), goal(self.context.space, settings)
-            )
+        return self._stage(
+            "search",
+            inputs,
+            outputs,
+            lambda stage: searching.search(self.context, stage.inputs),
+            goal(self.context.space, settings),
         )
 
     def export(self) -> Stage:
@@ -109,7 +117,7 @@ class Pipeline:
             "export",
             inputs,
             ("export/architecture.json",),
-            lambda: searching.export(
+            lambda stage: searching.export(
                 self.context, path, best=not pick.model_dump(exclude_none=True), **pick.model_dump()
             ),
         )
@@ -138,7 +146,7 @@ class Pipeline:
             f"{key}/teacher",
             teacher_inputs,
             files("teacher"),
-            lambda: train.train_teacher(context, architecture, folder / "teacher", teacher.fingerprint),
+            lambda stage: train.train_teacher(context, architecture, folder / "teacher", stage.fingerprint),
         )
         stages = [teacher]
         ignored = {"teacher", "teacher_init", "compare_ce", "exit_weight"}
@@ -162,15 +170,14 @@ class Pipeline:
             "objective": objective.model_dump(mode="json"),
         }
 
-        def run() -> None:
+        def run(stage: Stage) -> None:
             folder = context.folder / key
             train.train_retrained(
                 context, file.architecture, folder / loss, folder / "teacher", stage.fingerprint, loss
             )
             searching.refit(context, file, objective, folder / loss)
 
-        stage = self._stage(f"{key}/{loss}", inputs, outputs, run)
-        return stage
+        return self._stage(f"{key}/{loss}", inputs, outputs, run)
 
     def evaluate(self, file: ArchitectureFile, *, main: bool) -> Stage:
         """The test split, read once; ``main``: the run's own architecture rather than one given by hand."""
@@ -187,13 +194,13 @@ class Pipeline:
             "evaluate" if main else f"{key}/evaluate",
             inputs,
             (name,),
-            lambda: evaluate(context, file, context.folder / key, context.folder / name),
+            lambda stage: evaluate(context, file, context.folder / key, context.folder / name),
         )
 
     def report(self) -> Stage:
         """Figures and the HTML page."""
         inputs = {key: self._digest(key) for key in ("pretrain", "supernet", "search", "export", "evaluate")}
-        return self._stage("report", inputs, ("report.html",), lambda: write_all_figures(self.context))
+        return self._stage("report", inputs, ("report.html",), lambda stage: write_all_figures(self.context))
 
     def _digest(self, key: str) -> str:
         record = self.ledger.records.get(key)

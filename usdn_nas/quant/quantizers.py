@@ -29,7 +29,7 @@ class _Quantize(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any, x: Tensor, step: Tensor, offset: Tensor | None, low: float, high: float, gradient_scale: float
     ) -> Tensor:
         scaled = x / step
@@ -39,7 +39,7 @@ class _Quantize(torch.autograd.Function):
         return codes * step
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         scaled, codes = ctx.saved_tensors
         low, high = ctx.bounds
         # One fused pass; hardtanh's interval is open, so the bounds, which are whole numbers, move out by a hair.

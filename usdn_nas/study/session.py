@@ -16,7 +16,7 @@ from usdn_nas.study.objectives import objectives
 from usdn_nas.study.samplers import SamplerSettings, SeededSampler, goal, sampler_settings
 from usdn_nas.study.storage import open_storage, quiet
 
-__all__ = ["Study", "open_study", "planned", "read_study"]
+__all__ = ["Study", "open_study", "planned", "read_study", "settings_that_matter"]
 
 Study = optuna.Study
 """For the annotations of those who do not import Optuna."""
@@ -28,7 +28,7 @@ _SAMPLER = "sampler"
 _FRESH = "delete the study, or give this one another name (search.study_name)"
 
 
-def _settings(config: SearchConfig) -> dict[str, Any]:
+def settings_that_matter(config: SearchConfig) -> dict[str, Any]:
     """What the trials' values and fronts depend on. ``configurations`` is not among it: a search can be extended."""
     kept: dict[str, Any] = {"mode": config.mode, "exits": config.exits}
     if config.mode == "scalar":
@@ -103,13 +103,13 @@ def open_study(
                 raise UserError(f"study '{name}' in this storage was not made by usdn-nas", remedy=_FRESH)
             study.set_metric_names([objective.name for objective in wanted])
             study.set_user_attr(_FINGERPRINT, dict(fingerprint))
-            study.set_user_attr(_SETTINGS, _settings(config))
+            study.set_user_attr(_SETTINGS, settings_that_matter(config))
             study.set_user_attr("exits", list(space.candidates))
             study.set_user_attr("objectives", [asdict(objective) for objective in wanted])
             study.set_user_attr(_SAMPLER, asdict(settings))
         else:
             _refuse_others(name, "fingerprint", attributes[_FINGERPRINT], fingerprint)
-            _refuse_others(name, "search", attributes[_SETTINGS], _settings(config))
+            _refuse_others(name, "search", attributes[_SETTINGS], settings_that_matter(config))
         study.sampler = SeededSampler(space, config, _sampler(study, config, settings))
     return study
 

@@ -120,9 +120,7 @@ def sandwich_step(supernet: Supernet, weights: Sequence[float], random_paths: in
         soft = [z.detach() for z in logits]
         for bits in (smallest, *(space.sample(generator) for _ in range(random_paths))):
             supernet.set_bits(bits)
-            path_loss = distillation_loss(
-                supernet(images), soft, labels, weights=weights, temperature=1.0, alpha=0.5
-            )
+            path_loss = distillation_loss(supernet(images), soft, labels, weights=weights, temperature=1.0, alpha=0.5)
             path_loss.backward()
         return float(loss.detach())
 

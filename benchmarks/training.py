@@ -1,0 +1,99 @@
+"""Seconds of a training step: full precision, quantized, and with LSQ written as plain autograd operations.
+
+python benchmarks/training.py --space resnet_fashion --threads 2
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable
+from unittest.mock import patch
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from usdn_nas.config import find_toml
+from usdn_nas.networks.build import resolve_space
+from usdn_nas.quant.quantizers import LearnedStep
+from usdn_nas.quant.supernet import Supernet
+from usdn_nas.space import load_space
+from usdn_nas.training.losses import cross_entropy_step
+
+
+def plain_lsq(quantizer: LearnedStep, x: Tensor) -> Tensor:
+    """LSQ with straight-through estimators, as most implementations write it."""
+    scale = quantizer.gradient_scale
+    step = quantizer.step.abs()
+    step = (step - step * scale).detach() + step * scale
+    low, high = quantizer.bounds()
+    scaled = (x / step).clamp(low, high)
+    return ((scaled.round() - scaled).detach() + scaled) * step
+
+
+def rounds(works: dict[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
+    """Seconds of every piece of work, taken in turn so that a busy machine strikes all alike."""
+    seconds: dict[str, list[float]] = {name: [] for name in works}
+    for number in range(repeats + 1):
+        for name, work in works.items():
+            start = time.perf_counter()
+            work()
+            if number:  # the first round warms up
+                seconds[name].append(time.perf_counter() - start)
+    return seconds
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--space", default="resnet_fashion")
+    parser.add_argument("--batch-size", type=int, default=128)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument("--format", choices=("table", "json"), default="table")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    torch.manual_seed(0)
+    space, network = resolve_space(load_space(find_toml(options.space, "search_spaces")))
+    shape = space.spec.network.input_shape
+    images = torch.randn(options.batch_size, *shape)
+    labels = torch.randint(space.spec.network.num_classes, (options.batch_size,))
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    supernet = Supernet(network, space)
+    supernet.initialize_steps([images])
+    supernet.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    supernet.set_bits(space.choice_bits([0] * len(space.groups)))
+    network.train()
+    supernet.train()
+    generator = np.random.default_rng(0)
+    weights = [1.0] * len(space.chain.exits)
+    full, quantized = cross_entropy_step(network, weights), cross_entropy_step(supernet, weights)
+
+    def plain() -> float:
+        with patch.object(LearnedStep, "forward", plain_lsq):
+            return quantized(images, labels, generator)
+
+    seconds = rounds(
+        {
+            "full precision": lambda: full(images, labels, generator),
+            "quantized": lambda: quantized(images, labels, generator),
+            "quantized, plain autograd": plain,
+        },
+        options.repeats,
+    )
+    base = float(np.median(seconds["full precision"]))
+    rows = [
+        {"step": name, "seconds": float(np.median(values)), "ratio": float(np.median(values)) / base}
+        for name, values in seconds.items()
+    ]
+    if options.format == "json":
+        print(json.dumps({"settings": vars(options), "torch": torch.__version__, "rows": rows}, indent=2))
+        return
+    print(f"{options.space}, batch {options.batch_size}, {options.threads} threads, median of {options.repeats}")
+    for row in rows:
+        print(f"{row['step']:28} {row['seconds']:8.4f} s  {row['ratio']:5.2f} x")
+
+
+if __name__ == "__main__":
+    main()
