@@ -89,9 +89,9 @@ def _load(path: Path, network: nn.Module, optimizer: torch.optim.Optimizer, at: 
         network.load_state_dict(state["network"])
         optimizer.load_state_dict(state["optimizer"])
         vars(at).update(state["progress"])
-    except (OSError, UserError):
+    except UserError:
         raise
-    except Exception:  # torch.load raises whatever the damage leads to, IndexError and struct.error among others
+    except Exception:  # torch.load raises whatever the damage leads to, IndexError and OSError among others
         raise UserError(
             "expected a whole checkpoint, got a truncated or foreign file", where=path, remedy=remedy
         ) from None
