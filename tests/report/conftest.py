@@ -206,7 +206,7 @@ def write_search(folder: Path, space: SearchSpace, trials: int = 128) -> tuple[d
         relative = full_bops(space, bits) / reference
         cells = {group: f"{w}/{a}" for group, (w, a) in bits.items()}
         mean = np.mean([w for w, _ in bits.values()])
-        rows.append({"trial": number, "state": "COMPLETE", **cells, "front_size": 3, "seconds": 0.2})
+        rows.append({"trial": number, "state": "complete", **cells, "front_size": 3, "seconds": 0.2})
         for policy in range(3):
             share = (0.55, 0.75, 1.0)[policy]
             accuracy = 0.93 - 0.25 * np.exp(-1.1 * mean * share) - 0.02 * generator.random()
@@ -216,7 +216,7 @@ def write_search(folder: Path, space: SearchSpace, trials: int = 128) -> tuple[d
             point |= {"relative_bops": relative * share, "exits": "+".join(exits)}
             points.append(point | {"thresholds": json.dumps([0.7, 0.82, 0.9][: len(exits)]), **cells})
         rows[-1] |= {"accuracy": points[-2]["accuracy"], "bops": points[-2]["bops"]}
-    rows[-1] |= {"state": "FAIL", "accuracy": None, "bops": None}
+    rows[-1] |= {"state": "fail", "accuracy": None, "bops": None}
     best, front = -1.0, []
     for point in sorted(points, key=lambda p: p["bops"]):
         if point["accuracy"] > best:
@@ -321,15 +321,16 @@ def write_run(folder: Path, space: SearchSpace, name: str = "synthetic") -> Run:
     names = [exit_.name for exit_ in space.chain.exits]
     row, architecture = write_search(folder, space)
     write_architecture(folder / "export/architecture.json", space, architecture, row)
+    retrained = folder / f"retrain/{architecture.digest[:12]}"
     refitted = architecture.with_thresholds([t - 0.05 for t in architecture.thresholds])
-    write_architecture(folder / f"retrain/{architecture.digest[:12]}/architecture.json", space, refitted, row)
+    write_architecture(retrained / "kd/architecture.json", space, refitted, row)
     write_ladder(folder, space)
     for stage in ("pretrain", "supernet"):
         write_history(folder, stage, names)
-    for stage in ("teacher", "retrain", "retrain-ce"):
-        write_history(folder, stage, [*architecture.exits, "final"])
+    for stage in ("teacher", "kd", "ce"):
+        write_history(retrained, stage, [*architecture.exits, "final"])
     write_evaluation(folder, space, refitted)
-    done = {"status": "finished", "seconds": 12.5, "finished": "2026-01-01T00:00:00", "inputs": {}, "outputs": {}}
+    done = {"status": "done", "seconds": 12.5, "finished": "2026-01-01T00:00:00", "inputs": {}, "outputs": {}}
     stages = dict.fromkeys(("pretrain", "supernet", "search", "export", "teacher", "retrain", "evaluate"), done)
     write_json(folder / "stages.json", {"schema": "usdn-nas/stages/1", "stages": stages})
     return load_run(folder)

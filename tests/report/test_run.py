@@ -8,7 +8,7 @@ import pytest
 
 from usdn_nas.errors import UserError
 from usdn_nas.report import MissingPartError, Run, load_run
-from usdn_nas.report.run import parse_bits
+from usdn_nas.report.run import HISTORIES, parse_bits
 
 
 def test_a_finished_run_is_read_whole(resnet18: Run) -> None:
@@ -17,6 +17,7 @@ def test_a_finished_run_is_read_whole(resnet18: Run) -> None:
     assert len(resnet18.trials) == 128
     assert resnet18.trials["accuracy"].isna().sum() == 1
     assert resnet18.history("supernet")["accuracy_final@max"].iloc[-1] > 0.9
+    assert [len(resnet18.history(stage)) for stage in HISTORIES] == 5 * [20]
     assert next(iter(resnet18.stages)) == "pretrain"
 
 

@@ -44,7 +44,7 @@ section { background: var(--paper); border: 1px solid var(--line); border-radius
 .tile span { color: var(--muted); font-size: .85rem; display: block; line-height: 1.35; }
 figure { margin: .75rem 0; }
 .scroll { overflow-x: auto; }
-figure svg { display: block; width: 100%; height: auto; min-width: min(34rem, 100vw * 1.6); margin: 0 auto; }
+figure svg { display: block; width: 100%; height: auto; margin: 0 auto; }
 figure svg * { stroke-linejoin: round; stroke-linecap: butt; }
 table { border-collapse: collapse; font-size: .875rem; font-variant-numeric: tabular-nums; margin: .4rem 0; }
 th { text-align: left; font-weight: 600; border-bottom: 1.5px solid var(--ink); vertical-align: bottom; }
@@ -61,7 +61,7 @@ dt { color: var(--muted); }
 dd { margin: 0; overflow-wrap: anywhere; }
 code { font: .85em ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; }
 #front-chart { position: relative; }
-#front-chart.live svg { min-width: 0; touch-action: pan-y; outline-offset: 2px; }
+#front-chart.live svg { touch-action: pan-y; outline-offset: 2px; }
 #front-chart.live text { font: 12px var(--figure-font); fill: var(--ink); }
 .interactive .grid { stroke: var(--line); }
 .interactive .axis { stroke: var(--muted); }

@@ -56,5 +56,6 @@ def inline_svg(figure: Figure, name: str, depths: Mapping[str, str]) -> str:
     width = figure.get_size_inches()[0] * 96
     text = re.sub(r'^(<svg[^>]*?) width="[^"]*"', r"\1", text)
     text = re.sub(r'^(<svg[^>]*?) height="[^"]*"', r"\1", text)
-    opening = f'<svg role="img" aria-label="Figure: {html.escape(name)}" style="max-width:{width:.0f}px"'
+    sizes = f"max-width:{width:.0f}px;min-width:{min(0.75 * width, 640):.0f}px"
+    opening = f'<svg role="img" aria-label="Figure: {html.escape(name)}" style="{sizes}"'
     return text.replace("<svg", opening, 1)

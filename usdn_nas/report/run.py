@@ -21,7 +21,9 @@ from usdn_nas.validation import validate
 __all__ = ["HISTORIES", "MissingPartError", "Run", "load_run"]
 
 HISTORIES = ("pretrain", "supernet", "teacher", "retrain", "retrain-ce")
-"""Stages that train and leave a history, in the order they run."""
+"""Trainings that leave a history, in the order they run."""
+
+_RETRAINING = {"teacher": "teacher", "retrain": "kd", "retrain-ce": "ce"}
 
 
 class MissingPartError(UserError):
@@ -59,7 +61,7 @@ class Run:
         path = self.path / relative
         if not path.is_file():
             raise MissingPartError(
-                "not written yet", where=path, remedy=f"stage '{stage}' writes it: usdn-nas {stage}, or usdn-nas run"
+                "not written yet", where=path, remedy=f"stage '{stage}' writes it: usdn-nas {stage} {self.path}"
             )
         return path
 
@@ -134,8 +136,11 @@ class Run:
     @cached_property
     def retrained(self) -> dict[str, Any]:
         """The retrained winner's ``architecture.json``: the same bits and exits, thresholds fitted anew."""
-        folder = f"retrain/{self.architecture['digest'][:12]}"
-        return self._json(f"{folder}/architecture.json", "retrain", "usdn-nas/architecture/1")
+        return self._json(f"{self._retrain_folder}/kd/architecture.json", "retrain", "usdn-nas/architecture/1")
+
+    @property
+    def _retrain_folder(self) -> str:
+        return f"retrain/{self.architecture['digest'][:12]}"
 
     @property
     def winner(self) -> Architecture:
@@ -161,13 +166,18 @@ class Run:
         return dict(self._json("stages.json", "run", "usdn-nas/stages/1")["stages"])
 
     def history(self, stage: str) -> pd.DataFrame:
-        """A training's ``history.csv``; the columns of a stage with no accuracies are those of its losses.
+        """A training's ``history.csv``: one row an epoch.
+
+        Columns: ``epoch``, ``step``, ``loss``, ``lr``, ``seconds``, ``images_per_second``, and accuracies on the search
+        split, ``accuracy_<exit>`` (of the supernet ``accuracy_<exit>@max`` and ``@min``: largest and smallest path).
 
         Args:
-            stage: One of `HISTORIES`.
+            stage: One of `HISTORIES`; the last three are those of the winner.
         """
         if stage not in HISTORIES:
             raise UserError(f"no such training stage: '{stage}'", remedy=nearest(stage, HISTORIES))
+        if stage in _RETRAINING:
+            return pd.read_csv(self._part(f"{self._retrain_folder}/{_RETRAINING[stage]}/history.csv", "retrain"))
         return pd.read_csv(self._part(f"{stage}/history.csv", stage))
 
 

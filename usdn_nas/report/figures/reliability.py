@@ -127,8 +127,8 @@ def plot_reliability(run: Run, exit_name: str | None = None, *, ax: Axes | Seque
     if exit_name is not None and exit_name not in everything:
         raise UserError(f"no exit '{exit_name}' was evaluated", where=run.path, remedy=nearest(exit_name, everything))
     data = everything if exit_name is None else {exit_name: everything[exit_name]}
-    columns = min(4, len(data))
-    rows = math.ceil(len(data) / columns)
+    rows = math.ceil(len(data) / 4)
+    columns = math.ceil(len(data) / rows)
     given = given_axes(ax, len(data))
     axes = given or new_axes(max(2.35 * columns, 3), 3.15 * rows, rows, columns)
     for i, (axis, (name, models)) in enumerate(zip(axes, data.items(), strict=False)):

@@ -92,14 +92,14 @@ def draw_training(axes: Sequence[Axes], data: Sequence[StageCurves], exits: Sequ
         grid(accuracy)
     axes[0].set_ylabel("training loss")
     axes[len(data)].set_ylabel("accuracy (%), search split")
-    figure = axes[0].get_figure()
+    figure = axes[0].get_figure(root=True)
     if figure is not None and labels:
         order = [name for name in [*exits, "smallest path"] if name in labels]
         figure.legend(
             [labels[name] for name in order],
             order,
             loc="outside lower center",
-            ncols=min(len(order), 8),
+            ncols=max(1, min(len(order), int(figure.get_size_inches()[0] / 0.95))),
         )
     return list(axes)
 
