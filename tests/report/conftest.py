@@ -290,7 +290,7 @@ def write_history(folder: Path, stage: str, exits: Sequence[str], epochs: int = 
     pd.DataFrame(rows).to_csv(folder / stage / "history.csv", index=False)
 
 
-def write_evaluation(folder: Path, space: SearchSpace, architecture: Architecture) -> None:
+def write_evaluation(folder: Path, space: SearchSpace, architecture: Architecture, digest: str) -> None:
     costs = exit_costs(space, architecture.bits).placed(architecture.exits)
     reference = reference_bops(space)
 
@@ -305,7 +305,7 @@ def write_evaluation(folder: Path, space: SearchSpace, architecture: Architectur
         "split": "test",
         "n": N,
         "search_n": N,
-        "architecture_digest": architecture.digest,
+        "architecture_digest": digest,
         "rule": "threshold",
         "reference_bops": reference,
         "models": {"kd": kd, "ce": ce, "teacher": teacher},
@@ -329,7 +329,7 @@ def write_run(folder: Path, space: SearchSpace, name: str = "synthetic") -> Run:
         write_history(folder, stage, names)
     for stage in ("teacher", "kd", "ce"):
         write_history(retrained, stage, [*architecture.exits, "final"])
-    write_evaluation(folder, space, refitted)
+    write_evaluation(folder, space, refitted, architecture.digest)
     done = {"status": "done", "seconds": 12.5, "finished": "2026-01-01T00:00:00", "inputs": {}, "outputs": {}}
     stages = dict.fromkeys(("pretrain", "supernet", "search", "export", "teacher", "retrain", "evaluate"), done)
     write_json(folder / "stages.json", {"schema": "usdn-nas/stages/1", "stages": stages})

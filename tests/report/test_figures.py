@@ -182,5 +182,7 @@ def test_an_unfinished_run_has_the_figures_it_has_data_for(started: Callable[[],
         write_figures(run, tmp_path / "figures")
     (run.path / "pretrain").mkdir()
     (run.path / "pretrain/history.csv").write_text("epoch,step,loss,lr,seconds,accuracy_final\n1,9,2.1,.1,3,\n")
+    (tmp_path / "figures").mkdir()
+    (tmp_path / "figures/front.png").write_bytes(b"of an earlier run")
     names = [path.name for path in write_figures(run, tmp_path / "figures")]
-    assert names == ["training.png", "training.svg"]
+    assert names == sorted(path.name for path in (tmp_path / "figures").iterdir()) == ["training.png", "training.svg"]

@@ -71,6 +71,20 @@ def test_another_schema_is_refused(started: Callable[[], Run]) -> None:
         run.evaluation  # noqa: B018
 
 
+def test_an_evaluation_of_another_architecture_is_not_taken_for_the_winners(
+    started: Callable[[], Run], resnet18: Run
+) -> None:
+    run = started()
+    (run.path / "export").mkdir()
+    for name in ("export/architecture.json", "evaluation.json"):
+        (run.path / name).write_text((resnet18.path / name).read_text())
+    digest = resnet18.architecture["digest"]
+    exported = (run.path / "export/architecture.json").read_text().replace(digest, "0" * 64)
+    (run.path / "export/architecture.json").write_text(exported)
+    with pytest.raises(MissingPartError, match=f"is of architecture {digest[:12]}, but 000000000000 is exported now"):
+        run.evaluation  # noqa: B018
+
+
 def test_a_broken_front_is_refused(started: Callable[[], Run]) -> None:
     run = started()
     (run.path / "search").mkdir()

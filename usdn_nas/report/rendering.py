@@ -31,9 +31,9 @@ class Column:
 
 
 def _gbops_decimals(values: Iterable[float]) -> int:
-    """Decimals that show four significant digits of the largest value, never fewer than the paper's three."""
-    largest = max((abs(v) for v in values if v and math.isfinite(v)), default=1.0)
-    return max(3, 3 - math.floor(math.log10(largest)))
+    """Decimals that show three significant digits of the smallest value: at least the paper's three, at most seven."""
+    smallest = min((abs(v) for v in values if v and math.isfinite(v)), default=1.0)
+    return min(max(3, 2 - math.floor(math.log10(smallest))), 7)
 
 
 def _numbers(pattern: str, scale: float = 1) -> Callable[[Sequence[Any]], list[str]]:

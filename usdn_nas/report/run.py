@@ -152,8 +152,21 @@ class Run:
 
     @cached_property
     def evaluation(self) -> dict[str, Any]:
-        """``evaluation.json``: figures on the test split."""
-        return self._json("evaluation.json", "evaluate", "usdn-nas/evaluation/1")
+        """``evaluation.json``: figures of the exported architecture on the test split.
+
+        Raises:
+            MissingPartError: It is not written yet, or what was exported since is another architecture.
+        """
+        found = self._json("evaluation.json", "evaluate", "usdn-nas/evaluation/1")
+        if (self.path / "export/architecture.json").is_file():
+            expected, got = self.architecture["digest"][:12], found["architecture_digest"][:12]
+            if expected != got:
+                raise MissingPartError(
+                    f"is of architecture {got}, but {expected} is exported now",
+                    where=self.path / "evaluation.json",
+                    remedy=f"usdn-nas evaluate {self.path}",
+                )
+        return found
 
     @cached_property
     def ladder(self) -> dict[str, Any]:

@@ -63,6 +63,8 @@ def figure_svg(figure: Figure, *, text: bool = False) -> str:
 def write_figures(run: Run, folder: Path | str) -> list[Path]:
     """Writes every figure for which ``run`` has the data as ``<name>.png`` and ``<name>.svg``, atomically.
 
+    A figure of an earlier time whose data is gone is removed.
+
     Returns:
         The files written.
 
@@ -71,10 +73,11 @@ def write_figures(run: Run, folder: Path | str) -> list[Path]:
     """
     paths = []
     for name, figure in make_figures(run):
-        if isinstance(figure, MissingPartError):
-            continue
         for suffix in (".png", ".svg"):
             path = Path(folder) / f"{name}{suffix}"
+            if isinstance(figure, MissingPartError):
+                path.unlink(missing_ok=True)
+                continue
             with atomic_path(path) as temporary:
                 if suffix == ".svg":
                     temporary.write_text(figure_svg(figure), encoding="utf-8")
