@@ -89,7 +89,7 @@ def draw_thresholds(ax: Axes, data: Mapping[str, Sweep], n: int) -> Axes:
             zorder=5,
         )
         if i == 0:
-            _label_thresholds(ax, sweep, x)
+            _label_thresholds(ax, sweep, x, below=any(max(o.accuracy) > max(sweep.accuracy) for o in data.values()))
     ax.set_xlabel(f"average {unit} per image")
     ax.set_ylabel("accuracy (%)")
     ax.set_title(f"As the threshold moves (test, n = {n:,})")
@@ -99,7 +99,8 @@ def draw_thresholds(ax: Axes, data: Mapping[str, Sweep], n: int) -> Axes:
     return ax
 
 
-def _label_thresholds(ax: Axes, sweep: Sweep, x: list[float]) -> None:
+def _label_thresholds(ax: Axes, sweep: Sweep, x: list[float], *, below: bool) -> None:
+    """Writes some thresholds beside the curve, on the side where no other curve runs."""
     used: set[int] = set()
     span = max(x) - min(x)
     for value in _LABELLED:
@@ -110,9 +111,9 @@ def _label_thresholds(ax: Axes, sweep: Sweep, x: list[float]) -> None:
         ax.annotate(
             f"{sweep.thresholds[i]:.2f}",
             (x[i], sweep.accuracy[i]),
-            xytext=(-4, 6),
+            xytext=(9, -14) if below else (-4, 6),
             textcoords="offset points",
-            ha="right",
+            ha="left" if below else "right",
             fontsize=7.5,
             color=INK,
             path_effects=halo(),
