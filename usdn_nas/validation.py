@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
 
@@ -18,10 +18,12 @@ M = TypeVar("M", bound=BaseModel)
 def _field_names(model: type[BaseModel], path: tuple[Any, ...]) -> list[str]:
     """Names valid at ``path`` below ``model``; empty where the path leaves the models."""
     for part in path:
-        field = model.model_fields.get(str(part))
-        if field is None or not (isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)):
+        names = {field.alias or name: field for name, field in model.model_fields.items()}
+        annotation = names[str(part)].annotation if str(part) in names else None
+        members = [m for m in (annotation, *get_args(annotation)) if isinstance(m, type) and issubclass(m, BaseModel)]
+        if not members:
             return []
-        model = field.annotation
+        model = members[0]
     return [field.alias or name for name, field in model.model_fields.items()]
 
 
@@ -44,7 +46,8 @@ def validate(model: type[M], payload: Mapping[str, Any], where: object) -> M:
         dotted = ".".join(str(part) for part in location)
         place = f"{where}: {dotted}" if dotted else where
         if first["type"] == "extra_forbidden":
-            remedy = nearest(str(location[-1]), _field_names(model, location[:-1]))
+            names = _field_names(model, location[:-1])
+            remedy = nearest(str(location[-1]), names) if names else None
             raise UserError(f"unknown key '{location[-1]}'", where=place, remedy=remedy) from None
         if first["type"] == "missing":
             raise UserError("this key is missing", where=place) from None
