@@ -205,7 +205,7 @@ def _parse_override(text: str) -> tuple[list[str], Any]:
     try:
         parsed = tomllib.loads(f"value = {value}")["value"]
     except tomllib.TOMLDecodeError:
-        parsed = value
+        parsed = value.strip()
     return key.strip().split("."), parsed
 
 

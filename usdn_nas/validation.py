@@ -41,7 +41,8 @@ def validate(model: type[M], payload: Mapping[str, Any], where: object) -> M:
     try:
         return model.model_validate(payload)
     except ValidationError as error:
-        first, *others = error.errors()
+        # A mistyped key before the one that is missing for it.
+        first, *others = sorted(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
         location = _without_tags(first["loc"])
         dotted = ".".join(str(part) for part in location)
         place = f"{where}: {dotted}" if dotted else where
