@@ -1,0 +1,183 @@
+"""The study file: keys, types, overrides, where names are looked up."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from usdn_nas.config import StudyConfig, apply_overrides, find_toml, list_toml, load_study
+from usdn_nas.errors import UserError
+from usdn_nas.networks.build import resolve_space
+from usdn_nas.space import SpaceSpec, load_space
+
+ROOT = Path(__file__).parents[1]
+SPACE = '[network]\nname = "resnet_cifar"\ninput_shape = [1, 8, 8]\nnum_classes = {}\n[bits]\nchoices = [[2, 2]]\n'
+FLOATS = st.floats(allow_nan=False, allow_infinity=False)
+KEYS = st.text("abcdefgh_", min_size=1, max_size=6)
+
+
+@pytest.fixture
+def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A study of one line in a working directory of its own."""
+    (tmp_path / "work").mkdir()
+    (tmp_path / "studies").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    path = tmp_path / "studies" / "own.toml"
+    path.write_text('space = "resnet_digits"\n')
+    return path
+
+
+def refusal(path: Path, *overrides: str) -> str:
+    with pytest.raises(UserError) as caught:
+        load_study(path, overrides)
+    assert "\n" not in str(caught.value)
+    return str(caught.value).removeprefix(f"{path}: ")
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "studies").glob("*.toml")), ids=lambda path: path.stem)
+def test_every_shipped_study_loads(path: Path) -> None:
+    study, space = load_study(path)
+    assert isinstance(study, StudyConfig) and isinstance(space, SpaceSpec)
+    assert resolve_space(space)[0].bit_configurations > 1
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "search_spaces").glob("*.toml")), ids=lambda path: path.stem)
+def test_every_shipped_space_resolves(path: Path) -> None:
+    space, network = resolve_space(load_space(path))
+    assert space.chain.exits[-1].name == "final" == network.exit_names[-1]
+    assert len(space.ladder()) > 1
+
+
+def test_shipped_sizes() -> None:
+    """ResNet-18: four pairs for each of 8 blocks; 16 for each of 19 layers (16 in blocks, 3 shortcuts)."""
+    block = resolve_space(load_space(ROOT / "search_spaces" / "resnet18_imagenet.toml"))[0]
+    layer = resolve_space(load_space(ROOT / "search_spaces" / "resnet18_imagenet_layerwise.toml"))[0]
+    assert (block.bit_configurations, layer.bit_configurations) == (4**8, 16**19)
+    assert len(block.candidates) == len(layer.candidates) == 7
+    assert block.size == 4**8 * 2**7
+
+
+def test_defaults_and_values(study: Path) -> None:
+    config, space = load_study(study)
+    assert (config.space, config.search.mode, config.retrain.temperature, config.retrain.alpha) == (
+        *("resnet_digits", "pareto", 2.0, 0.3),
+    )
+    assert space.network.name == "resnet_cifar"
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("sead = 1", "sead: unknown key 'sead'; did you mean 'seed'?"),
+        ("[supernet]\nepochs = 1", "supernet.epochs: unknown key 'epochs'; valid: "),
+        ("[supernet.qat]\nepoch = 1", "supernet.qat.epoch: unknown key 'epoch'; did you mean 'epochs'?"),
+        ("[serch]\ntr = 1", "serch: unknown key 'serch'; did you mean 'search'?"),
+        ("[supernet.qat]\nlr = 0.1", "supernet.qat.epochs: this key is missing"),
+        ("[supernet.qat]\nepochs = 0", "supernet.qat.epochs: Input should be greater than or equal to 1, got 0"),
+        ("[supernet.qat]\nepochs = 1.5", "supernet.qat.epochs: Input should be a valid integer"),
+        ('[supernet.qat]\nepochs = "many"', "supernet.qat.epochs: Input should be a valid integer"),
+        ("[supernet.qat]\nepochs = 1\nlr = inf", "supernet.qat.lr: Input should be a finite number, got inf"),
+        ("[search]\ntr = nan", "search.tr: Input should be a finite number, got nan"),
+        ('[search]\nmode = "budget"', "search: mode 'budget' needs 'gbops'"),
+        ('[search]\nsampler = "cma"', "search.sampler: Input should be 'auto', 'tpe', "),
+        ("[export]\ntr = 1\nbudget = 2", "export: give one of 'tr', 'budget' and 'trial'"),
+        ("[retrain]\nalpha = 1.1", "retrain.alpha: Input should be less than or equal to 1, got 1.1"),
+        ("search = 3", "search: Input should be a valid dictionary or instance of SearchConfig, got 3"),
+        ("[search\n", "expected TOML: "),
+    ],
+)
+def test_what_is_wrong_is_one_line(text: str, line: str, study: Path) -> None:
+    study.write_text(f'space = "resnet_digits"\n{text}\n')
+    assert refusal(study).startswith(line)
+
+
+def test_missing_files_and_keys(study: Path) -> None:
+    assert refusal(study.with_name("none.toml")) == "no such file"
+    study.write_text("seed = 1\n")
+    assert refusal(study) == "space: this key is missing"
+    study.write_text('space = "resnet_digit"\n')
+    assert refusal(study) == "no such search space: 'resnet_digit'; did you mean 'resnet_digits'?"
+
+
+def test_overrides(study: Path) -> None:
+    config, _ = load_study(study, ["search.configurations=256", "data.name = own", "seed=3", 'device="cpu"', "seed=4"])
+    assert (config.search.configurations, config.data.name, config.seed, config.device) == (256, "own", 4, "cpu")
+    assert refusal(study, "search.configuration=2").endswith("did you mean 'configurations'?")
+    assert refusal(study, "search.tr=much").startswith("search.tr: Input should be a valid number")
+    assert refusal(study, "seed") == "--set: expected key=value, got 'seed'"
+    assert refusal(study, "=1") == "--set: expected key=value, got '=1'"
+    assert refusal(study, "seed.x=1").startswith("seed: Input should be a valid integer")
+    assert refusal(study, "space.x=1") == "--set space.x=1: 'space' is a value, not a table"
+
+
+@given(
+    keys=st.lists(KEYS, min_size=1, max_size=4),
+    value=st.integers(-(2**60), 2**60) | st.booleans() | FLOATS | st.lists(st.integers(-9, 9)),
+    spaces=st.sampled_from(["", " "]),
+)
+def test_override_of_a_value(keys: list[str], value: object, spaces: str) -> None:
+    written = str(value).lower() if isinstance(value, bool) else repr(value)
+    payload: dict = {}
+    apply_overrides(payload, [f"{'.'.join(keys)}{spaces}={spaces}{written}"])
+    for key in keys:
+        payload = payload[key]
+    assert payload == value and type(payload) is type(value)
+
+
+@given(keys=st.lists(KEYS, min_size=1, max_size=3), text=st.text("ghjkxyz/=:.", min_size=1))
+def test_override_that_is_no_toml_is_a_text(keys: list[str], text: str) -> None:
+    payload: dict = {}
+    apply_overrides(payload, [f"{'.'.join(keys)}={text}"])
+    for key in keys:
+        payload = payload[key]
+    assert payload == text
+
+
+@given(st.dictionaries(KEYS, st.integers() | st.dictionaries(KEYS, st.integers(), max_size=3), max_size=4), KEYS, KEYS)
+def test_overrides_touch_nothing_else(payload: dict, table: str, key: str) -> None:
+    before = {name: dict(value) if isinstance(value, dict) else value for name, value in payload.items()}
+    if isinstance(payload.get(table), int):
+        with pytest.raises(UserError):
+            apply_overrides(payload, [f"{table}.{key}=1"])
+        assert payload == before
+        return
+    apply_overrides(payload, [f"{table}.{key}=1"])
+    assert payload.pop(table) == before.pop(table, {}) | {key: 1}
+    assert payload == before
+
+
+def test_names_are_looked_up_beside_then_here_then_in_the_package(study: Path, tmp_path: Path) -> None:
+    def classes() -> int:
+        return load_study(study)[1].network.num_classes
+
+    assert classes() == 10  # the package's
+    here = tmp_path / "work" / "search_spaces"
+    here.mkdir()
+    (here / "resnet_digits.toml").write_text(SPACE.format(11))
+    assert classes() == 11
+    (study.parent / "resnet_digits.toml").write_text(SPACE.format(12))
+    assert classes() == 12
+    study.write_text('space = "resnet_digits.toml"\n')
+    assert classes() == 12
+    (study.parent / "resnet_digits.toml").unlink()
+    assert classes() == 11
+    study.write_text(f'space = "{here / "resnet_digits.toml"}"\n')
+    assert classes() == 11
+
+
+def test_studies_by_name_and_by_path(study: Path, tmp_path: Path) -> None:
+    assert find_toml(str(study), "studies") == study
+    assert find_toml("../studies/own.toml", "studies").resolve() == study
+    shipped = find_toml("digits", "studies")
+    assert shipped.read_text() == (ROOT / "studies" / "digits.toml").read_text()
+    assert find_toml("digits.toml", "studies") == find_toml("studies/digits.toml", "studies") == shipped
+    (tmp_path / "work" / "studies").mkdir()
+    own = tmp_path / "work" / "studies" / "digits.toml"
+    own.write_text('space = "x"\n')
+    assert find_toml("digits", "studies") == own == list_toml("studies")["digits"]
+    with pytest.raises(UserError, match="no such study: 'digit'; did you mean 'digits'"):
+        find_toml("digit", "studies")
+    assert set(list_toml("search_spaces")) == {path.stem for path in (ROOT / "search_spaces").glob("*.toml")}
