@@ -6,7 +6,7 @@ import functools
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
@@ -32,6 +32,7 @@ __all__ = [
     "command",
     "open_study_or_run",
     "print_frame",
+    "print_gap",
     "stdout",
 ]
 
@@ -110,6 +111,17 @@ def open_study_or_run(
     path = folder if (folder / "study.json").is_file() else find_toml(study, "studies")
     reporter = Reporter() if quiet else Reporter(Console(stderr=True))
     return open_run(path, tuple(overrides or ()), out, reporter)
+
+
+def print_gap(evaluation: Mapping[str, Any]) -> None:
+    """Prints the gap between search and test figures, for people."""
+    from usdn_nas.report import gap_table
+
+    frame = gap_table(evaluation).drop(columns=["label", "search_n", "n"])
+    title = (
+        f"Policies on the search split (n = {evaluation['search_n']:,}) and the test split (n = {evaluation['n']:,})"
+    )
+    print_frame(frame, Format.table, title)
 
 
 def print_frame(frame: pd.DataFrame, format: Format, title: str | None = None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated
 
@@ -57,7 +58,7 @@ def export(
     if len(given) > 1:
         raise UserError(f"give one of {' and '.join(given)}")
     choice = [
-        f"export.{name}={value}"
+        f"export.{name}={json.dumps(value)}"
         for name, value in (("budget", budget), ("tr", tr), ("trial", trial))
         if value is not None
     ]

@@ -17,7 +17,10 @@ def front(study: StudyArgument, format: FormatOption = Format.table, out: OutOpt
 
         usdn-nas front runs/try --format csv > front.csv
     """
-    from usdn_nas.report import load_run
+    from usdn_nas.report import front_table, load_run
 
     run = load_run(open_study_or_run(study, out=out).folder)
-    print_frame(run.front, format, f"Pareto front of {run.name}, selected on the search split")
+    if format is not Format.table:
+        print_frame(run.front, format)
+        return
+    print_frame(front_table(run.front, run.space), format, f"Pareto front of {run.name} (on the search split)")

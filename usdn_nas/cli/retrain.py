@@ -17,6 +17,7 @@ from usdn_nas.cli.common import (
     command,
     open_study_or_run,
     print_frame,
+    print_gap,
     stdout,
 )
 
@@ -78,7 +79,7 @@ def evaluate(
     from usdn_nas.files import read_json
     from usdn_nas.pipeline.ledger import locked
     from usdn_nas.pipeline.stages import Pipeline
-    from usdn_nas.report import gap_table, table1, table2
+    from usdn_nas.report import table1, table2
 
     context = open_study_or_run(study, set_, out, quiet)
     if architecture:
@@ -94,4 +95,4 @@ def evaluate(
     if format is Format.table:
         if evaluation["table2"]:
             print_frame(table2(evaluation), format, "KD against cross-entropy alone, test split (Table II)")
-        print_frame(gap_table(evaluation), format, "Search split and test split")
+        print_gap(evaluation)

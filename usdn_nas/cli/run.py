@@ -7,7 +7,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from usdn_nas.cli.common import OutOption, QuietOption, SetOption, StudyArgument, command, open_study_or_run, stdout
+from usdn_nas.cli.common import (
+    Format,
+    OutOption,
+    QuietOption,
+    SetOption,
+    StudyArgument,
+    command,
+    open_study_or_run,
+    print_frame,
+    print_gap,
+    stdout,
+)
 
 if TYPE_CHECKING:
     from usdn_nas.config import TrainConfig
@@ -47,18 +58,20 @@ def run(
 
     context.data  # noqa: B018  what is missing is found before anything is written
     with locked(context.folder):
-        ran = Pipeline(context).run()
+        ran = Pipeline(context).run(repick=True)
     _show_result(context, ran)
 
 
 def _show_result(context: Context, ran: bool) -> None:
-    from usdn_nas.report import gap_table, load_run, render, table1
+    from usdn_nas.report import load_run, table1, table2
 
     console, finished = stdout(), load_run(context.folder)
     if not ran:
         console.print(f"{context.folder}: every stage is done, nothing to do", highlight=False)
-    console.print(render(table1(finished.evaluation), title="Exit rates and costs, test split (Table I)"))
-    console.print(render(gap_table(finished.evaluation), title="Search split and test split"))
+    print_frame(table1(finished.evaluation), Format.table, "Exit rates and costs, test split (Table I)")
+    if finished.evaluation["table2"]:
+        print_frame(table2(finished.evaluation), Format.table, "KD against cross-entropy alone, test split (Table II)")
+    print_gap(finished.evaluation)
     console.print(f"Report: {context.folder / 'report.html'}", highlight=False, soft_wrap=True)
 
 

@@ -79,15 +79,18 @@ class Ledger:
         )
 
     def ensure(self, stage: Stage) -> bool:
-        """Runs the stage unless it is done. Returns whether it ran."""
-        record = self.records.get(stage.key)
-        if self.is_done(stage):
-            assert record is not None
-            self.reporter.say(f"{stage.key}: done before ({record['seconds']:.0f} s), nothing to do")
+        """Runs the stage unless it is done. Returns whether it ran.
+
+        Raises:
+            UserError: The stage cannot work with its input; what an earlier run of it left is as it was.
+        """
+        before = self.records.get(stage.key)
+        if before is not None and self.is_done(stage):
+            self.reporter.say(f"{stage.key}: done before ({before['seconds']:.0f} s), nothing to do")
             return False
-        if record is not None:
-            self._explain(stage, record)
-        seconds = record["seconds"] if record and record["fingerprint"] == stage.fingerprint else 0.0
+        changed = [] if before is None else self._changed(stage, before)
+        self._explain(stage, before, changed)
+        seconds = before["seconds"] if before and not changed else 0.0
         entry = {
             "status": "running",
             "fingerprint": stage.fingerprint,
@@ -96,11 +99,16 @@ class Ledger:
             "seconds": seconds,
             "outputs": {},
         }
+        if changed:  # first, so that a kill in between leaves no stale checkpoint under the new record
+            self._set_aside(stage.key)
         self.records[stage.key] = entry
         self._write()
         start = time.monotonic()
         try:
             stage.run(stage)
+        except UserError:
+            self._restore(stage.key, before, changed)
+            raise
         finally:
             entry["seconds"] = round(seconds + time.monotonic() - start, 2)
             self._write()
@@ -110,12 +118,16 @@ class Ledger:
         self._write()
         return True
 
-    def _explain(self, stage: Stage, record: dict[str, Any]) -> None:
-        before, now = record.get("inputs", {}), stage.inputs
-        changed = sorted(key for key in {*before, *now} if before.get(key) != now.get(key))
+    def _changed(self, stage: Stage, record: dict[str, Any]) -> list[str]:
+        """Names of the inputs that are not those of ``record``."""
+        before, now = record["inputs"], stage.inputs
+        return sorted(key for key in {*before, *now} if before.get(key) != now.get(key))
+
+    def _explain(self, stage: Stage, record: dict[str, Any] | None, changed: list[str]) -> None:
+        if record is None:
+            return
         if changed:
             self.reporter.say(f"{stage.key}: {', '.join(changed)} changed, so it runs again")
-            self.discard(stage.key)
         elif record["status"] == "running":
             self.reporter.say(f"{stage.key}: was interrupted, goes on")
         elif stage.extent is not None and record["extent"] < stage.extent:
@@ -123,14 +135,25 @@ class Ledger:
         else:
             self.reporter.say(f"{stage.key}: its files changed since, so it runs again")
 
-    def discard(self, key: str) -> None:
-        """Puts a stage's folder aside as ``<key>.old``, in place of an earlier one."""
+    def _aside(self, key: str) -> Path:
         folder = self.folder / key
-        if folder.is_dir():
-            aside = folder.with_name(f"{folder.name}.old")
-            shutil.rmtree(aside, ignore_errors=True)
-            folder.rename(aside)
-        self.records.pop(key, None)
+        return folder.with_name(f"{folder.name}.old")
+
+    def _set_aside(self, key: str) -> None:
+        """Moves a stage's folder to ``<key>.old``, in place of an earlier one."""
+        if (self.folder / key).is_dir():
+            shutil.rmtree(self._aside(key), ignore_errors=True)
+            (self.folder / key).rename(self._aside(key))
+
+    def _restore(self, key: str, record: dict[str, Any] | None, changed: list[str]) -> None:
+        """Undoes what `ensure` did before the stage refused its input."""
+        if record is None:
+            del self.records[key]
+        else:
+            self.records[key] = record
+        if changed and self._aside(key).is_dir():
+            shutil.rmtree(self.folder / key, ignore_errors=True)
+            self._aside(key).rename(self.folder / key)
 
     def output_digest(self, key: str) -> str:
         """Digest over the files of a stage that is done."""

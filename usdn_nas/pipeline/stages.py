@@ -7,9 +7,10 @@ again exactly what depends on it.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from usdn_nas import __version__
 from usdn_nas.architecture import Architecture
@@ -26,6 +27,7 @@ from usdn_nas.study.session import settings_that_matter
 __all__ = ["Pipeline", "retrain_folder"]
 
 Work = Callable[[Stage], None]
+Loss = Literal["kd", "ce"]
 
 STAGES = ("pretrain", "supernet", "search", "export", "retrain", "evaluate", "report")
 
@@ -123,66 +125,75 @@ class Pipeline:
         )
 
     def retrain(self, file: ArchitectureFile) -> list[Stage]:
-        """Teacher, retraining with KD and, unless switched off, with CE alone."""
-        context, settings = self.context, self.context.study.retrain
-        architecture, key = file.architecture, retrain_folder(file.architecture)
-        folder = context.folder / key
-        common = {
-            "architecture": architecture.to_dict(),
-            "data.augment": context.study.data.augment,
-            "retrain.exit_weight": settings.exit_weight,
+        """Teacher; retraining with KD and, unless switched off, with CE alone; thresholds refitted after each."""
+        return [self._teacher(file)] + [
+            stage for loss in self._losses for stage in (self._retrained(file, loss), self._thresholds(file, loss))
+        ]
+
+    @property
+    def _losses(self) -> tuple[Loss, ...]:
+        return ("kd", "ce") if self.context.study.retrain.compare_ce else ("kd",)
+
+    def _of_architecture(self, file: ArchitectureFile) -> dict[str, Any]:
+        """Inputs of every training of one architecture; its thresholds are none of them."""
+        return {
+            "bits and exits": {key: file.architecture.to_dict()[key] for key in ("bits", "exits")},
+            "data.augment": self.context.study.data.augment,
+            "retrain.exit_weight": self.context.study.retrain.exit_weight,
         }
-        teacher_inputs = {
-            **common,
-            "retrain.teacher": settings.teacher.model_dump(mode="json"),
-            "retrain.teacher_init": settings.teacher_init,
-            "pretrained weights": self._digest("pretrain") if settings.teacher_init == "pretrained" else None,
-        }
 
-        def files(loss: str, *more: str) -> tuple[str, ...]:
-            return tuple(f"{key}/{loss}/{name}" for name in ("weights.safetensors", "history.csv", *more))
-
-        teacher = self._stage(
-            f"{key}/teacher",
-            teacher_inputs,
-            files("teacher"),
-            lambda stage: train.train_teacher(context, architecture, folder / "teacher", stage.fingerprint),
-        )
-        stages = [teacher]
-        ignored = {"teacher", "teacher_init", "compare_ce", "exit_weight"}
-        for loss in ("kd", "ce") if settings.compare_ce else ("kd",):
-            only_kd = {"temperature", "alpha", "alpha_weighs", "teacher_exit"} if loss == "ce" else set()
-            stages.append(self._retrain_stage(file, loss, common, files(loss, "architecture.json"), ignored | only_kd))
-        return stages
-
-    def _retrain_stage(
-        self, file: ArchitectureFile, loss: Any, common: dict[str, Any], outputs: tuple[str, ...], ignored: set[str]
-    ) -> Stage:
+    def _teacher(self, file: ArchitectureFile) -> Stage:
         context, settings = self.context, self.context.study.retrain
-        key = retrain_folder(file.architecture)
-        objective = searching.objective_of(context, file)
+        key = f"{retrain_folder(file.architecture)}/teacher"
+        pretrained = settings.teacher_init == "pretrained"
         inputs = {
-            **common,
-            "retrain": settings.model_dump(mode="json", exclude=ignored),
+            **self._of_architecture(file),
+            "retrain.teacher": settings.teacher.model_dump(mode="json"),
+            "pretrained weights": self._digest("pretrain") if pretrained else None,
+        }
+        return self._stage(
+            key,
+            inputs,
+            (f"{key}/weights.safetensors", f"{key}/history.csv"),
+            lambda stage: train.train_teacher(context, file.architecture, context.folder / key, stage.fingerprint),
+        )
+
+    def _retrained(self, file: ArchitectureFile, loss: Loss) -> Stage:
+        context, settings = self.context, self.context.study.retrain
+        folder = retrain_folder(file.architecture)
+        key = f"{folder}/{loss}"
+        elsewhere = {"teacher", "teacher_init", "compare_ce", "exit_weight"}
+        only_kd = {"temperature", "alpha", "alpha_weighs", "teacher_exit"} if loss == "ce" else set()
+        inputs = {
+            **self._of_architecture(file),
+            "retrain": settings.model_dump(mode="json", exclude=elsewhere | only_kd),
             "supernet.calibration_images": context.study.supernet.calibration_images,
-            "teacher weights": self._digest(f"{key}/teacher"),
+            "teacher weights": self._digest(f"{folder}/teacher"),
             "supernet weights": self._digest("supernet") if settings.init == "supernet" else None,
-            "objective": objective.model_dump(mode="json"),
         }
 
         def run(stage: Stage) -> None:
-            folder = context.folder / key
-            train.train_retrained(
-                context, file.architecture, folder / loss, folder / "teacher", stage.fingerprint, loss
-            )
-            searching.refit(context, file, objective, folder / loss)
+            teacher = context.folder / folder / "teacher"
+            train.train_retrained(context, file.architecture, context.folder / key, teacher, stage.fingerprint, loss)
 
-        return self._stage(f"{key}/{loss}", inputs, outputs, run)
+        return self._stage(key, inputs, (f"{key}/weights.safetensors", f"{key}/history.csv"), run)
+
+    def _thresholds(self, file: ArchitectureFile, loss: Loss) -> Stage:
+        context = self.context
+        key = f"{retrain_folder(file.architecture)}/{loss}"
+        objective = searching.objective_of(context, file)
+        inputs = {"objective": objective.model_dump(mode="json"), "weights": self._digest(key)}
+        return self._stage(
+            f"{key} thresholds",
+            inputs,
+            (f"{key}/architecture.json",),
+            lambda stage: searching.refit(context, file, objective, context.folder / key),
+        )
 
     def evaluate(self, file: ArchitectureFile, *, main: bool) -> Stage:
         """The test split, read once; ``main``: the run's own architecture rather than one given by hand."""
         context, key = self.context, retrain_folder(file.architecture)
-        parts = ["teacher", "kd", *(["ce"] if context.study.retrain.compare_ce else [])]
+        parts = ["teacher", *(part for loss in self._losses for part in (loss, f"{loss} thresholds"))]
         inputs = {
             "evaluate": context.study.evaluate.model_dump(mode="json"),
             "weights": {part: self._digest(f"{key}/{part}") for part in parts},
@@ -218,8 +229,16 @@ class Pipeline:
                 raise UserError("no architecture exported yet", where=path, remedy="run 'usdn-nas export' first")
         return read_architecture(path, within=self.context.space)
 
-    def run(self, until: str = "report") -> bool:
-        """All stages in order, up to and including ``until`` (one of `STAGES`). Returns whether anything ran."""
+    def run(self, until: str = "report", *, repick: bool = False) -> bool:
+        """All stages in order, up to and including ``until`` (one of `STAGES`).
+
+        Args:
+            repick: Export what the study's ``[export]`` picks, even where another point of the same front was
+                exported by hand; else that one stays.
+
+        Returns:
+            Whether anything ran.
+        """
         self.context.data  # noqa: B018  missing data is found before anything is written
         self.context.device  # noqa: B018
         self.context.describe()
@@ -230,9 +249,19 @@ class Pipeline:
                 ran |= self._retrain_each(self.architecture())
             elif name == "evaluate":
                 ran |= self.ledger.ensure(self.evaluate(self.architecture(), main=True))
+            elif name == "export" and not repick and self._picked_by_hand():
+                self.context.reporter.say("export: another point of the front was picked by hand, it stays")
             else:
                 ran |= self.ledger.ensure(getattr(self, name)())
         return ran
+
+    def _picked_by_hand(self) -> bool:
+        """Whether a point of the present front is exported, though not the one that the study picks."""
+        record, stage = self.ledger.records.get("export"), self.export()
+        if record is None:
+            return False
+        kept = {**stage.inputs, **{key: record["inputs"].get(key) for key in ("export", "search.tr")}}
+        return kept != stage.inputs and self.ledger.is_done(replace(stage, inputs=kept))
 
     def _retrain_each(self, file: ArchitectureFile) -> bool:
         ran = False

@@ -27,12 +27,13 @@ if TYPE_CHECKING:
     from usdn_nas.report.html import write_report
     from usdn_nas.report.rendering import render
     from usdn_nas.report.run import MissingPartError, Run, load_run
-    from usdn_nas.report.tables import bits_table, gap_table, ladder_table, stage_table, table1, table2
+    from usdn_nas.report.tables import bits_table, front_table, gap_table, ladder_table, stage_table, table1, table2
 
 __all__ = [
     "MissingPartError",
     "Run",
     "bits_table",
+    "front_table",
     "gap_table",
     "ladder_table",
     "load_run",
@@ -51,7 +52,7 @@ __all__ = [
     "write_report",
 ]
 
-_TABLES = ("bits_table", "gap_table", "ladder_table", "stage_table", "table1", "table2")
+_TABLES = ("bits_table", "front_table", "gap_table", "ladder_table", "stage_table", "table1", "table2")
 _HOME = {name: "figures" for name in __all__ if name.startswith("plot_")}
 _HOME |= dict.fromkeys(_TABLES, "tables") | dict.fromkeys(("MissingPartError", "Run", "load_run"), "run")
 _HOME |= {"render": "rendering", "write_figures": "figures", "write_report": "html"}

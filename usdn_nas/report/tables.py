@@ -5,7 +5,7 @@ Units are in the columns' names; accuracies and errors are fractions; costs are 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -16,7 +16,7 @@ from usdn_nas.errors import UserError, nearest
 from usdn_nas.report.run import Run
 from usdn_nas.space import SearchSpace
 
-__all__ = ["AVERAGE", "bits_table", "gap_table", "ladder_table", "stage_table", "table1", "table2"]
+__all__ = ["AVERAGE", "bits_table", "front_table", "gap_table", "ladder_table", "stage_table", "table1", "table2"]
 
 AVERAGE = "average"
 """The ``exit`` of the last row of `table1`."""
@@ -129,6 +129,36 @@ def gap_table(evaluation: Mapping[str, Any]) -> pd.DataFrame:
                 }
             )
     return pd.DataFrame(rows)
+
+
+def front_table(front: pd.DataFrame, space: SearchSpace) -> pd.DataFrame:
+    """A front as people read it: one column of bits for all groups, in the order of the chain.
+
+    Args:
+        front: As `Run.front` gives it.
+
+    Returns:
+        Columns: ``trial``, ``accuracy``, ``gbops``, ``bits`` (W/A a group, or one number where they are equal),
+        ``thresholds`` (one where all are equal), ``exits``.
+    """
+
+    def bits(row: Mapping[str, Any]) -> str:
+        pairs = [str(row[group.name]).split("/") for group in space.groups]
+        return " ".join(w if w == a else f"{w}/{a}" for w, a in pairs)
+
+    def thresholds(values: Sequence[float]) -> str:
+        return " ".join(f"{value:.3f}" for value in (values[:1] if len(set(values)) == 1 else values))
+
+    return pd.DataFrame(
+        {
+            "trial": front["trial"],
+            "accuracy": front["accuracy"],
+            "gbops": front["bops"] / _GIGA,
+            "bits": [bits(row) for row in front.to_dict("records")],
+            "thresholds": [thresholds(values) for values in front["thresholds"]],
+            "exits": [" ".join(exits) for exits in front["exits"]],
+        }
+    )
 
 
 def bits_table(space: SearchSpace, architecture: Architecture) -> pd.DataFrame:
