@@ -109,7 +109,7 @@ def test_cross_entropy_step_adds_its_gradients() -> None:
     network, images, labels = Heads(), torch.randn(6, 4), torch.tensor([0, 1, 2, 0, 1, 2])
     step = cross_entropy_step(network, [0.5, 1.0])
     loss = step(images, labels, np.random.default_rng(0))
-    assert loss == pytest.approx(float(cross_entropy(network(images), labels, [0.5, 1.0])))
+    assert loss == pytest.approx(cross_entropy(network(images), labels, [0.5, 1.0]).item())
     once = gradients(network)
     step(images, labels, np.random.default_rng(0))
     assert all(torch.allclose(value, 2 * once[name]) for name, value in gradients(network).items())
