@@ -11,6 +11,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from usdn_nas.errors import UserError, nearest
+from usdn_nas.files import read_toml
 from usdn_nas.space import SpaceSpec, load_space
 from usdn_nas.validation import validate
 
@@ -235,12 +236,7 @@ def load_study(path: Path, overrides: Sequence[str] = ()) -> tuple[StudyConfig, 
     Raises:
         UserError: A file is missing or wrong; the message names the file and the dotted path.
     """
-    try:
-        payload = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError("no such file", where=path) from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise UserError(f"expected TOML: {error}", where=path) from None
+    payload = read_toml(path)
     apply_overrides(payload, overrides)
     study = validate(StudyConfig, payload, where=path)
     return study, load_space(find_toml(study.space, "search_spaces", beside=Path(path).parent))

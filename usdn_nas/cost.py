@@ -16,7 +16,16 @@ from usdn_nas.architecture import Architecture, Bits
 from usdn_nas.records import FINAL_EXIT, ExitRecord, LayerRecord, SegmentRecord
 from usdn_nas.space import SearchSpace
 
-__all__ = ["ExitCosts", "exit_costs", "full_bops", "layer_table", "mean_bits", "reference_bops", "uniform_bops"]
+__all__ = [
+    "ExitCosts",
+    "exit_costs",
+    "full_bops",
+    "layer_table",
+    "least_bops",
+    "mean_bits",
+    "reference_bops",
+    "uniform_bops",
+]
 
 
 @dataclass(frozen=True)
@@ -64,6 +73,13 @@ def full_bops(space: SearchSpace, bits: Mapping[str, Bits]) -> int:
     """BOPs of the network without internal classifiers."""
     costs = exit_costs(space, bits)
     return int(costs.chain[-1] + costs.heads[-1])
+
+
+def least_bops(space: SearchSpace) -> int:
+    """No policy of ``space`` has fewer average BOPs: the cheapest bits, every sample leaving at the cheapest exit."""
+    cheapest = {group.name: min(group.choices, key=lambda pair: pair[0] * pair[1]) for group in space.groups}
+    costs = exit_costs(space, cheapest)
+    return int((costs.chain + costs.heads).min())
 
 
 def uniform_bops(space: SearchSpace, width: int, *, ends: int | None = 8) -> int:

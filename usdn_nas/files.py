@@ -7,13 +7,23 @@ import hashlib
 import json
 import os
 import tempfile
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from usdn_nas.errors import UserError
 
-__all__ = ["atomic_path", "canonical_json", "digest", "file_digest", "read_json", "write_json", "write_text"]
+__all__ = [
+    "atomic_path",
+    "canonical_json",
+    "digest",
+    "file_digest",
+    "read_json",
+    "read_toml",
+    "write_json",
+    "write_text",
+]
 
 
 @contextlib.contextmanager
@@ -71,6 +81,20 @@ def read_json(path: Path, schema: str) -> dict[str, Any]:
         found = payload.get("schema") if isinstance(payload, dict) else type(payload).__name__
         raise UserError(f"expected schema '{schema}', got {found!r}", where=path)
     return payload
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Reads a TOML file.
+
+    Raises:
+        UserError: The file is missing or is not TOML.
+    """
+    try:
+        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError("no such file", where=path) from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise UserError(f"expected TOML: {error}", where=path) from None
 
 
 def canonical_json(value: Any) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import fnmatch
 import itertools
 import math
-import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,7 +16,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveInt, 
 
 from usdn_nas.architecture import Architecture, Bits
 from usdn_nas.errors import UserError, nearest
-from usdn_nas.files import digest
+from usdn_nas.files import digest, read_toml
 from usdn_nas.records import FINAL_EXIT, ChainRecord, LayerRecord
 from usdn_nas.validation import validate
 
@@ -104,12 +103,7 @@ def load_space(path: Path) -> SpaceSpec:
     Raises:
         UserError: The file is missing, is not TOML, or holds something else than a search space.
     """
-    try:
-        payload = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError("no such file", where=path) from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise UserError(f"expected TOML: {error}", where=path) from None
+    payload = read_toml(path)
     return validate(SpaceSpec, payload, where=path)
 
 

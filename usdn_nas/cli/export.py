@@ -63,7 +63,7 @@ def export(
         if value is not None
     ]
     context = open_study_or_run(study, [*(set_ or ()), *choice], out, quiet)
-    context.data  # noqa: B018  what is missing is found before anything is written
+    context.check()
     with locked(context.folder):
         pipeline = Pipeline(context)
         pipeline.ledger.require(pipeline.search(), f"usdn-nas search {study}")

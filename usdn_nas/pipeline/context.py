@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from usdn_nas.config import StudyConfig, apply_overrides, load_study
+from usdn_nas.cost import least_bops
 from usdn_nas.errors import UserError
 from usdn_nas.evaluation.outputs import Batches
 from usdn_nas.files import read_json, write_json
@@ -80,6 +81,33 @@ class Context:
     def space(self) -> SearchSpace:
         """The search space resolved against its network."""
         return SearchSpace(self.spec, chain_record(build_network(self.spec), self.spec.network))
+
+    def check(self) -> None:
+        """Finds what cannot work before anything is written: device, budget, data.
+
+        Raises:
+            UserError: The first of these.
+        """
+        self.device  # noqa: B018
+        self._check_budget()
+        self.data  # noqa: B018
+
+    def _check_budget(self) -> None:
+        """Refuses a budget that nothing in the search space can meet, before anything is trained.
+
+        Raises:
+            UserError: ``search.gbops`` or ``export.budget`` is below the cheapest policy.
+        """
+        least = least_bops(self.space)
+        search, export = self.study.search, self.study.export
+        budgets = {"search.gbops": search.gbops if search.mode == "budget" else None, "export.budget": export.budget}
+        for where, gbops in budgets.items():
+            if gbops is not None and gbops * 1e9 < least:
+                raise UserError(
+                    f"no configuration has at most {gbops:g} average GBOPs",
+                    where=where,
+                    remedy=f"the least that this search space allows is {least / 1e9:.4g}",
+                )
 
     @cached_property
     def data(self) -> DataSplits:

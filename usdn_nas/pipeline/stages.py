@@ -239,8 +239,7 @@ class Pipeline:
         Returns:
             Whether anything ran.
         """
-        self.context.data  # noqa: B018  missing data is found before anything is written
-        self.context.device  # noqa: B018
+        self.context.check()
         self.context.describe()
         wanted = STAGES[: STAGES.index(until) + 1]
         ran = False
