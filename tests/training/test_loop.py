@@ -17,7 +17,7 @@ from usdn_nas.config import TrainConfig
 from usdn_nas.errors import RunError, UserError
 from usdn_nas.quant.supernet import Supernet
 from usdn_nas.training import loop
-from usdn_nas.training.loop import CHECKPOINT, HISTORY, fit, learning_rate
+from usdn_nas.training.loop import CHECKPOINT, HISTORY, WEIGHTS, fit, learning_rate
 from usdn_nas.training.losses import Step, sandwich_step
 
 SETTINGS = TrainConfig(epochs=3, batch_size=8, lr=0.05, warmup_epochs=1, weight_decay=0.01, clip_norm=5)
@@ -104,7 +104,7 @@ def test_resumed_equals_uninterrupted(
         train(again, step, folder, evaluate=figures(again))
         assert all(torch.equal(value, expected[name]) for name, value in again.state_dict().items()), counts
         assert history(folder) == history(tmp_path / "whole")
-        assert [path.name for path in folder.iterdir()] == [HISTORY]
+        assert sorted(path.name for path in folder.iterdir()) == [HISTORY, WEIGHTS]
 
 
 def test_checkpoints_are_not_written_all_the_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

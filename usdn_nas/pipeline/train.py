@@ -16,18 +16,17 @@ from usdn_nas.cost import full_bops
 from usdn_nas.evaluation.outputs import SupernetEvaluator, accuracies, run
 from usdn_nas.files import write_json
 from usdn_nas.networks.chain import MultiExitNetwork
-from usdn_nas.networks.weights import load_weights, save_weights
+from usdn_nas.networks.weights import load_weights
 from usdn_nas.pipeline.context import Context
 from usdn_nas.policy.outputs import ExitOutputs
 from usdn_nas.quant.supernet import Supernet, materialize
 from usdn_nas.seeds import derive
-from usdn_nas.training.loop import fit
+from usdn_nas.training.loop import WEIGHTS, fit
 from usdn_nas.training.losses import Step, cross_entropy_step, distillation_step, exit_weights, sandwich_step
 
 __all__ = ["ladder_rows", "pretrain", "train_retrained", "train_supernet", "train_teacher"]
 
 LADDER_SCHEMA = "usdn-nas/ladder/1"
-WEIGHTS = "weights.safetensors"
 
 
 def _fit(
@@ -55,7 +54,6 @@ def _fit(
         reporter=context.reporter,
         title=title,
     )
-    save_weights(network, folder / WEIGHTS)
 
 
 def _columns(outputs: ExitOutputs, suffix: str = "") -> dict[str, float]:

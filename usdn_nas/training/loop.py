@@ -17,6 +17,7 @@ from torch import nn
 from usdn_nas.config import TrainConfig
 from usdn_nas.errors import RunError, UserError
 from usdn_nas.files import atomic_path, write_text
+from usdn_nas.networks.weights import save_weights
 from usdn_nas.progress import Reporter
 from usdn_nas.quant.quantizers import LearnedStep
 from usdn_nas.training.losses import Step
@@ -24,11 +25,12 @@ from usdn_nas.training.losses import Step
 if TYPE_CHECKING:
     from usdn_nas.data import Split
 
-__all__ = ["fit", "learning_rate"]
+__all__ = ["WEIGHTS", "fit", "learning_rate"]
 
 SECONDS_BETWEEN_CHECKPOINTS = 20.0
 CHECKPOINT = "checkpoint.pt"
 HISTORY = "history.csv"
+WEIGHTS = "weights.safetensors"
 
 
 def learning_rate(settings: TrainConfig, step: int, steps: int, steps_per_epoch: int) -> float:
@@ -112,7 +114,7 @@ def fit(
     reporter: Reporter | None = None,
     title: str = "training",
 ) -> None:
-    """Trains ``network`` in place and writes ``folder/history.csv``.
+    """Trains ``network`` in place and writes ``weights.safetensors`` and ``history.csv`` into ``folder``.
 
     Every batch, augmentation and random path is a function of ``seed`` and the number of the step, so that a
     training that was killed goes on from ``folder/checkpoint.pt`` and ends with the weights of an uninterrupted one.
@@ -166,6 +168,7 @@ def fit(
                 _save(checkpoint, network, optimizer, at, fingerprint)
                 saved = time.monotonic()
             task.advance(_note(at))
+    save_weights(network, folder / WEIGHTS)
     checkpoint.unlink(missing_ok=True)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Literal
 
@@ -106,7 +107,8 @@ def sandwich_step(supernet: Supernet, weights: Sequence[float], random_paths: in
     """A step by the sandwich rule with in-place distillation (Yu & Huang, 2019), on bit-widths.
 
     The largest configuration learns from the labels; the smallest and ``random_paths`` random ones learn, exit by
-    exit, half from the labels and half from the largest one's soft labels of the same step.
+    exit, half from the labels and half from the largest one's soft labels of the same step. The loss returned is that of
+    the largest, NaN where any is not finite.
     """
     space = supernet.space
     smallest = space.choice_bits([0] * len(space.groups))
@@ -118,10 +120,12 @@ def sandwich_step(supernet: Supernet, weights: Sequence[float], random_paths: in
         loss = cross_entropy(logits, labels, weights)
         loss.backward()
         soft = [z.detach() for z in logits]
+        finite = True
         for bits in (smallest, *(space.sample(generator) for _ in range(random_paths))):
             supernet.set_bits(bits)
             path_loss = distillation_loss(supernet(images), soft, labels, weights=weights, temperature=1.0, alpha=0.5)
             path_loss.backward()
-        return float(loss.detach())
+            finite = finite and math.isfinite(path_loss.item())
+        return loss.item() if finite else math.nan
 
     return step
