@@ -13,6 +13,7 @@ from usdn_nas.architecture import Architecture
 from usdn_nas.errors import UserError
 from usdn_nas.report import (
     Run,
+    draw_figures,
     plot_bits,
     plot_exits,
     plot_front,
@@ -22,6 +23,7 @@ from usdn_nas.report import (
     plot_training,
     table1,
     write_figures,
+    write_report,
 )
 from usdn_nas.report.figures._style import bops_unit
 from usdn_nas.report.figures.bits import _bits_data, _flag_rows, _text_inches
@@ -169,6 +171,19 @@ def test_every_figure_is_written(short_run: Run, tmp_path: Path) -> None:
         content = path.read_bytes()
         assert content.startswith(b"\x89PNG" if path.suffix == ".png" else b"<?xml") and len(content) > 5_000
     assert {p.name for p in tmp_path.iterdir()} == {p.name for p in paths}, "no temporary file stays"
+
+
+def test_drawn_once_for_files_and_page(short_run: Run, tmp_path: Path) -> None:
+    drawn = draw_figures(short_run)
+    draws = {name: 0 for name in drawn}
+    for name, figure in drawn.items():
+        assert isinstance(figure, Figure)
+        figure.canvas.mpl_connect("draw_event", lambda _, name=name: draws.update({name: draws[name] + 1}))
+    write_figures(short_run, tmp_path / "once", drawn=drawn)
+    assert write_report(short_run, tmp_path / "once.html", drawn=drawn).read_text(encoding="utf-8") == write_report(
+        short_run, tmp_path / "again.html"
+    ).read_text(encoding="utf-8")
+    assert set(draws.values()) == {3}, "PNG, SVG, page: a layout engine would have drawn each twice"
 
 
 def test_same_data_same_bytes(short_run: Run) -> None:

@@ -85,11 +85,13 @@ def evaluate(context: Context, file: ArchitectureFile, folder: Path, path: Path)
 
 def write_all_figures(context: Context) -> None:
     """Every figure that the run has data for, and ``report.html``."""
-    from usdn_nas.report import load_run, write_figures, write_report
+    from usdn_nas.report import draw_figures, load_run, write_figures, write_report
 
     finished = load_run(context.folder)
-    with context.reporter.task("report", 2) as task:
-        write_figures(finished, context.folder / "figures")
+    with context.reporter.task("report", 3) as task:
+        drawn = draw_figures(finished)
+        task.advance("drawn")
+        write_figures(finished, context.folder / "figures", drawn=drawn)
         task.advance("figures")
-        write_report(finished, context.folder / "report.html")
+        write_report(finished, context.folder / "report.html", drawn=drawn)
         task.advance("report.html")

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from usdn_nas.report.figures import (
+        draw_figures,
         plot_bits,
         plot_exits,
         plot_front,
@@ -33,6 +34,7 @@ __all__ = [
     "MissingPartError",
     "Run",
     "bits_table",
+    "draw_figures",
     "front_table",
     "gap_table",
     "ladder_table",
@@ -55,7 +57,7 @@ __all__ = [
 _TABLES = ("bits_table", "front_table", "gap_table", "ladder_table", "stage_table", "table1", "table2")
 _HOME = {name: "figures" for name in __all__ if name.startswith("plot_")}
 _HOME |= dict.fromkeys(_TABLES, "tables") | dict.fromkeys(("MissingPartError", "Run", "load_run"), "run")
-_HOME |= {"render": "rendering", "write_figures": "figures", "write_report": "html"}
+_HOME |= dict.fromkeys(("draw_figures", "write_figures"), "figures") | {"render": "rendering", "write_report": "html"}
 
 
 def __getattr__(name: str) -> Any:

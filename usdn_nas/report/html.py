@@ -16,7 +16,7 @@ from usdn_nas.report._markup import Section, paragraph, prose, section
 from usdn_nas.report._sections import SECTIONS, cost
 from usdn_nas.report._style_sheet import STYLE_SHEET
 from usdn_nas.report._svg import depth_variables, inline_svg
-from usdn_nas.report.figures.write import make_figures
+from usdn_nas.report.figures.write import Drawn, draw_figures
 from usdn_nas.report.run import MissingPartError, Run
 
 __all__ = ["write_report"]
@@ -133,13 +133,13 @@ def _summary(run: Run) -> str:
         return paragraph(_searched(run), "lead") + paragraph(f"Unfinished: {missing}", "note")
 
 
-def page(run: Run) -> str:
+def page(run: Run, drawn: Drawn) -> str:
     """The page's text."""
     depths, light, dark = depth_variables(len(run.space.candidates))
     figures: dict[str, str | MissingPartError] = {}
     parts: list[Section] = []
     missing: dict[str, None] = {}
-    for name, figure in make_figures(run):
+    for name, figure in drawn.items():
         figures[name] = inline_svg(figure, name, depths) if isinstance(figure, Figure) else figure
     for build in SECTIONS:
         try:
@@ -164,12 +164,15 @@ def _left_out(reasons: list[str]) -> str:
     return f"<p>Left out, as it is not there:</p><ul>{items}</ul>"
 
 
-def write_report(run: Run, path: Path | str) -> Path:
+def write_report(run: Run, path: Path | str, *, drawn: Drawn | None = None) -> Path:
     """Writes the page atomically and returns its path. Parts that are not there yet are left out, and named.
+
+    Args:
+        drawn: Of the same run, from `draw_figures`; default: they are drawn.
 
     Raises:
         UserError: A file of the run is wrong.
     """
     path = Path(path)
-    write_text(path, page(run))
+    write_text(path, page(run, draw_figures(run) if drawn is None else drawn))
     return path

@@ -6,9 +6,10 @@ from usdn_nas.report.figures.front import plot_front
 from usdn_nas.report.figures.reliability import plot_reliability
 from usdn_nas.report.figures.thresholds import plot_thresholds
 from usdn_nas.report.figures.training import plot_ladder, plot_training
-from usdn_nas.report.figures.write import write_figures
+from usdn_nas.report.figures.write import draw_figures, write_figures
 
 __all__ = [
+    "draw_figures",
     "plot_bits",
     "plot_exits",
     "plot_front",

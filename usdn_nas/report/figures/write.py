@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from matplotlib import rc_context
@@ -21,7 +21,7 @@ from usdn_nas.report.figures.thresholds import plot_thresholds
 from usdn_nas.report.figures.training import plot_ladder, plot_training
 from usdn_nas.report.run import MissingPartError, Run
 
-__all__ = ["FIGURES", "figure_svg", "make_figures", "write_figures"]
+__all__ = ["FIGURES", "Drawn", "draw_figures", "figure_svg", "write_figures"]
 
 _DPI = 170
 
@@ -37,19 +37,27 @@ FIGURES: dict[str, Callable[[Run], Axes | list[Axes]]] = {
 """Name of the file -> what draws it."""
 
 
-def make_figures(run: Run) -> Iterator[tuple[str, Figure | MissingPartError]]:
-    """Each figure's name with the figure, or with what is missing for it."""
-    for name, plot in FIGURES.items():
-        try:
-            axes = plot(run)
-        except MissingPartError as missing:
-            yield name, missing
-            continue
-        figure = (axes if isinstance(axes, Axes) else axes[0]).get_figure(root=True)
-        assert figure is not None
-        lay_out(figure)
-        figure.set_layout_engine("none")  # what was laid out stays; each file would do it again
-        yield name, figure
+Drawn = Mapping[str, Figure | MissingPartError]
+"""Each figure's name with the figure, or with what is missing for it."""
+
+
+def draw_figures(run: Run) -> Drawn:
+    """Every figure, laid out: drawn once for files and page."""
+    return {name: _draw(plot, run) for name, plot in FIGURES.items()}
+
+
+def _draw(plot: Callable[[Run], Axes | list[Axes]], run: Run) -> Figure | MissingPartError:
+    try:
+        axes = plot(run)
+    except MissingPartError as missing:
+        return missing
+    figure = (axes if isinstance(axes, Axes) else axes[0]).get_figure(root=True)
+    assert figure is not None
+    lay_out(figure)
+    # What was laid out stays: with an engine, even with the "none" that holds its place, each file draws twice.
+    with rc_context({"figure.autolayout": False, "figure.constrained_layout.use": False}):
+        figure.set_layout_engine(None)
+    return figure
 
 
 def figure_svg(figure: Figure, *, text: bool = False) -> str:
@@ -60,10 +68,13 @@ def figure_svg(figure: Figure, *, text: bool = False) -> str:
     return buffer.getvalue()
 
 
-def write_figures(run: Run, folder: Path | str) -> list[Path]:
+def write_figures(run: Run, folder: Path | str, *, drawn: Drawn | None = None) -> list[Path]:
     """Writes every figure for which ``run`` has the data as ``<name>.png`` and ``<name>.svg``, atomically.
 
     A figure of an earlier time whose data is gone is removed.
+
+    Args:
+        drawn: Of the same run, from `draw_figures`; default: they are drawn.
 
     Returns:
         The files written.
@@ -72,7 +83,7 @@ def write_figures(run: Run, folder: Path | str) -> list[Path]:
         UserError: ``run`` has no data for any of them, or a file of it is wrong.
     """
     paths = []
-    for name, figure in make_figures(run):
+    for name, figure in (draw_figures(run) if drawn is None else drawn).items():
         for suffix in (".png", ".svg"):
             path = Path(folder) / f"{name}{suffix}"
             if isinstance(figure, MissingPartError):
