@@ -43,7 +43,14 @@ def test_the_winner_has_the_refitted_thresholds(resnet18: Run) -> None:
     assert list(resnet18.winner.thresholds) == resnet18.retrained["thresholds"] != resnet18.architecture["thresholds"]
 
 
-@pytest.mark.parametrize("part", ["trials", "front", "architecture", "winner", "evaluation", "ladder", "stages"])
+def test_the_retrained_folder_is_that_of_the_exported_architecture(resnet18: Run) -> None:
+    assert (resnet18.retrained_folder / "kd/architecture.json").is_file()
+    assert resnet18.retrained_folder.parent == resnet18.path / "retrain"
+    assert resnet18.architecture["digest"].startswith(resnet18.retrained_folder.name)
+    assert len(resnet18.retrained_folder.name) == 12
+
+
+@pytest.mark.parametrize("part", ["trials", "front", "architecture", "retrained_folder", "winner", "evaluation", "ladder", "stages"])
 def test_a_missing_part_names_its_file_and_stage(started: Callable[[], Run], part: str) -> None:
     with pytest.raises(MissingPartError, match=r"not written yet; stage '\w+' writes it: usdn-nas"):
         getattr(started(), part)

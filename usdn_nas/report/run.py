@@ -139,6 +139,11 @@ class Run:
         return self._json(f"{self._retrain_folder}/kd/architecture.json", "retrain", "usdn-nas/architecture/1")
 
     @property
+    def retrained_folder(self) -> Path:
+        """Where the exported architecture is retrained, in ``teacher``, ``kd`` and ``ce``; there or not yet."""
+        return self.path / self._retrain_folder
+
+    @property
     def _retrain_folder(self) -> str:
         return f"retrain/{self.architecture['digest'][:12]}"
 
