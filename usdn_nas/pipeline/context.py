@@ -14,7 +14,7 @@ from usdn_nas.config import StudyConfig, apply_overrides, load_study
 from usdn_nas.cost import least_bops
 from usdn_nas.errors import UserError
 from usdn_nas.evaluation.outputs import Batches
-from usdn_nas.files import read_json, write_json
+from usdn_nas.files import digest, read_json, write_json
 from usdn_nas.networks.build import build_network, chain_record
 from usdn_nas.networks.chain import MultiExitNetwork
 from usdn_nas.networks.weights import load_weights
@@ -161,17 +161,27 @@ class Context:
 
     def describe(self) -> None:
         """Writes ``study.json`` and ``chain.json``: what `open_run` and the report need."""
-        write_json(
-            self.folder / "study.json",
-            {
-                "schema": STUDY_SCHEMA,
-                "name": self.name,
-                "config": self.study.model_dump(mode="json"),
-                "space": self.spec.model_dump(mode="json"),
-                "provenance": self.provenance(),
-            },
-        )
-        write_json(self.folder / "chain.json", {"schema": CHAIN_SCHEMA, "chain": self.space.chain.to_dict()})
+        study = {
+            "schema": STUDY_SCHEMA,
+            "name": self.name,
+            "config": self.study.model_dump(mode="json"),
+            "space": self.spec.model_dump(mode="json"),
+            "provenance": self.provenance(),
+        }
+        chain = {"schema": CHAIN_SCHEMA, "chain": self.space.chain.to_dict()}
+        for name, payload in (("study.json", study), ("chain.json", chain)):
+            if not _says(self.folder / name, payload):
+                write_json(self.folder / name, payload)
+
+
+def _says(path: Path, payload: dict[str, Any]) -> bool:
+    """Whether a file says so already, whatever wrote it: one that says nothing new is left alone."""
+    try:
+        there = read_json(path, payload["schema"])
+    except UserError:
+        return False
+    new = digest({**payload, "provenance": None})
+    return digest({**there, "provenance": None}) == new
 
 
 def open_run(

@@ -21,9 +21,10 @@ from usdn_nas.study.points import FrontPoint, best_point, completed, find_point,
 from usdn_nas.study.samplers import goal
 from usdn_nas.study.search import TrialSummary, run_search
 from usdn_nas.study.session import Study, open_study, read_study
+from usdn_nas.study.storage import open_storage
 from usdn_nas.study.tables import write_tables
 
-__all__ = ["export", "export_front", "load_retrained", "objective_of", "refit", "search"]
+__all__ = ["check_storage", "export", "export_front", "load_retrained", "objective_of", "refit", "search"]
 
 
 def _journal(context: Context) -> Path:
@@ -32,6 +33,17 @@ def _journal(context: Context) -> Path:
 
 def _read(context: Context) -> Study:
     return read_study(context.study.search, storage_path=_journal(context), name=context.name)
+
+
+def check_storage(context: Context) -> None:
+    """Finds a storage that cannot be opened before hours of training.
+
+    Raises:
+        UserError: It cannot.
+    """
+    url = context.study.search.storage
+    if url is not None:
+        open_storage(url, _journal(context))
 
 
 def search(context: Context, inputs: dict[str, Any]) -> None:

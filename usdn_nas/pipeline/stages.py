@@ -240,8 +240,11 @@ class Pipeline:
             Whether anything ran.
         """
         self.context.check()
-        self.context.describe()
         wanted = STAGES[: STAGES.index(until) + 1]
+        needed = [stage for stage in (self.search(), self.export()) if stage.key in wanted]
+        if not all(map(self.ledger.is_done, needed)):
+            searching.check_storage(self.context)
+        self.context.describe()
         ran = False
         for name in wanted:
             if name == "retrain":

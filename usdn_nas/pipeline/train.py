@@ -38,6 +38,7 @@ def _fit(
     fingerprint: str,
     title: str,
     evaluate: Callable[[], dict[str, float]],
+    finish: Callable[[], None] | None = None,
 ) -> None:
     fit(
         network,
@@ -51,6 +52,7 @@ def _fit(
         device=context.device,
         augment=context.study.data.augment,
         evaluate=evaluate,
+        finish=finish,
         reporter=context.reporter,
         title=title,
     )
@@ -99,11 +101,17 @@ def train_supernet(context: Context, fingerprint: str) -> None:
 
     step = sandwich_step(supernet, exit_weights(len(space.chain.exits), settings.exit_weight), settings.random_paths)
     folder = context.folder / "supernet"
-    _fit(context, supernet, step, settings.qat, folder, fingerprint, "supernet", evaluate)
+    _fit(
+        context, supernet, step, settings.qat, folder, fingerprint, "supernet", evaluate,
+        finish=lambda: _write_ladder(context, evaluator, folder / "ladder.json"),
+    )  # fmt: skip
+
+
+def _write_ladder(context: Context, evaluator: SupernetEvaluator, path: Path) -> None:
     rows = ladder_rows(evaluator)
     rising = all(row["difference"] is None or row["difference"] >= -2 * row["standard_error"] for row in rows)
     payload = {"split": "search", "n": len(context.data.search), "rows": rows, "monotone": rising}
-    write_json(folder / "ladder.json", {"schema": LADDER_SCHEMA, **payload, "provenance": context.provenance()})
+    write_json(path, {"schema": LADDER_SCHEMA, **payload, "provenance": context.provenance()})
     if not rising:
         context.reporter.say(
             "supernet: accuracy falls by more than 2 standard errors somewhere along the uniform bit-widths "

@@ -111,6 +111,7 @@ def fit(
     device: torch.device,
     augment: bool = True,
     evaluate: Callable[[], dict[str, float]] | None = None,
+    finish: Callable[[], None] | None = None,
     reporter: Reporter | None = None,
     title: str = "training",
 ) -> None:
@@ -123,6 +124,7 @@ def fit(
         step: Adds the gradients of one batch and returns its loss.
         fingerprint: Digest of settings and inputs; a checkpoint with another one is refused.
         evaluate: Called after every epoch; its figures go into the history.
+        finish: Called at the end; killed in it, a training goes on from its last checkpoint, not from its start.
 
     Raises:
         UserError: The checkpoint is truncated or belongs to other settings.
@@ -169,6 +171,8 @@ def fit(
                 saved = time.monotonic()
             task.advance(_note(at))
     save_weights(network, folder / WEIGHTS)
+    if finish is not None:
+        finish()
     checkpoint.unlink(missing_ok=True)
 
 
