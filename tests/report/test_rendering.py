@@ -8,6 +8,7 @@ from rich.table import Table
 
 from usdn_nas.errors import UserError
 from usdn_nas.report import Run, render, table1
+from usdn_nas.report.fitting import FittedTable
 from usdn_nas.report.rendering import columns
 
 
@@ -40,6 +41,26 @@ def test_table_for_people(resnet18: Run) -> None:
     text = _text(table)
     for word in ("Table I", "Exit rate (%)", "Cost share (G)", "Cumulative cost (G)", "average", "100.00", "–"):
         assert word in text
+
+
+def test_headings_and_padding_give_way_before_cells(resnet18: Run) -> None:
+    frame = table1(resnet18.evaluation)
+    cells = [cell for column in columns(frame) for cell in column.cells if cell != "–"]
+    wide, middle, narrow = (_text(render(frame, title="A title that is longer than that"), w) for w in (140, 75, 60))
+    assert "┃ Exit rate (%) ┃" in wide and len(wide.splitlines()) == len(frame) + 5
+    assert "Exit rate (%)" not in middle and "│ layer1.0 │" in middle and "│layer1.0│" in narrow
+    for text in (wide, middle, narrow):
+        assert text.startswith("A title that is longer than that\n")
+        assert [cell for cell in cells if cell not in text] == []
+        assert len([line for line in text.splitlines() if "│" in line]) == len(frame)
+
+
+def test_sentences_break_and_the_padding_stays() -> None:
+    table = FittedTable("What", prose=True)
+    table.add("name")
+    table.add("about it")
+    table.add_row("x", "a sentence of some words")
+    assert "│ x    │ a sentence of │" in _text(table, 24)
 
 
 @pytest.mark.parametrize("width", [20, 40, 80])

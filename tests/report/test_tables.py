@@ -6,8 +6,8 @@ import pytest
 
 from usdn_nas.cost import full_bops
 from usdn_nas.errors import UserError
-from usdn_nas.report import Run, bits_table, gap_table, ladder_table, stage_table, table1, table2
-from usdn_nas.report.tables import table2_wide
+from usdn_nas.report import Run, bits_table, front_table, gap_table, ladder_table, stage_table, table1, table2
+from usdn_nas.report.tables import _common_prefix, table2_wide
 
 PUBLISHED_TABLE1 = {
     "tr03": ([5.05, 28.77, 66.18], [0.459, 4.041, 12.059], 16.559),
@@ -84,6 +84,37 @@ def test_gap_table(resnet18: Run) -> None:
     assert (frame["gap_points"] / 100 + frame["search_accuracy"]).tolist() == pytest.approx(
         frame["test_accuracy"].tolist()
     )
+
+
+def test_front_table_says_the_same_in_fewer_letters(resnet18: Run) -> None:
+    front, space = resnet18.front, resnet18.space
+    shared = front.assign(thresholds=[(0.5,) * len(exits) for exits in front["exits"]])
+    frame = front_table(shared, space)
+    assert list(frame.columns) == ["trial", "accuracy", "gbops", "bits", "threshold", "exits (layer…)"]
+    assert (frame["gbops"] * 1e9).tolist() == pytest.approx(front["bops"].tolist())
+    for short, whole in zip(frame["exits (layer…)"], front["exits"], strict=True):
+        assert tuple(f"layer{name}" for name in (short or "").split()) == whole
+    for i, cell in enumerate(frame["bits"]):
+        assert [f"{n}/{n}" for n in cell.split()] == [front[group.name][i] for group in space.groups]
+    apart = front_table(front, space)
+    for cell, thresholds in zip(apart["thresholds"], front["thresholds"], strict=True):
+        assert [float(value) for value in cell.split()] == pytest.approx(thresholds, abs=5e-4)
+
+
+@pytest.mark.parametrize(
+    ("names", "prefix"),
+    [
+        (("layer1.0", "layer1.1", "layer3.0"), "layer"),
+        (("block1", "block10", "block12"), "block"),
+        (("layer2.0", "layer2.1"), "layer"),
+        (("stem", "stem1"), ""),
+        (("a", "b"), ""),
+        (("layer1.0",), ""),
+        ((), ""),
+    ],
+)
+def test_common_prefix_leaves_numbers_whole(names: tuple[str, ...], prefix: str) -> None:
+    assert _common_prefix(names) == prefix
 
 
 def test_bits_table_adds_up(resnet18: Run) -> None:

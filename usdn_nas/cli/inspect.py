@@ -11,6 +11,9 @@ from usdn_nas.cli.common import Format, FormatOption, command, stdout
 
 __all__ = ["inspect"]
 
+_WIDE = 76
+"""Columns of a terminal from which on the table of layers also has weights and signs."""
+
 
 @command
 def inspect(
@@ -45,15 +48,14 @@ def inspect(
 
 
 def _print_tables(found: dict[str, Any]) -> None:
-    from rich.table import Table
+    from usdn_nas.report.fitting import FittedTable
 
     console = stdout()
 
     def table(title: str, headings: list[str], rows: list[list[Any]]) -> None:
-        grid = Table(title=title, title_justify="left")
+        grid = FittedTable(title)
         for index, heading in enumerate(headings):
-            number = rows and isinstance(rows[0][index], int | float)
-            grid.add_column(heading, justify="right" if number else "left", overflow="fold")
+            grid.add(heading, numeric=bool(rows) and isinstance(rows[0][index], int))
         for row in rows:
             grid.add_row(*(f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in row))
         console.print(grid)
@@ -64,20 +66,29 @@ def _print_tables(found: dict[str, Any]) -> None:
     def grouping(layer: dict[str, Any]) -> str:
         return layer["group"] or f"fixed {pairs([layer['fixed']])}"
 
+    def short(layer: dict[str, Any]) -> str:
+        return str(layer["name"]).removeprefix("exit:").removeprefix(f"{layer['part']}.")
+
+    def place(layer: dict[str, Any]) -> str:
+        return layer["part"] if layer["after"] in (layer["part"], None) else f"{layer['part']} ({layer['after']})"
+
+    def more(layer: dict[str, Any]) -> tuple[int, str]:
+        return layer["weights"], "signed" if layer["signed"] else "unsigned"
+
     layers = found["layers"]
     table(
         f"{found['network']}, input {'x'.join(map(str, found['input_shape']))}, {found['num_classes']} classes",
-        ["segment", "layer", "MACs", "weights", "input", "group"],
+        ["segment", "layer", "MACs", "group", *(("weights", "input") if console.width >= _WIDE else ())],
         [
-            [x["part"], x["name"], x["macs"], x["weights"], "signed" if x["signed"] else "unsigned", grouping(x)]
+            [x["part"], short(x), x["macs"], grouping(x), *(more(x) if console.width >= _WIDE else ())]
             for x in layers
             if not x["exit"]
         ],
     )
     table(
-        "Exits (heads; the last is the network's own classifier)",
-        ["exit", "after", "layer", "MACs", "group"],
-        [[x["part"], x["after"], x["name"], x["macs"], grouping(x)] for x in layers if x["exit"]],
+        "Heads of the exits (in brackets: the segment they follow)",
+        ["exit", "layer", "MACs", "group"],
+        [[place(x), short(x), x["macs"], grouping(x)] for x in layers if x["exit"]],
     )
     table(
         "Groups, choices as W/A",
@@ -85,7 +96,7 @@ def _print_tables(found: dict[str, Any]) -> None:
         [[g["name"], len(g["layers"]), pairs(g["choices"])] for g in found["groups"]],
     )
     table(
-        "BOPs without internal classifiers, in G",
+        "GBOPs without internal classifiers",
         ["bits", "8-bit ends", "all layers"],
         [
             [f"{b}/{b}", f"{found['uniform_bops'][b] / 1e9:.4g}", f"{found['uniform_bops_all_layers'][b] / 1e9:.4g}"]

@@ -15,19 +15,20 @@ def list_() -> None:
 
         usdn-nas list
     """
-    from rich.table import Table
+    from pathlib import Path
 
     from usdn_nas.config import list_toml
+    from usdn_nas.report.fitting import FittedTable
 
     for folder in ("studies", "search_spaces"):
-        table = Table(title=folder, title_justify="left")
-        table.add_column("name")
-        table.add_column("what it is", overflow="fold")
-        table.add_column("file", overflow="fold")
+        table = FittedTable(folder, prose=True)
+        for heading in ("name", "what it is", "where"):
+            table.add(heading)
+        table.columns[0].no_wrap = True  # it is what people type
         for name, path in list_toml(folder).items():
             lines = path.read_text(encoding="utf-8").splitlines()
             about = [
                 line.lstrip("# ").strip() for line in lines[: next((i for i, x in enumerate(lines) if x[:1] != "#"), 0)]
             ]
-            table.add_row(name, " ".join(about), str(path))
+            table.add_row(name, " ".join(about), f"./{folder}" if path.parent == Path.cwd() / folder else "shipped")
         stdout().print(table)

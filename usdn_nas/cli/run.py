@@ -76,13 +76,13 @@ def _show_result(context: Context, ran: bool) -> None:
 
 
 def _show_plan(context: Context) -> None:
-    from rich.table import Table
+    from usdn_nas.report.fitting import FittedTable
 
     study, space, console = context.study, context.space, stdout()
     console.print_json(json.dumps({"study": context.name, "folder": str(context.folder), **study.model_dump()}))
-    table = Table(title="Planned work", title_justify="left")
-    table.add_column("stage")
-    table.add_column("work", overflow="fold")
+    table = FittedTable("Planned work", prose=True)
+    table.add("stage")
+    table.add("work")
 
     def training(settings: TrainConfig, more: str = "") -> str:
         limit = f", at most {settings.max_steps} steps" if settings.max_steps else ""

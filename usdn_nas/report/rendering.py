@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from usdn_nas.errors import UserError, nearest
+from usdn_nas.report.fitting import FittedTable
 
 __all__ = ["Column", "Format", "columns", "render"]
 
@@ -150,10 +151,10 @@ def render(frame: pd.DataFrame, format: Format = "table", *, title: str | None =
         return json.dumps(records, indent=2, allow_nan=False) + "\n"
     if format != "table":
         raise UserError(f"unknown format '{format}'", remedy=nearest(format, ("table", "csv", "json")))
-    table = Table(title=title, title_justify="left", header_style="bold")
+    table = FittedTable(title)
     shown = columns(frame)
     for column in shown:
-        table.add_column(column.label, justify="right" if column.numeric else "left", overflow="fold")
+        table.add(column.label, numeric=column.numeric)
     for cells in zip(*(column.cells for column in shown), strict=True):
         table.add_row(*map(Text, cells))
     return table

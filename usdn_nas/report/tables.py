@@ -5,6 +5,8 @@ Units are in the columns' names; accuracies and errors are fractions; costs are 
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -139,26 +141,38 @@ def front_table(front: pd.DataFrame, space: SearchSpace) -> pd.DataFrame:
 
     Returns:
         Columns: ``trial``, ``accuracy``, ``gbops``, ``bits`` (W/A a group, or one number where they are equal),
-        ``thresholds`` (one where all are equal), ``exits``.
+        ``threshold`` (float, NaN without exits) or, where a point has several, ``thresholds`` (text), and ``exits``.
+        What all candidates' names begin with stands in that column's name: ``1.0`` under ``exits (layer…)``.
     """
 
     def bits(row: Mapping[str, Any]) -> str:
         pairs = [str(row[group.name]).split("/") for group in space.groups]
         return " ".join(w if w == a else f"{w}/{a}" for w, a in pairs)
 
-    def thresholds(values: Sequence[float]) -> str:
-        return " ".join(f"{value:.3f}" for value in (values[:1] if len(set(values)) == 1 else values))
-
+    if all(len(set(values)) <= 1 for values in front["thresholds"]):
+        leave = {"threshold": [values[0] if values else math.nan for values in front["thresholds"]]}
+    else:
+        leave = {"thresholds": [" ".join(f"{value:.3f}" for value in values) for values in front["thresholds"]]}
+    prefix = _common_prefix(space.candidates)
     return pd.DataFrame(
         {
             "trial": front["trial"],
             "accuracy": front["accuracy"],
             "gbops": front["bops"] / _GIGA,
             "bits": [bits(row) for row in front.to_dict("records")],
-            "thresholds": [thresholds(values) for values in front["thresholds"]],
-            "exits": [" ".join(exits) for exits in front["exits"]],
+            **leave,
+            f"exits ({prefix}…)" if prefix else "exits": [
+                " ".join(name.removeprefix(prefix) for name in exits) or None for exits in front["exits"]
+            ],
         }
     )
+
+
+def _common_prefix(names: Sequence[str]) -> str:
+    """What all names begin with, numbers left whole: ``"layer"`` for ``layer1.0``, ``layer1.1``."""
+    same = itertools.takewhile(lambda letters: len(set(letters)) == 1, zip(*names, strict=False))
+    common = "".join(letters[0] for letters in same).rstrip("0123456789.")
+    return "" if len(names) < 2 or common in names else common
 
 
 def bits_table(space: SearchSpace, architecture: Architecture) -> pd.DataFrame:
