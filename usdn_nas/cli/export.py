@@ -63,10 +63,14 @@ def export(
         if value is not None
     ]
     context = open_study_or_run(study, [*(set_ or ()), *choice], out, quiet)
-    context.check()
+    pick = context.study.export.model_dump(exclude_none=True)
+    pipeline = Pipeline(context)
+    pipeline.check()
+    pipeline.ledger.require(pipeline.search(), f"usdn-nas search {study}")
+    if front is None:
+        search.choose(context, best=best or not pick, **pick)
     with locked(context.folder):
         pipeline = Pipeline(context)
-        pipeline.ledger.require(pipeline.search(), f"usdn-nas search {study}")
         if front is not None:
             for path in search.export_front(context, front):
                 stdout().print(path, highlight=False, soft_wrap=True)
@@ -75,7 +79,5 @@ def export(
         if to is None:
             pipeline.ledger.ensure(pipeline.export())
         else:
-            pick = context.study.export
-            chosen = pick.model_dump()
-            search.export(context, to, best=best or not pick.model_dump(exclude_none=True), **chosen)
+            search.export(context, to, best=best or not pick, **pick)
     stdout().print(path, highlight=False, soft_wrap=True)

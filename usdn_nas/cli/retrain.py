@@ -53,7 +53,7 @@ def retrain(
     context = open_study_or_run(study, set_, out, quiet)
     if architecture:
         Pipeline(context).architecture(architecture)
-    context.check()
+    Pipeline(context).check()
     with locked(context.folder):
         file = Pipeline(context).retrain_all(architecture)
     stdout().print(context.folder / retrain_folder(file.architecture), highlight=False, soft_wrap=True)
@@ -84,7 +84,7 @@ def evaluate(
     context = open_study_or_run(study, set_, out, quiet)
     if architecture:
         Pipeline(context).architecture(architecture)
-    context.check()
+    Pipeline(context).check()
     with locked(context.folder):
         path = Pipeline(context).evaluate_all(architecture)
     evaluation = read_json(path, "usdn-nas/evaluation/1")

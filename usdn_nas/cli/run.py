@@ -56,7 +56,7 @@ def run(
     from usdn_nas.pipeline.ledger import locked
     from usdn_nas.pipeline.stages import Pipeline
 
-    context.check()
+    Pipeline(context).check()
     with locked(context.folder):
         ran = Pipeline(context).run(repick=True)
     _show_result(context, ran)

@@ -15,7 +15,7 @@ def run_until(stage: str, study: str, set_: list[str] | None, out: Path | None, 
     from usdn_nas.pipeline.stages import Pipeline
 
     context = open_study_or_run(study, set_, out, quiet)
-    context.check()
+    Pipeline(context).check()
     with locked(context.folder):
         Pipeline(context).run(until=stage)
     where = context.folder / "report.html" if stage == "report" else context.folder / stage

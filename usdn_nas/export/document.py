@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from usdn_nas.architecture import Architecture
 from usdn_nas.cost import exit_costs, full_bops, layer_table, mean_bits, reference_bops
@@ -35,6 +35,12 @@ class Objective(BaseModel):
     mode: Literal["tr", "budget"]
     tr: float | None = Field(default=None, ge=0)
     budget_bops: float | None = Field(default=None, gt=0)
+
+    @model_validator(mode="after")
+    def _its_own_figure(self) -> Objective:
+        if (self.tr is None) == (self.mode == "tr") or (self.budget_bops is None) == (self.mode == "budget"):
+            raise ValueError("mode 'tr' needs 'tr' alone, mode 'budget' needs 'budget_bops' alone")
+        return self
 
 
 class _Document(BaseModel):
@@ -147,6 +153,14 @@ def read_architecture(path: Path, within: SearchSpace | None = None) -> Architec
     architecture = Architecture(document.bits, document.exits, document.thresholds)
     space.check(architecture, where=path)
     expected = derived(space, architecture)
+    least = expected["cost"]["exits"][0]["cumulative_bops"]
+    budget = document.objective.budget_bops if document.objective else None
+    if budget is not None and budget < least:
+        raise UserError(
+            f"no thresholds meet {budget / 1e9:g} average GBOPs",
+            where=f"{path}: objective.budget_bops",
+            remedy=f"leaving at its first exit costs {least / 1e9:.4g}",
+        )
     for key in ("space_digest", "digest", "layers", "cost"):
         given = getattr(document, key)
         if given is not None and not _agrees(given, expected[key]):

@@ -46,8 +46,8 @@ def resolve_device(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
+        torch.zeros(1, device=device).item()  # not every device that torch knows holds data
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
         finding = str(error).splitlines()[0]
         raise UserError(f"no device '{name}': {finding}", where="device", remedy="'auto', 'cpu' or 'cuda'") from None
     return device

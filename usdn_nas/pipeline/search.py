@@ -24,7 +24,7 @@ from usdn_nas.study.session import Study, open_study, read_study
 from usdn_nas.study.storage import open_storage
 from usdn_nas.study.tables import write_tables
 
-__all__ = ["check_storage", "export", "export_front", "load_retrained", "objective_of", "refit", "search"]
+__all__ = ["check_storage", "choose", "export", "export_front", "load_retrained", "objective_of", "refit", "search"]
 
 
 def _journal(context: Context) -> Path:
@@ -115,7 +115,19 @@ def _objective(
     return Objective(mode="tr", tr=settings.tr if tr is None else tr)
 
 
-def _choose(context: Context, *, best: bool, tr: float | None, budget: float | None, trial: str | None) -> FrontPoint:
+def choose(
+    context: Context,
+    *,
+    best: bool = False,
+    tr: float | None = None,
+    budget: float | None = None,
+    trial: str | None = None,
+) -> FrontPoint:
+    """The point that `export` would write.
+
+    Raises:
+        UserError: Nothing fits.
+    """
     study, space, reference = _read(context), context.space, reference_bops(context.space)
     if trial is not None:
         return find_point(study, space, trial)
@@ -163,7 +175,7 @@ def export(
     Raises:
         UserError: Nothing fits.
     """
-    point = _choose(context, best=best, tr=tr, budget=budget, trial=trial)
+    point = choose(context, best=best, tr=tr, budget=budget, trial=trial)
     evaluator = SupernetEvaluator(context.supernet(), context.search_batches)
     _write(context, path, point, _objective(context, point, tr, budget, trial), evaluator(point.bits))
 

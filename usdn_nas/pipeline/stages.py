@@ -229,6 +229,16 @@ class Pipeline:
                 raise UserError("no architecture exported yet", where=path, remedy="run 'usdn-nas export' first")
         return read_architecture(path, within=self.context.space)
 
+    def check(self) -> None:
+        """Finds what cannot work before anything is written: device, budget, data, and the storage where it is needed.
+
+        Raises:
+            UserError: The first of these.
+        """
+        self.context.check()
+        if not (self.ledger.is_done(self.search()) and self.ledger.is_done(self.export())):
+            searching.check_storage(self.context)
+
     def run(self, until: str = "report", *, repick: bool = False) -> bool:
         """All stages in order, up to and including ``until`` (one of `STAGES`).
 
@@ -239,12 +249,9 @@ class Pipeline:
         Returns:
             Whether anything ran.
         """
-        self.context.check()
-        wanted = STAGES[: STAGES.index(until) + 1]
-        needed = [stage for stage in (self.search(), self.export()) if stage.key in wanted]
-        if not all(map(self.ledger.is_done, needed)):
-            searching.check_storage(self.context)
+        self.check()
         self.context.describe()
+        wanted = STAGES[: STAGES.index(until) + 1]
         ran = False
         for name in wanted:
             if name == "retrain":

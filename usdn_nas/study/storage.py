@@ -33,7 +33,8 @@ def quiet() -> Iterator[None]:
 
 def _open_journal(path: Path) -> BaseStorage:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.touch(exist_ok=True)
+    if not path.exists():  # looking at a study changes nothing, not even a date
+        path.touch()
     return JournalStorage(Journal(path))
 
 
