@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import tempfile
 import tomllib
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ __all__ = [
     "file_digest",
     "read_json",
     "read_toml",
+    "remove_leftovers",
     "write_json",
     "write_text",
 ]
@@ -44,6 +46,13 @@ def atomic_path(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Removes the temporary files of writers that were killed; to be called while nobody writes in ``folder``."""
+    for path in folder.rglob(".*"):
+        if path.is_file() and re.fullmatch(r"\..+-[a-z0-9_]{8}(\.\w+)?", path.name):
+            path.unlink()
 
 
 def write_text(path: Path, text: str) -> None:

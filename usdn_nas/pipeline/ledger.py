@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from usdn_nas.errors import UserError
-from usdn_nas.files import digest, file_digest, read_json, write_json
+from usdn_nas.files import digest, file_digest, read_json, remove_leftovers, write_json
 from usdn_nas.progress import Reporter
 
 __all__ = ["Ledger", "Stage", "locked"]
@@ -180,4 +180,5 @@ def locked(folder: Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise UserError("another process works in this run folder", where=folder) from None
+        remove_leftovers(folder)
         yield
