@@ -1,5 +1,9 @@
-"""Settings of all tests."""
+"""Settings of all tests, and the finished run that some of them look at."""
 
+import shutil
+from pathlib import Path
+
+import pytest
 import torch
 from hypothesis import settings
 
@@ -8,3 +12,24 @@ settings.register_profile("usdn", derandomize=True, deadline=None)
 settings.load_profile("usdn")
 
 torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run folder of a tiny study that has been through all stages. Not to be changed: `tiny_copy` is."""
+    from tests.pipeline import tiny
+
+    folder = tmp_path_factory.mktemp("tiny")
+    study = tiny.write_study(folder)
+    run = folder / "runs/tiny"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        assert "report" in tiny.run(study)
+    return run
+
+
+@pytest.fixture
+def tiny_copy(tiny: Path, tmp_path: Path) -> Path:
+    """A copy of the finished run, with its study two folders above, as the working directory has it."""
+    shutil.copytree(tiny.parents[1], tmp_path, dirs_exist_ok=True)
+    return tmp_path / "runs/tiny"

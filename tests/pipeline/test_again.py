@@ -1,0 +1,205 @@
+"""A run folder run again: nothing, or exactly what depends on what changed."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.pipeline.tiny import contents, context, no_figures, recorded, run, snapshot
+from usdn_nas.errors import UserError
+from usdn_nas.pipeline.ledger import Ledger
+from usdn_nas.pipeline.stages import Pipeline
+
+RETRAIN = ["retrain/teacher", "retrain/kd", "retrain/kd thresholds", "retrain/ce", "retrain/ce thresholds"]
+END = ["evaluate", "report"]
+ALL = ["pretrain", "supernet", "search", "export", *RETRAIN, *END]
+
+
+@pytest.fixture(autouse=True)
+def _quickly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    no_figures(monkeypatch)
+    monkeypatch.chdir(tmp_path)
+
+
+def trials(folder: Path) -> list[dict[str, str]]:
+    with (folder / "search/trials.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def exported(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / "export/architecture.json").read_text())
+    return found
+
+
+def other_point(folder: Path) -> str:
+    """A point of the front that is not exported and has other bits or exits."""
+    with (folder / "search/front.csv").open() as file:
+        front = list(csv.DictReader(file))
+    now = next(row for row in front if row["trial"] == exported(folder)["source"]["trial"])
+    groups = list(exported(folder)["bits"])
+    return next(row["trial"] for row in front if row["exits"] != now["exits"] or any(row[g] != now[g] for g in groups))
+
+
+def test_nothing_to_do(tiny_copy: Path) -> None:
+    before = snapshot(tiny_copy)
+    assert run(tiny_copy) == []
+    assert run(tiny_copy.parents[1] / "studies/tiny.toml") == []
+    assert snapshot(tiny_copy) == before
+
+
+@pytest.mark.parametrize(
+    ("setting", "expected"),
+    [
+        ("evaluate.bins=7", END),
+        ("retrain.alpha=0.9", ["retrain/kd", "retrain/kd thresholds", *END]),
+        ("retrain.compare_ce=false", END),
+        ("retrain.teacher.lr=0.04", [*RETRAIN, *END]),
+        ("supernet.random_paths=0", ALL[1:]),
+        ("seed=4", ALL),
+    ],
+)
+def test_a_setting_runs_again_what_depends_on_it(setting: str, expected: list[str], tiny_copy: Path) -> None:
+    before = snapshot(tiny_copy)
+    assert run(tiny_copy, setting) == expected
+    after = snapshot(tiny_copy)
+    folders = {"supernet": "supernet/", "pretrain": "pretrain/", "search": "search/", "export": "export/"}
+    for stage, prefix in folders.items():
+        if stage not in expected:
+            assert [after[name] for name in after if name.startswith(prefix)] == [
+                before[name] for name in before if name.startswith(prefix)
+            ]
+    assert run(tiny_copy) == []  # the run folder keeps the setting
+
+
+def test_settings_that_no_result_depends_on(tiny_copy: Path) -> None:
+    # The same batches of the split are run in other portions; the number of trials is reached.
+    assert run(tiny_copy, "search.configurations=5", "device=cpu", "threads=2") == []
+
+
+@pytest.mark.parametrize("setting", ["temperature=4.0", "alpha_weighs=ce", "teacher_exit=final"])
+def test_settings_of_distillation_alone(setting: str, tiny_copy: Path) -> None:
+    pipeline = Pipeline(context(tiny_copy, f"retrain.{setting}"))
+    file = pipeline.architecture()
+    done = {stage.key.split("/")[-1]: pipeline.ledger.is_done(stage) for stage in pipeline.retrain(file)}
+    assert done == {"teacher": True, "kd": False, "kd thresholds": True, "ce": True, "ce thresholds": True}
+    assert pipeline.ledger.is_done(pipeline.search()) and pipeline.ledger.is_done(pipeline.export())
+
+
+def test_tr_of_a_pareto_search_picks_another_point(tiny_copy: Path) -> None:
+    before = exported(tiny_copy)
+    ran = run(tiny_copy, "search.tr=0.3000001")  # the same point: what was trained for it stays
+    assert ran == ["export", "retrain/kd thresholds", "retrain/ce thresholds", *END]
+    assert exported(tiny_copy)["digest"] == before["digest"]
+    assert json.loads((tiny_copy / "evaluation.json").read_text())["architecture_digest"] == before["digest"]
+    assert run(tiny_copy, "search.tr=5.0", until="export") == ["export"]
+    assert exported(tiny_copy)["bits"] == {name: [2, 2] for name in before["bits"]}  # the cheapest
+    ran = run(tiny_copy, "search.tr=0.3", until="retrain")  # back again: the thresholds were of another tr
+    assert ran == ["export", "retrain/kd thresholds", "retrain/ce thresholds"]
+
+
+def test_a_budget_for_the_export(tiny_copy: Path) -> None:
+    bops = exported(tiny_copy)["metrics"]["average_bops"]
+    assert run(tiny_copy, f"export.budget={bops / 1e9 * 0.9}", until="export") == ["export"]
+    found = exported(tiny_copy)
+    assert found["metrics"]["average_bops"] <= bops * 0.9
+    assert found["objective"] == {"mode": "budget", "tr": None, "budget_bops": pytest.approx(bops * 0.9)}
+
+
+def test_more_configurations_extend_the_search(tiny_copy: Path) -> None:
+    before = trials(tiny_copy)
+    journal = (tiny_copy / "search/study.journal").read_bytes()
+    ran = run(tiny_copy, "search.configurations=8", until="export")
+    assert ran in (["search", "export"], ["search"])  # the front may be the same, seconds in trials.csv are not
+    after = trials(tiny_copy)
+    assert len(after) == 8 and after[:6] == before
+    assert (tiny_copy / "search/study.journal").read_bytes().startswith(journal)
+
+
+def test_an_objective_alone_refits_thresholds(tiny_copy: Path, tmp_path: Path) -> None:
+    found = exported(tiny_copy)
+    given = tmp_path / "given.json"
+    given.write_text(json.dumps(found | {"objective": {"mode": "tr", "tr": 0.5}}))
+    before = snapshot(tiny_copy)
+    with recorded() as ran:
+        Pipeline(context(tiny_copy)).retrain_all(given)
+    assert ran == ["retrain/kd thresholds", "retrain/ce thresholds"]
+    after = snapshot(tiny_copy)
+    changed = {name for name in after if after[name] != before.get(name)}
+    folder = f"retrain/{found['digest'][:12]}"
+    assert changed == {f"{folder}/kd/architecture.json", f"{folder}/ce/architecture.json", "stages.json"}
+
+
+def test_a_point_picked_by_hand_stays_until_run(tiny_copy: Path) -> None:
+    winner, point = exported(tiny_copy)["source"]["trial"], other_point(tiny_copy)
+    with recorded() as ran:
+        pipeline = Pipeline(context(tiny_copy, f'export.trial="{point}"'))
+        pipeline.ledger.ensure(pipeline.export())
+    assert ran == ["export"]
+    for until, expected in (("retrain", RETRAIN[:3]), ("evaluate", ["evaluate"]), ("report", ["report"])):
+        assert run(tiny_copy, "retrain.compare_ce=false", until=until, repick=False) == expected
+        assert exported(tiny_copy)["source"]["trial"] == point
+    evaluation = json.loads((tiny_copy / "evaluation.json").read_text())
+    assert evaluation["architecture_digest"] == exported(tiny_copy)["digest"]
+    # The winner's networks are still there: only what is read anew is done anew.
+    assert run(tiny_copy) == ["export", *END]
+    assert exported(tiny_copy)["source"]["trial"] == winner
+    # A new search has another front, to which a point picked by hand no longer belongs.
+    pipeline = Pipeline(context(tiny_copy, f'export.trial="{point}"'))
+    pipeline.ledger.ensure(pipeline.export())
+    assert "export" in run(tiny_copy, "search.thresholds=8", until="export", repick=False)
+
+
+@pytest.mark.parametrize(
+    ("name", "stage", "until"),
+    [
+        ("pretrain/weights.safetensors", "pretrain", "pretrain"),
+        ("retrain/*/kd/weights.safetensors", "retrain/kd", "retrain"),
+        ("retrain/*/kd/architecture.json", "retrain/kd thresholds", "retrain"),
+        ("export/architecture.json", "export", "export"),
+        ("evaluation.json", "evaluate", "evaluate"),
+        ("search/front.csv", "search", "search"),
+    ],
+)
+def test_a_truncated_result_is_made_again(name: str, stage: str, until: str, tiny_copy: Path) -> None:
+    before = contents(tiny_copy)
+    (path,) = tiny_copy.glob(name)
+    path.write_bytes(path.read_bytes()[:-200])
+    ran = run(tiny_copy, until=until)
+    assert ran[0] == stage and set(ran) <= {stage, "retrain/kd thresholds"}
+    assert contents(tiny_copy) == before
+
+
+def test_a_refused_stage_leaves_what_was_there(tiny_copy: Path) -> None:
+    before = snapshot(tiny_copy)
+    pipeline = Pipeline(context(tiny_copy, 'export.trial="999"'))
+    with pytest.raises(UserError, match="no complete trial 999"):
+        pipeline.ledger.ensure(pipeline.export())
+    after = snapshot(tiny_copy)
+    assert {name: digest for name, (digest, _) in after.items()} == {n: digest for n, (digest, _) in before.items()}
+    assert run(tiny_copy) == []
+
+
+def test_results_set_aside_are_kept_once(tiny_copy: Path) -> None:
+    weights = (tiny_copy / "pretrain/weights.safetensors").read_bytes()
+    run(tiny_copy, "seed=4", until="pretrain")
+    assert (tiny_copy / "pretrain.old/weights.safetensors").read_bytes() == weights
+    assert (tiny_copy / "pretrain/weights.safetensors").read_bytes() != weights
+    run(tiny_copy, "seed=5", until="pretrain")
+    assert sorted(p.name for p in tiny_copy.glob("pretrain*")) == ["pretrain", "pretrain.old"]
+
+
+def test_a_foreign_ledger_is_refused(tiny_copy: Path) -> None:
+    (tiny_copy / "stages.json").write_text('{"schema": "usdn-nas/stages/2", "stages": {}}')
+    with pytest.raises(UserError, match="expected schema 'usdn-nas/stages/1'"):
+        Ledger(tiny_copy, context(tiny_copy).reporter)
+
+
+def test_a_study_moved_elsewhere_goes_on(tiny_copy: Path, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere/renamed"
+    shutil.move(tiny_copy, elsewhere)
+    assert run(elsewhere) == []

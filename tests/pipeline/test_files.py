@@ -1,0 +1,244 @@
+"""Every file that a run promises, with what it promises, and its figures measured again."""
+
+from __future__ import annotations
+
+import csv
+import json
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import usdn_nas
+from tests.pipeline.tiny import context
+from usdn_nas.cost import exit_costs, reference_bops
+from usdn_nas.evaluation.outputs import SupernetEvaluator
+from usdn_nas.export.document import ArchitectureFile, read_architecture
+from usdn_nas.files import file_digest
+from usdn_nas.pipeline.context import Context
+from usdn_nas.pipeline.search import load_retrained
+from usdn_nas.pipeline.stages import retrain_folder
+from usdn_nas.policy.apply import apply
+
+EXITS = ("layer1.0", "layer2.0")
+GROUPS = ["layer1.0", "layer2.0", "layer3.0"]
+
+
+def document(path: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(path.read_text())
+    return found
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="module")
+def opened(tiny: Path) -> Context:
+    return context(tiny)
+
+
+@pytest.fixture(scope="module")
+def exported(tiny: Path) -> ArchitectureFile:
+    return read_architecture(tiny / "export/architecture.json")
+
+
+@pytest.fixture(scope="module")
+def retrained(tiny: Path, exported: ArchitectureFile) -> Path:
+    return tiny / "retrain" / exported.architecture.digest[:12]
+
+
+def test_everything_promised_is_there_and_nothing_is_left_over(tiny: Path, retrained: Path) -> None:
+    names = {str(path.relative_to(tiny)) for path in tiny.rglob("*") if path.is_file()}
+    parts = [retrained.relative_to(tiny) / part for part in ("teacher", "kd", "ce")]
+    figures = {name for name in names if name.startswith("figures/")}
+    assert names - figures - {".lock", "search/study.journal.flock"} == {
+        "study.json",
+        "chain.json",
+        "stages.json",
+        *(f"{part}/weights.safetensors" for part in ("pretrain", "supernet", *parts)),
+        *(f"{part}/history.csv" for part in ("pretrain", "supernet", *parts)),
+        "supernet/ladder.json",
+        "search/study.journal",
+        "search/front.csv",
+        "search/trials.csv",
+        "export/architecture.json",
+        *(f"{part}/architecture.json" for part in parts[1:]),
+        "evaluation.json",
+        "report.html",
+    }  # fmt: skip
+    stems = {Path(name).stem for name in figures}
+    assert figures == {f"figures/{stem}{suffix}" for stem in stems for suffix in (".png", ".svg")}
+    assert {"bits", "front", "exits", "reliability", "training"} <= stems
+
+
+def test_schemas_and_provenance(tiny: Path, retrained: Path) -> None:
+    kinds = {"study.json": "study", "chain.json": "chain", "stages.json": "stages", "evaluation.json": "evaluation"}
+    kinds |= {"ladder.json": "ladder", "architecture.json": "architecture"}
+    for path in tiny.rglob("*.json"):
+        found = document(path)
+        assert found["schema"] == f"usdn-nas/{kinds[path.name]}/1"
+        if path.name not in ("chain.json", "stages.json"):
+            assert found["provenance"]["seed"] == 3
+            assert {"device", "threads", "python", "platform"} <= set(found["provenance"])
+
+
+def test_histories_have_a_row_an_epoch(tiny: Path, retrained: Path) -> None:
+    plain = ["epoch", "step", "loss", "lr", "seconds", "images_per_second"]
+    accuracies = {
+        tiny / "pretrain": [f"accuracy_{name}" for name in (*EXITS, "final")],
+        tiny / "supernet": [f"accuracy_{name}@{end}" for end in ("min", "max") for name in (*EXITS, "final")],
+    }
+    placed = document(tiny / "export/architecture.json")["exits"]
+    accuracies |= {retrained / part: [f"accuracy_{n}" for n in (*placed, "final")] for part in ("teacher", "kd", "ce")}
+    for folder, columns in accuracies.items():
+        table = rows(folder / "history.csv")
+        assert list(table[0]) == plain + columns
+        steps = ["8", "16", "24"] if folder.name == "pretrain" else ["6"]
+        assert [row["step"] for row in table] == steps
+        assert [row["epoch"] for row in table] == [str(number) for number in range(1, len(steps) + 1)]
+        assert all(0 <= float(row[name]) <= 1 for row in table for name in columns)
+
+
+def test_stages_hold_the_digests_of_their_files(tiny: Path) -> None:
+    for record in document(tiny / "stages.json")["stages"].values():
+        assert record["status"] == "done" and record["outputs"]
+        assert all(file_digest(tiny / name) == digest for name, digest in record["outputs"].items())
+
+
+def test_the_front_rises(tiny: Path) -> None:
+    front = rows(tiny / "search/front.csv")
+    assert list(front[0]) == ["trial", "accuracy", "bops", "relative_bops", "exits", "thresholds", *GROUPS]
+    assert len(front) > 1
+    for before, after in pairwise(front):
+        assert float(before["bops"]) < float(after["bops"]) and float(before["accuracy"]) < float(after["accuracy"])
+    for row in front:
+        assert len(json.loads(row["thresholds"])) == len(list(filter(None, row["exits"].split("+"))))
+        assert all(row[group] in ("2/2", "4/3", "4/4") for group in GROUPS)
+
+
+def test_trials_are_numbered_and_the_front_is_theirs(tiny: Path) -> None:
+    trials = rows(tiny / "search/trials.csv")
+    assert list(trials[0]) == ["trial", "state", *GROUPS, "accuracy", "bops", "front_size", "seconds"]
+    assert [row["trial"] for row in trials] == [str(number) for number in range(6)]
+    assert {row["state"] for row in trials} == {"complete"}
+    assert len({tuple(row[group] for group in GROUPS) for row in trials}) == 6
+    for row in rows(tiny / "search/front.csv"):
+        number, policy = map(int, row["trial"].split("."))
+        assert policy < int(trials[number]["front_size"])
+        assert [row[group] for group in GROUPS] == [trials[number][group] for group in GROUPS]
+
+
+def test_every_point_of_the_front_measures_as_it_says(tiny: Path, opened: Context) -> None:
+    run = usdn_nas.load_run(tiny)
+    evaluator = SupernetEvaluator(opened.supernet(), opened.search_batches)
+    for row in run.front.to_dict("records"):
+        point = run.point(row["trial"])
+        costs = exit_costs(opened.space, point.bits).placed(point.exits)
+        result = apply(evaluator(dict(point.bits)).placed(point.exits), costs, point.thresholds)
+        assert result.accuracy == pytest.approx(row["accuracy"], abs=1e-12)
+        assert result.average_bops == pytest.approx(row["bops"], rel=1e-12)
+        assert row["relative_bops"] == pytest.approx(row["bops"] / reference_bops(opened.space))
+
+
+def test_the_exported_point_is_the_best_by_tr(tiny: Path) -> None:
+    front, found = usdn_nas.load_run(tiny).front, document(tiny / "export/architecture.json")
+    best = front.loc[(front["accuracy"] - 0.3 * front["relative_bops"]).idxmax()]
+    assert found["source"]["trial"] == best["trial"]
+    assert tuple(found["exits"]) == best["exits"] and tuple(found["thresholds"]) == best["thresholds"]
+    assert found["objective"] == {"mode": "tr", "tr": 0.3, "budget_bops": None}
+    metrics = found["metrics"]
+    assert (metrics["split"], metrics["selected_on_this_split"], metrics["n"]) == ("search", True, 100)
+    assert metrics["accuracy"] == best["accuracy"]
+    assert metrics["average_bops"] == pytest.approx(best["bops"], rel=1e-12) == found["cost"]["average_bops"]
+    assert found["cost"]["relative_bops"] == pytest.approx(best["relative_bops"], rel=1e-12)
+    assert sum(metrics["exit_rates"].values()) == pytest.approx(1)
+    average = sum(metrics["exit_rates"][e["exit"]] * e["cumulative_bops"] for e in found["cost"]["exits"])
+    assert average == pytest.approx(metrics["average_bops"], rel=1e-12)
+
+
+def test_ladder(tiny: Path) -> None:
+    ladder = document(tiny / "supernet/ladder.json")
+    assert (ladder["split"], ladder["n"]) == ("search", 100)
+    low, high = ladder["rows"]  # 4/3 is no uniform width
+    assert (low["bits"], high["bits"]) == ([2, 2], [4, 4]) and low["bops"] < high["bops"]
+    assert low["difference"] is None and high["difference"] == pytest.approx(high["accuracy"] - low["accuracy"])
+    assert ladder["monotone"] == (high["difference"] >= -2 * high["standard_error"])
+
+
+def test_retrained_networks_lie_under_the_digest(tiny: Path, exported: ArchitectureFile, retrained: Path) -> None:
+    assert retrained == tiny / retrain_folder(exported.architecture)
+    assert [path.name for path in (tiny / "retrain").iterdir()] == [retrained.name]
+    for part in ("kd", "ce"):
+        found = read_architecture(retrained / part / "architecture.json", within=exported.space)
+        assert found.architecture.bits == exported.architecture.bits
+        assert found.architecture.exits == exported.architecture.exits
+        assert found.objective == exported.objective
+        assert found.source is not None and found.source["retrained"] == exported.architecture.digest
+    assert file_digest(retrained / "kd/weights.safetensors") != file_digest(retrained / "ce/weights.safetensors")
+
+
+def test_refitted_metrics_and_the_evaluation_measured_again(
+    tiny: Path, opened: Context, exported: ArchitectureFile, retrained: Path
+) -> None:
+    evaluation = document(tiny / "evaluation.json")
+    assert (evaluation["split"], evaluation["n"], evaluation["search_n"]) == ("test", 150, 100)
+    assert evaluation["architecture_digest"] == exported.architecture.digest
+    assert list(evaluation["models"]) == ["kd", "ce", "supernet", "teacher", "pretrained"]
+    for part in ("kd", "ce"):
+        file = read_architecture(retrained / part / "architecture.json")
+        model = usdn_nas.load_model(retrained / part / "architecture.json", retrained / part / "weights.safetensors")
+        summary = evaluation["models"][part]
+        for split, metrics in ((opened.data.search, file.metrics), (opened.data.test, summary["policy"])):
+            assert metrics is not None
+            labels, answers, bops = [], [], []
+            for images, truth in split.batches(50):
+                prediction = model.predict(images)
+                labels.append(truth), answers.append(prediction.labels), bops.append(prediction.bops)
+            right = np.concatenate(labels) == np.concatenate(answers)
+            assert right.mean() == pytest.approx(metrics["accuracy"], abs=1e-12)
+            assert np.concatenate(bops).mean() == pytest.approx(metrics["average_bops"], rel=1e-12)
+        assert summary["thresholds"] == list(file.architecture.thresholds)
+        assert summary["search_policy"]["accuracy"] == pytest.approx(file.metrics["accuracy"], abs=1e-12)
+
+
+def test_table_1_adds_up(tiny: Path) -> None:
+    evaluation = document(tiny / "evaluation.json")
+    for model in evaluation["models"].values():
+        shares = [row["cost_share_bops"] for row in model["exits"]]
+        assert sum(shares) == pytest.approx(model["policy"]["average_bops"], rel=1e-12)
+        assert sum(row["exit_rate"] for row in model["exits"]) == pytest.approx(1)
+        for row in model["exits"]:
+            assert row["cost_share_bops"] == pytest.approx(row["exit_rate"] * row["cumulative_bops"], rel=1e-12)
+            assert row["error"] == pytest.approx(1 - row["accuracy"])
+            assert row["n"] == sum(bin["count"] for bin in row["bins"]) == 150 and len(row["bins"]) == 15
+        assert len(model["sweep"]) == (5 if len(model["exits"]) > 1 else 0)
+        assert model["policy"]["relative_bops"] == pytest.approx(
+            model["policy"]["average_bops"] / evaluation["reference_bops"]
+        )
+
+
+def test_table_2_is_of_the_models(tiny: Path) -> None:
+    evaluation = document(tiny / "evaluation.json")
+    by_exit = {name: {row["exit"]: row for row in evaluation["models"][name]["exits"]} for name in ("kd", "ce")}
+    assert len(evaluation["table2"]) == 3 * len(by_exit["kd"])
+    for row in evaluation["table2"]:
+        ce, kd = (by_exit[name][row["exit"]][row["metric"]] for name in ("ce", "kd"))
+        assert (row["ce"], row["kd"]) == (ce, kd)
+        assert row["change_percent"] == pytest.approx(100 * (kd - ce) / ce)
+
+
+def test_in_python(tiny: Path, opened: Context, retrained: Path) -> None:
+    run = usdn_nas.load_run(tiny)
+    assert run.name == "tiny" and len(run.trials) == 6 and run.config == opened.study
+    assert run.retrained_folder == retrained
+    for stage in ("pretrain", "supernet", "teacher", "retrain", "retrain-ce"):
+        assert len(run.history(stage)) == (3 if stage == "pretrain" else 1)
+    file = read_architecture(retrained / "kd/architecture.json", within=opened.space)
+    network = load_retrained(opened, file, retrained / "kd")
+    model = usdn_nas.load_model(retrained / "kd/architecture.json", retrained / "kd/weights.safetensors")
+    images, _ = next(iter(opened.data.test.batches(20)))
+    assert all((a == b).all() for a, b in zip(network.eval()(images), model(images), strict=True))
