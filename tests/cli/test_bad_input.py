@@ -1,0 +1,217 @@
+"""Input that cannot be used: one line that names the offender, status 2, nothing written."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cli.conftest import Command
+from tests.pipeline.tiny import snapshot
+from usdn_nas.pipeline.ledger import locked
+
+
+def refused(command: Command, folder: Path, *arguments: object) -> str:
+    """The one line of a command that is refused and leaves everything in ``folder`` as it was."""
+    before = snapshot(folder) | {"folders": sorted(path for path in folder.rglob("*") if path.is_dir())}
+    result = command(*arguments)
+    assert result.exit_code == 2, (result.stdout, result.stderr)
+    assert result.stdout == ""
+    assert result.stderr.startswith("error: ") and result.stderr.count("\n") == 1 and result.stderr.endswith("\n")
+    assert snapshot(folder) | {"folders": sorted(path for path in folder.rglob("*") if path.is_dir())} == before
+    return result.stderr
+
+
+SETTINGS = {
+    "search.configuration=7": "search.configuration: unknown key 'configuration'; did you mean 'configurations'?",
+    "supernet.pretrain.epoch=7": "supernet.pretrain.epoch: unknown key 'epoch'; did you mean 'epochs'?",
+    "searching.mode=scalar": "searching: unknown key 'searching'; did you mean 'search'?",
+    "supernet.qat.epochs=many": "supernet.qat.epochs: Input should be a valid integer",
+    "search.mode=paretto": "search.mode: Input should be 'scalar', 'pareto' or 'budget', got 'paretto'",
+    "seed=-1": "seed: Input should be greater than or equal to 0, got -1",
+    "retrain.alpha=1.5": "retrain.alpha:",
+    "threads": "--set: expected key=value, got 'threads'",
+    "=3": "--set: expected key=value, got '=3'",
+    "seed.x=3": "--set seed.x=3: 'seed' is a value, not a table",
+    "search.mode=budget": "search: mode 'budget' needs 'gbops'",
+    "device=tpux": "device: no device 'tpux'",
+    "device=cuda:7": "device: no device 'cuda:7'",
+    "device=meta": "device: ",
+    "data.name=digit": "data.name: unknown data set 'digit'; did you mean 'digits'?",
+    "data.name=fashion-mnist": "",
+    "data.name=nosuchpackage:load": "nosuchpackage",
+    "data.search=100000": "100000",
+    "export.budget=1e-9": "export.budget: no configuration has at most 1e-09 average GBOPs; the least that this",
+    "search.storage=nonsense": "search.storage: expected a storage URL",
+    "search.storage=foo://bar/baz": "search.storage: cannot open 'foo://bar/baz'",
+    "search.storage=sqlite:////no/such/folder/x.db": "search.storage: cannot open",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_settings(setting: str, command: Command, tiny_copy: Path, tmp_path: Path) -> None:
+    study = tmp_path / "studies/tiny.toml"
+    more = ["--set", "data.root=nowhere"] if "fashion" in setting else []
+    # In the folder of a finished run, changed besides so that all stages would run again; and in one that is new.
+    line = refused(command, tiny_copy, "run", tiny_copy, "--set", "seed=9", "--set", setting, *more)
+    assert SETTINGS[setting] in line
+    line = refused(command, tmp_path, "supernet", study, "--out", tmp_path / "new", "--set", setting, *more)
+    assert SETTINGS[setting] in line
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_budget_that_nothing_meets(command: Command, tiny_copy: Path, tmp_path: Path) -> None:
+    budget = ("--set", "search.mode=budget", "--set", "search.gbops=1e-7")
+    line = refused(command, tmp_path, "run", "studies/tiny.toml", "--out", "new", *budget)
+    assert "search.gbops: no configuration has at most 1e-07 average GBOPs; the least that this search space" in line
+    assert not (tmp_path / "new").exists()
+    line = refused(command, tiny_copy, "export", tiny_copy, "--budget", "0.0000001")
+    assert "no configuration has at most 1e-07 average GBOPs" in line
+
+
+EXPORTS = {
+    ("--trial", "999"): "no complete trial 999; 6 are complete, the last is 5",
+    ("--trial", "0.999"): "trial 0 has no policy 999; it has 0.0 to 0.",
+    ("--trial", "x"): "expected a trial (12) or a trial and a policy (12.3), got 'x'",
+    ("--trial", "-1"): "got '-1'",
+    ("--best", "--tr", "0.1"): "give one of --best and --tr",
+}
+
+
+@pytest.mark.parametrize("arguments", EXPORTS)
+def test_exports(arguments: tuple[str, ...], command: Command, tiny_copy: Path, tmp_path: Path) -> None:
+    assert EXPORTS[arguments] in refused(command, tiny_copy, "export", tiny_copy, *arguments)
+    elsewhere = tmp_path / "elsewhere.json"
+    assert EXPORTS[arguments] in refused(command, tmp_path, "export", tiny_copy, *arguments, "--to", elsewhere)
+
+
+def test_nothing_searched_yet(command: Command, tmp_path: Path, tiny_copy: Path) -> None:
+    line = refused(command, tmp_path, "export", "studies/tiny.toml", "--out", "new")
+    assert "new: no 'search' yet; run 'usdn-nas search" in line
+    line = refused(command, tmp_path, "front", "studies/tiny.toml", "--out", "new")
+    assert "new: no such run folder; usdn-nas run STUDY --out new makes one" in line
+    assert not (tmp_path / "new").exists()
+    line = refused(command, tiny_copy, "export", tiny_copy, "--set", "search.thresholds=3")
+    assert "stage 'search' is not finished with these settings; run 'usdn-nas search" in line
+
+
+ALL = ("run", "pretrain", "supernet", "search", "export", "retrain", "evaluate", "report", "front")
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_no_such_study(name: str, command: Command, tmp_path: Path) -> None:
+    (tmp_path / "runs/empty").mkdir(parents=True)
+    assert "no such study: 'digit'; did you mean 'digits'?" in refused(command, tmp_path, name, "digit")
+    # A folder without study.json is no run folder.
+    assert "no such study: 'runs/empty'" in refused(command, tmp_path, name, "runs/empty")
+    assert list((tmp_path / "runs/empty").iterdir()) == []
+
+
+def test_damaged_run_folders(command: Command, tiny_copy: Path) -> None:
+    for file in ("study.json", "stages.json"):
+        path = tiny_copy / file
+        whole = path.read_text()
+        for damaged in (whole[:100], "[]", whole.replace("/1", "/9")):
+            path.write_text(damaged)
+            assert f"{path}: expected" in refused(command, tiny_copy, "run", tiny_copy)
+        path.write_text(whole)
+    path = tiny_copy / "study.json"
+    path.write_text(path.read_text().replace('"configurations"', '"konfigurations"'))
+    assert "unknown key 'konfigurations'; did you mean 'configurations'?" in refused(
+        command, tiny_copy, "run", tiny_copy
+    )
+
+
+def test_damaged_studies_and_spaces(command: Command, tmp_path: Path, tiny: Path) -> None:
+    study, space = tmp_path / "studies/mine.toml", tmp_path / "search_spaces/mine.toml"
+    for path in (study, space):
+        path.parent.mkdir()
+    text = (tiny.parents[1] / "studies/tiny.toml").read_text().replace("tiny_space.toml", "mine.toml")
+    whole = (tiny.parents[1] / "search_spaces/tiny_space.toml").read_text()
+
+    def line(study_text: str, space_text: str) -> str:
+        study.write_text(study_text)
+        space.write_text(space_text)
+        return refused(command, tmp_path, "run", study)
+
+    assert f"{study}: expected TOML" in line(text + "\n[", whole)
+    assert "no such search space: '../search_spaces/your.toml'" in line(text.replace("/mine.toml", "/your.toml"), whole)
+    assert "mine.toml: expected TOML" in line(text, whole + "\n[")
+    assert "unknown key 'dept'; did you mean 'depth'?" in line(text, whole.replace("depth", "dept"))
+    assert "bits.choices" in line(text, whole.replace("[2, 2]", "[1, 2]"))
+    assert "data set 'digits' has 10 classes, the network 11" in line(text, whole.replace("= 10", "= 11"))
+    assert not (tmp_path / "runs").exists()
+
+
+Change = Callable[[dict[str, Any]], object]
+ARCHITECTURES: dict[str, tuple[Change, str]] = {
+    "another space": (lambda d: d["space"]["network"].update(width=6), "architecture of another search space: network.width is 6 there, 4 here"),
+    "another depth": (lambda d: d["space"]["network"].update(depth=14), "network.depth is 14 there, 8 here"),
+    "bits that are no choice": (lambda d: d["bits"].update({"layer2.0": [3, 3]}), "bits.layer2.0: [3, 3] is not among the choices"),
+    "an unknown group": (lambda d: d["bits"].update({"layer9.0": [2, 2]}), "unknown group 'layer9.0'"),
+    "a group missing": (lambda d: d["bits"].pop("layer2.0"), "no bits given for group 'layer2.0'"),
+    "an unknown exit": (lambda d: d.update(exits=["layer7.0"]), "unknown exit 'layer7.0'"),
+    "no thresholds": (lambda d: d.update(thresholds=[]), "1 exits need as many thresholds, got 0"),
+    "a threshold above 1": (lambda d: d.update(thresholds=[1.5]), "expected thresholds in [0, 1], got 1.5"),
+    "an unknown key": (lambda d: d.update(exit=["layer1.0"]), "unknown key 'exit'; did you mean 'exits'?"),
+    "a key missing": (lambda d: d.pop("bits"), "bits: this key is missing"),
+    "another schema": (lambda d: d.update(schema="usdn-nas/architecture/7"), "expected schema 'usdn-nas/architecture/1'"),
+    "an objective without figure": (lambda d: d.update(objective={"mode": "budget"}), "objective: mode 'tr' needs 'tr' alone, mode 'budget' needs 'budget_bops' alone"),
+    "a budget below everything": (lambda d: d.update(objective={"mode": "budget", "budget_bops": 7}), "objective.budget_bops: no thresholds meet 7e-09 average GBOPs"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_architectures(name: str, command: Command, tiny_copy: Path, tmp_path: Path) -> None:
+    change, expected = ARCHITECTURES[name]
+    found = json.loads((tiny_copy / "export/architecture.json").read_text())
+    document = {key: found[key] for key in ("schema", "space", "bits", "exits", "thresholds")}
+    change(document)
+    path = tmp_path / "given.json"
+    path.write_text(json.dumps(document))
+    for stage in ("retrain", "evaluate"):
+        line = refused(command, tiny_copy, stage, tiny_copy, "--architecture", path)
+        assert expected in line and str(path) in line
+    refused(command, tmp_path, "retrain", "studies/tiny.toml", "--out", "new", "--architecture", path)
+    assert not (tmp_path / "new").exists()
+
+
+def test_truncated_architectures(command: Command, tiny_copy: Path, tmp_path: Path) -> None:
+    whole, path = (tiny_copy / "export/architecture.json").read_bytes(), tmp_path / "given.json"
+    for size in (0, 1, 50, len(whole) // 2, len(whole) - 3):
+        path.write_bytes(whole[:size])
+        line = refused(command, tiny_copy, "retrain", tiny_copy, "--architecture", path)
+        assert f"{path}: expected JSON, got something else at line" in line
+    path.unlink()
+    assert f"{path}: no such file" in refused(command, tiny_copy, "retrain", tiny_copy, "--architecture", path)
+
+
+def test_a_truncated_checkpoint(command: Command, tiny_copy: Path) -> None:
+    checkpoint = tiny_copy / "pretrain/checkpoint.pt"
+    ledger = tiny_copy / "stages.json"
+    ledger.write_text(ledger.read_text().replace('"done"', '"running"'))
+    checkpoint.write_bytes(b"PK\x03\x04" + bytes(100))
+    before = {name: digest for name, (digest, _) in snapshot(tiny_copy).items()}
+    result = command("pretrain", tiny_copy, "--quiet")
+    assert result.exit_code == 2 and result.stderr.count("\n") == 1
+    assert {name: digest for name, (digest, _) in snapshot(tiny_copy).items()} == before
+    line = result.stderr
+    assert f"{checkpoint}: expected a whole checkpoint, got a truncated or foreign file; delete it to train" in line
+
+
+def test_another_process_has_the_folder(command: Command, tiny_copy: Path) -> None:
+    with locked(tiny_copy):
+        for name in ("run", "search", "export", "retrain", "evaluate", "report"):
+            line = refused(command, tiny_copy, name, tiny_copy)
+            assert f"{tiny_copy}: another process works in this run folder" in line
+        assert command("front", tiny_copy).exit_code == 0  # looking is free
+
+
+def test_data_sets_and_spaces_of_no_such_name(command: Command, tmp_path: Path) -> None:
+    assert "unknown data set 'digit'; did you mean 'digits'?" in refused(command, tmp_path, "data", "digit")
+    line = refused(command, tmp_path, "inspect", "resnet_digit")
+    assert "no such search space: 'resnet_digit'; did you mean 'resnet_digits'?" in line
+    assert "no such study: 'digit'" in refused(command, tmp_path, "init", "digit")
