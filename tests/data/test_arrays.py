@@ -111,7 +111,7 @@ def test_idx(idx_folder, gzipped):
     splits = load_data(DataConfig(name="idx", root=str(idx_folder(gzipped=gzipped))), seed=0)
     assert (len(splits.train), len(splits.search), len(splits.test)) == (48, 12, 20)
     assert (splits.input_shape, splits.class_names) == ((1, 6, 5), ("0", "1", "2", "3"))
-    images = torch.cat([images for split in (splits.train, splits.search) for images, _ in split.batches(7)])
+    images = torch.cat([images for images, _ in splits.train.batches(7)])  # what search images are like stays unseen
     np.testing.assert_allclose([images.mean(), images.std(correction=0)], [0, 1], atol=1e-5)
 
 

@@ -75,12 +75,26 @@ def test_gradients_by_lsqs_formulas(kind: str, width: int, step: float) -> None:
         scaled = value / abs(step)
         inside = low <= scaled <= high
         of_x.append(incoming if inside else 0.0)
-        of_step += incoming * (round(scaled) - scaled if inside else (low if scaled < low else high))
+        # Outside, LSQ+ (Eq. 5) has the bound before the zero-point is taken off: the zero-point moves with the step.
+        zero = made.zero_point()
+        of_step += incoming * (round(scaled) - scaled if inside else (low if scaled < low else high) + zero)
         of_offset += 0.0 if inside else incoming
     np.testing.assert_allclose(x.grad.flatten().numpy(), of_x, rtol=0, atol=0)
     np.testing.assert_allclose(made.step.grad.item(), of_step * scale * math.copysign(1, step), rtol=1e-11)
     if made.offset is not None:
         np.testing.assert_allclose(made.offset.grad.item(), of_offset * scale, rtol=1e-11)
+
+
+@pytest.mark.parametrize(("x", "slope"), [(-30.0, 0), (30.0, 15)])
+def test_step_gradient_with_an_offset_is_the_slope_of_what_lies_outside(x: float, slope: int) -> None:
+    """4 bits, step .1, offset -.75: out = n s + offset below and p s + offset above, but for rounding."""
+    made = LearnedStep(4, signed=False, offset=True, count=1).double()
+    with torch.no_grad():
+        made.step.fill_(0.1)
+        made.offset.fill_(-0.75)
+    made(torch.tensor([x], dtype=torch.float64)).backward()
+    assert made.step.grad.item() / made.gradient_scale == pytest.approx(slope)
+    assert made.offset.grad.item() / made.gradient_scale == pytest.approx(1)
 
 
 @pytest.mark.parametrize("order", [torch.contiguous_format, torch.channels_last])

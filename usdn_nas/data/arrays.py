@@ -80,7 +80,7 @@ def split_arrays(
     """
     _check(data, config.name, input_shape)
     parts = partition(data.train.labels, config, seed, own_test=data.test is not None, search=data.search)
-    mean, std = _statistics(data.train.images)
+    mean, std = _statistics(data.train.take(parts.train).images)
 
     def split(images: ImageSet) -> ArraySplit:
         return ArraySplit(images, data.augmentation, mean, std)

@@ -42,11 +42,12 @@ def evaluate(context: Context, file: ArchitectureFile, folder: Path, path: Path)
     inherited = context.to_device(materialize(context.supernet(), architecture))
     models["supernet"] = ("inherited from the supernet", "quantized", inherited, architecture.thresholds)
     teacher = load_teacher(context, architecture, folder / "teacher")
-    models["teacher"] = ("full-precision teacher", "full", teacher, retrained["kd"].thresholds)
-    # All candidates attached, none left early: thresholds above 1 in effect, so its policy is its final exit.
     pretrained = context.pretrained()
-    never = (1.0 + 1e-6,) * len(space.candidates)
-    models["pretrained"] = ("full-precision supernet, all candidate exits", "full", pretrained, never)
+    labels = {"teacher": "full-precision teacher", "pretrained": "full-precision supernet, all candidate exits"}
+    for name, network in (("teacher", teacher), ("pretrained", pretrained)):
+        # Thresholds above 1: nothing leaves early, so that the policy is the final exit.
+        never = (1.0 + 1e-6,) * (len(network.exit_names) - 1)
+        models[name] = (f"{labels[name]}, no early exit", "full", network, never)
     summaries: dict[str, Any] = {}
     with context.reporter.task("evaluate", 2 * len(models)) as task:
         for name, (label, precision, network, thresholds) in models.items():

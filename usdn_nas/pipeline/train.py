@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -76,11 +75,14 @@ def pretrain(context: Context, fingerprint: str) -> None:
 
 
 def _calibration_images(context: Context) -> Iterator[Tensor]:
-    """The first images of the training split in its own order, without augmentation."""
-    size = min(context.study.batch_size, context.study.supernet.calibration_images)
-    count = -(-context.study.supernet.calibration_images // size)
-    for images, _ in islice(context.data.train.batches(size), count):
-        yield images.to(context.device)
+    """Images of the training split, drawn at random, without augmentation."""
+    left = context.study.supernet.calibration_images
+    order = (derive(context.study.seed, "calibration"),)
+    for images, _ in context.data.train.batches(min(left, context.study.batch_size), shuffle_seed=order):
+        yield images[:left].to(context.device)
+        left -= len(images)
+        if left <= 0:
+            return
 
 
 def train_supernet(context: Context, fingerprint: str) -> None:

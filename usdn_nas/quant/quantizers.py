@@ -24,18 +24,21 @@ def _dot(a: Tensor, b: Tensor) -> Tensor:
 class _Quantize(torch.autograd.Function):
     """clamp(round(x / s), n, p) * s with LSQ's gradients; n and p shift with the zero-point where there is one.
 
-    d/dx: 1 inside [n, p], else 0. d/ds: round(x/s) - x/s inside, n or p outside (LSQ, Eq. 3). d/d offset: 0 inside,
-    1 outside (LSQ+, Eq. 6). The last two are multiplied by ``gradient_scale``.
+    d/dx: 1 inside [n, p], else 0. d/ds: round(x/s) - x/s inside, the unshifted bound outside (LSQ, Eq. 3; LSQ+, Eq. 5:
+    the zero-point -offset / s moves with s). d/d offset: 0 inside, 1 outside (LSQ+, Eq. 6). The last two are multiplied
+    by ``gradient_scale``.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, step: Tensor, offset: Tensor | None, low: float, high: float, gradient_scale: float
+        ctx: Any, x: Tensor, step: Tensor, offset: Tensor | None, zero: int, low: int, high: int, gradient_scale: float
     ) -> Tensor:
+        low, high = low - zero, high - zero
         scaled = x / step
         codes = scaled.round().clamp_(low, high)
         ctx.save_for_backward(scaled, codes)
-        ctx.bounds, ctx.gradient_scale, ctx.has_offset = (low, high), gradient_scale, offset is not None
+        ctx.bounds, ctx.gradient_scale = (low, high), gradient_scale
+        ctx.zero = None if offset is None else zero
         return codes * step
 
     @staticmethod
@@ -45,8 +48,11 @@ class _Quantize(torch.autograd.Function):
         # One fused pass; hardtanh's interval is open, so the bounds, which are whole numbers, move out by a hair.
         inside = torch.ops.aten.hardtanh_backward(gradient, scaled, low - _HAIR, high + _HAIR)
         of_step = _dot(gradient, codes) - _dot(inside, scaled)
-        of_offset = (gradient.sum() - inside.sum()) * ctx.gradient_scale if ctx.has_offset else None
-        return inside, of_step * ctx.gradient_scale, of_offset, None, None, None
+        if ctx.zero is None:
+            return inside, of_step * ctx.gradient_scale, None, None, None, None, None
+        outside = gradient.sum() - inside.sum()
+        of_step = of_step + ctx.zero * outside
+        return inside, of_step * ctx.gradient_scale, outside * ctx.gradient_scale, None, None, None, None
 
 
 class LearnedStep(nn.Module):
@@ -74,21 +80,24 @@ class LearnedStep(nn.Module):
         self.step = nn.Parameter(torch.ones(()))
         self.offset = nn.Parameter(torch.zeros(())) if offset else None
 
-    def bounds(self) -> tuple[float, float]:
-        """Lowest and highest code, the zero-point taken off."""
+    def zero_point(self) -> int:
+        """The code of 0: the offset in whole steps, kept among the codes; 0 without an offset."""
         if self.offset is None:
-            return self.low, self.high
+            return 0
         zero = round(-self.offset.item() / max(abs(self.step.item()), 1e-12))
-        zero = min(max(zero, self.low), self.high)
+        return min(max(zero, self.low), self.high)
+
+    def bounds(self) -> tuple[int, int]:
+        """Lowest and highest code, the zero-point taken off."""
+        zero = self.zero_point()
         return self.low - zero, self.high - zero
 
     def forward(self, x: Tensor) -> Tensor:
         """``x`` on the grid, same shape; differentiable as LSQ has it."""
         step = self.step.abs()
-        low, high = self.bounds()
         if not torch.is_grad_enabled():
-            return (x / step).round_().clamp_(low, high).mul_(step)
-        return _Quantize.apply(x, step, self.offset, low, high, self.gradient_scale)
+            return (x / step).round_().clamp_(*self.bounds()).mul_(step)
+        return _Quantize.apply(x, step, self.offset, self.zero_point(), self.low, self.high, self.gradient_scale)
 
     @torch.no_grad()
     def initialize(self, x: Tensor, candidates: int = 40) -> None:

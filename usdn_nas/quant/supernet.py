@@ -91,11 +91,13 @@ class Supernet(nn.Module):
             batches: Images (B, C, H, W) of the training split.
         """
         seen: dict[SwitchableQuantizer, list[Tensor]] = {}
+        generator = torch.Generator().manual_seed(0)
 
         def keep(quantizer: nn.Module, inputs: tuple[Tensor, int]) -> None:
             flat = inputs[0].flatten()
-            stride = max(1, flat.numel() // 20_000)
-            seen.setdefault(cast(SwitchableQuantizer, quantizer), []).append(flat[::stride])
+            if flat.numel() > 20_000:  # drawn rather than strided: a stride can fall in step with the images' rows
+                flat = flat[torch.randint(flat.numel(), (20_000,), generator=generator).to(flat.device)]
+            seen.setdefault(cast(SwitchableQuantizer, quantizer), []).append(flat)
 
         quantizers = {layer.input_quantizer for layer in self.layers.values()}
         hooks = [quantizer.register_forward_pre_hook(keep) for quantizer in quantizers]
