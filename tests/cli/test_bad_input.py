@@ -148,9 +148,15 @@ def test_damaged_studies_and_spaces(command: Command, tmp_path: Path, tiny: Path
 
 Change = Callable[[dict[str, Any]], object]
 ARCHITECTURES: dict[str, tuple[Change, str]] = {
-    "another space": (lambda d: d["space"]["network"].update(width=6), "architecture of another search space: network.width is 6 there, 4 here"),
+    "another space": (
+        lambda d: d["space"]["network"].update(width=6),
+        "architecture of another search space: network.width is 6 there, 4 here",
+    ),
     "another depth": (lambda d: d["space"]["network"].update(depth=14), "network.depth is 14 there, 8 here"),
-    "bits that are no choice": (lambda d: d["bits"].update({"layer2.0": [3, 3]}), "bits.layer2.0: [3, 3] is not among the choices"),
+    "bits that are no choice": (
+        lambda d: d["bits"].update({"layer2.0": [3, 3]}),
+        "bits.layer2.0: [3, 3] is not among the choices",
+    ),
     "an unknown group": (lambda d: d["bits"].update({"layer9.0": [2, 2]}), "unknown group 'layer9.0'"),
     "a group missing": (lambda d: d["bits"].pop("layer2.0"), "no bits given for group 'layer2.0'"),
     "an unknown exit": (lambda d: d.update(exits=["layer7.0"]), "unknown exit 'layer7.0'"),
@@ -158,10 +164,19 @@ ARCHITECTURES: dict[str, tuple[Change, str]] = {
     "a threshold above 1": (lambda d: d.update(thresholds=[1.5]), "expected thresholds in [0, 1], got 1.5"),
     "an unknown key": (lambda d: d.update(exit=["layer1.0"]), "unknown key 'exit'; did you mean 'exits'?"),
     "a key missing": (lambda d: d.pop("bits"), "bits: this key is missing"),
-    "another schema": (lambda d: d.update(schema="usdn-nas/architecture/7"), "expected schema 'usdn-nas/architecture/1'"),
-    "an objective without figure": (lambda d: d.update(objective={"mode": "budget"}), "objective: mode 'tr' needs 'tr' alone, mode 'budget' needs 'budget_bops' alone"),
-    "a budget below everything": (lambda d: d.update(objective={"mode": "budget", "budget_bops": 7}), "objective.budget_bops: no thresholds meet 7e-09 average GBOPs"),
-}  # fmt: skip
+    "another schema": (
+        lambda d: d.update(schema="usdn-nas/architecture/7"),
+        "expected schema 'usdn-nas/architecture/1'",
+    ),
+    "an objective without figure": (
+        lambda d: d.update(objective={"mode": "budget"}),
+        "objective: mode 'tr' needs 'tr' alone, mode 'budget' needs 'budget_bops' alone",
+    ),
+    "a budget below everything": (
+        lambda d: d.update(objective={"mode": "budget", "budget_bops": 7}),
+        "objective.budget_bops: no thresholds meet 7e-09 average GBOPs",
+    ),
+}
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
