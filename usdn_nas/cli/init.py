@@ -32,6 +32,9 @@ def init(
     settings, _ = load_study(source)
     space = find_toml(settings.space, "search_spaces", beside=source.parent)
     copies = {Path("studies") / f"{name or source.stem}.toml": source, Path("search_spaces") / space.name: space}
+    study_copy = next(iter(copies))
+    if study_copy.resolve() == source.resolve():
+        raise UserError("is the study itself", where=study_copy, remedy="--as NAME names the copy")
     for target, origin in copies.items():
         if target.exists() and not force and target.resolve() != origin.resolve():
             raise UserError("is there already", where=target, remedy="--force replaces it, --as NAME names the copy")
