@@ -49,3 +49,8 @@ class Architecture:
     def digest(self) -> str:
         """SHA-256 of the canonical JSON of `to_dict`."""
         return digest(self.to_dict())
+
+    @property
+    def network_digest(self) -> str:
+        """SHA-256 over bits and exits alone: what weights depend on, thresholds left out."""
+        return digest({key: value for key, value in self.to_dict().items() if key != "thresholds"})

@@ -192,7 +192,7 @@ def find_toml(name: str, folder: Literal["studies", "search_spaces"], beside: Pa
         if path.suffix == ".toml" and path.is_file():
             return path
     known = list_toml(folder)
-    stem = Path(name).stem if Path(name).parent.name in ("", folder) else name
+    stem = Path(name).stem if Path(name).parent in (Path(), Path(folder)) else name
     if stem in known:
         return known[stem]
     kind = "study" if folder == "studies" else "search space"

@@ -50,6 +50,7 @@ def data(
             console.print(table)
         console.print(found.how_to_get, highlight=False)
     elif format is Format.csv:
+        typer.echo("file,found,bytes")
         for file in found.files:
             typer.echo(f"{file.name},{file.path or ''},{file.size_bytes or ''}")
     else:

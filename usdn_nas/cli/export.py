@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import dataclasses
 from pathlib import Path
 from typing import Annotated
 
@@ -48,6 +48,7 @@ def export(
 
         usdn-nas export digits --front fronts/digits
     """
+    from usdn_nas.config import ExportConfig
     from usdn_nas.errors import UserError
     from usdn_nas.pipeline import search
     from usdn_nas.pipeline.ledger import locked
@@ -57,18 +58,16 @@ def export(
     given = [name for name, value in picks.items() if value is not None]
     if len(given) > 1:
         raise UserError(f"give one of {' and '.join(given)}")
-    choice = [
-        f"export.{name}={json.dumps(value)}"
-        for name, value in (("budget", budget), ("tr", tr), ("trial", trial))
-        if value is not None
-    ]
-    context = open_study_or_run(study, [*(set_ or ()), *choice], out, quiet)
-    pick = context.study.export.model_dump(exclude_none=True)
+    context = open_study_or_run(study, set_, out, quiet)
+    if best or budget is not None or tr is not None or trial is not None:  # in place of the study's own pick
+        pick = ExportConfig(budget=budget, tr=tr, trial=trial)
+        context = dataclasses.replace(context, study=context.study.model_copy(update={"export": pick}))
+    chosen = context.study.export.model_dump(exclude_none=True)
     pipeline = Pipeline(context)
     pipeline.check()
     pipeline.ledger.require(pipeline.search(), f"usdn-nas search {study}")
     if front is None:
-        search.choose(context, best=best or not pick, **pick)
+        search.choose(context, best=not chosen, **chosen)
     with locked(context.folder):
         pipeline = Pipeline(context)
         if front is not None:
@@ -79,5 +78,5 @@ def export(
         if to is None:
             pipeline.ledger.ensure(pipeline.export())
         else:
-            search.export(context, to, best=best or not pick, **pick)
+            search.export(context, to, best=not chosen, **chosen)
     stdout().print(path, highlight=False, soft_wrap=True)

@@ -70,6 +70,8 @@ def evaluate(
 ) -> None:
     """Evaluates on the test split: Table I, Table II, and the gap between search and test figures.
 
+    CSV is Table I alone; JSON is the whole of evaluation.json.
+
     Examples:
 
         usdn-nas evaluate digits

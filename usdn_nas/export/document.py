@@ -55,6 +55,7 @@ class _Document(BaseModel):
     metrics: dict[str, Any] | None = None
     source: dict[str, Any] | None = None
     provenance: dict[str, Any] | None = None
+    data: dict[str, Any] | None = None
     space_digest: str | None = None
     digest: str | None = None
     layers: list[dict[str, Any]] | None = None
@@ -71,6 +72,7 @@ class ArchitectureFile:
     metrics: dict[str, Any] | None
     source: dict[str, Any] | None
     provenance: dict[str, Any] | None
+    data: dict[str, Any] | None
 
 
 def derived(space: SearchSpace, architecture: Architecture) -> dict[str, Any]:
@@ -107,12 +109,14 @@ def write_architecture(
     metrics: Mapping[str, Any] | None,
     source: Mapping[str, Any] | None,
     provenance: Mapping[str, Any],
+    data: Mapping[str, Any] | None = None,
 ) -> None:
     """Writes an architecture with everything derived from it.
 
     Args:
         metrics: ``split``, ``n``, ``accuracy``, ``average_bops``, ``exit_rates`` as measured on that split.
         source: Where the choice came from, e.g. ``{"trial": "12.3"}``.
+        data: ``name``, ``mean`` and ``std`` a channel, ``class_names``.
     """
     document = {
         "schema": SCHEMA,
@@ -123,6 +127,7 @@ def write_architecture(
         "metrics": dict(metrics) if metrics else None,
         "source": dict(source) if source else None,
         "provenance": dict(provenance),
+        "data": dict(data) if data else None,
     }
     average = None if metrics is None else metrics["average_bops"]
     document["cost"]["average_bops"] = average
@@ -170,7 +175,13 @@ def read_architecture(path: Path, within: SearchSpace | None = None) -> Architec
                 remedy="remove it, it is recomputed",
             )
     return ArchitectureFile(
-        space, architecture, document.objective, document.metrics, document.source, document.provenance
+        space,
+        architecture,
+        document.objective,
+        document.metrics,
+        document.source,
+        document.provenance,
+        document.data,
     )
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -48,10 +49,18 @@ class EarlyExitNetwork(nn.Module):
         network: The materialized network.
         architecture: Its architecture; the thresholds are taken from it.
         space: The search space the architecture belongs to.
+        data: ``mean`` and ``std`` a channel, ``class_names``, as ``architecture.json`` has them.
     """
 
-    def __init__(self, network: MultiExitNetwork, architecture: Architecture, space: SearchSpace) -> None:
+    def __init__(
+        self,
+        network: MultiExitNetwork,
+        architecture: Architecture,
+        space: SearchSpace,
+        data: Mapping[str, Any] | None = None,
+    ) -> None:
         super().__init__()
+        self.data = data
         self.network = network
         self.architecture = architecture
         self.space = space
@@ -65,6 +74,19 @@ class EarlyExitNetwork(nn.Module):
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Logits of all exits, none skipped: E tensors (B, C) for images (B, C_in, H, W)."""
         return cast(tuple[Tensor, ...], self.network(images))
+
+    def normalize(self, pixels: Tensor) -> Tensor:
+        """(pixels - mean) / std a channel, as in training; pixels (B, C, H, W) as the data set stores them.
+
+        Raises:
+            UserError: The architecture file says nothing of its data.
+        """
+        if self.data is None:
+            raise UserError("this architecture.json says nothing of its data", remedy="normalize as in training")
+        mean, std = (
+            pixels.new_tensor(self.data[key], dtype=torch.float32).view(1, -1, 1, 1) for key in ("mean", "std")
+        )
+        return (pixels.float() - mean) / std
 
     @torch.inference_mode()
     def predict(self, images: Tensor, *, max_batch: int | None = None) -> Prediction:
@@ -126,4 +148,4 @@ def load_model(architecture: Path | str, weights: Path | str, *, device: str = "
     file = read_architecture(Path(architecture))
     network = materialize(Supernet(build_network(file.space.spec), file.space), file.architecture)
     load_weights(network, Path(weights))
-    return EarlyExitNetwork(network, file.architecture, file.space).to(device).eval()
+    return EarlyExitNetwork(network, file.architecture, file.space, file.data).to(device).eval()

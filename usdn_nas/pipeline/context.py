@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 from torch import nn
 
-from usdn_nas.config import StudyConfig, apply_overrides, load_study
+from usdn_nas.config import StudyConfig, apply_overrides, find_toml, load_study
 from usdn_nas.cost import least_bops
 from usdn_nas.errors import UserError
 from usdn_nas.evaluation.outputs import Batches
@@ -22,7 +22,7 @@ from usdn_nas.progress import Reporter
 from usdn_nas.provenance import provenance
 from usdn_nas.quant.supernet import Supernet
 from usdn_nas.seeds import derive
-from usdn_nas.space import SearchSpace, SpaceSpec
+from usdn_nas.space import SearchSpace, SpaceSpec, load_space
 from usdn_nas.validation import validate
 
 if TYPE_CHECKING:
@@ -159,6 +159,16 @@ class Context:
         device = str(self.device)
         return provenance(seed=self.study.seed, device=device, threads=torch.get_num_threads())
 
+    def data_summary(self) -> dict[str, Any]:
+        """What a user of a finished network needs of its data: name, classes, and how pixels are normalized."""
+        data = self.data
+        return {
+            "name": self.study.data.name,
+            "mean": list(data.mean),
+            "std": list(data.std),
+            "class_names": list(data.class_names),
+        }
+
     def describe(self) -> None:
         """Writes ``study.json`` and ``chain.json``: what `open_run` and the report need."""
         study = {
@@ -200,9 +210,12 @@ def open_run(
     reporter = reporter or Reporter()
     if study.is_dir():
         saved = read_json(study / "study.json", STUDY_SCHEMA)
+        space = saved["config"].get("space")
         apply_overrides(saved["config"], overrides)
         config = validate(StudyConfig, saved["config"], where=study / "study.json")
         spec = validate(SpaceSpec, saved["space"], where=study / "study.json")
+        if config.space != space:
+            spec = load_space(find_toml(config.space, "search_spaces"))
         return Context(saved["name"], config, spec, out or study, reporter)
     config, spec = load_study(study, overrides)
     return Context(study.stem, config, spec, out or Path("runs") / study.stem, reporter)

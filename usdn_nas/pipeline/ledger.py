@@ -18,6 +18,7 @@ from usdn_nas.progress import Reporter
 __all__ = ["Ledger", "Stage", "locked"]
 
 SCHEMA = "usdn-nas/stages/1"
+CHECKPOINT = "checkpoint.pt"
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class Stage:
     Attributes:
         key: Its name; a stage that trains keeps its files in the folder of that name.
         inputs: Settings and digests that its result depends on, JSON's own types.
-        outputs: Files it writes, relative to the run folder.
+        outputs: Files it writes, relative to the run folder; ``*`` stands for those that are there.
         run: Does the work; is given the stage itself.
         extent: A size that may grow without starting anew (configurations of a search).
     """
@@ -89,6 +90,8 @@ class Ledger:
             self.reporter.say(f"{stage.key}: done before ({before['seconds']:.0f} s), nothing to do")
             return False
         changed = [] if before is None else self._changed(stage, before)
+        if changed and self._take_back(stage):
+            return False
         self._explain(stage, before, changed)
         seconds = before["seconds"] if before and not changed else 0.0
         entry = {
@@ -114,9 +117,18 @@ class Ledger:
             self._write()
         entry["status"] = "done"
         entry["finished"] = time.strftime("%Y-%m-%dT%H:%M:%S%z")
-        entry["outputs"] = {name: file_digest(self.folder / name) for name in stage.outputs}
+        entry["outputs"] = {name: file_digest(self.folder / name) for name in self._written(stage)}
         self._write()
+        (self.folder / stage.key / CHECKPOINT).unlink(missing_ok=True)  # last: no kill in between trains anew
         return True
+
+    def _written(self, stage: Stage) -> list[str]:
+        """Names of the stage's files, patterns resolved."""
+        return [
+            str(path.relative_to(self.folder))
+            for pattern in stage.outputs
+            for path in (sorted(self.folder.glob(pattern)) if "*" in pattern else [self.folder / pattern])
+        ]
 
     def _changed(self, stage: Stage, record: dict[str, Any]) -> list[str]:
         """Names of the inputs that are not those of ``record``."""
@@ -140,24 +152,58 @@ class Ledger:
         return folder.with_name(f"{folder.name}.old")
 
     def _set_aside(self, key: str) -> None:
-        """Moves a stage's folder to ``<key>.old``, in place of an earlier one."""
-        if (self.folder / key).is_dir():
-            shutil.rmtree(self._aside(key), ignore_errors=True)
-            (self.folder / key).rename(self._aside(key))
+        """Moves a stage's folder to ``<key>.old``, in place of an earlier one; an unfinished replaces no finished one."""
+        if not (self.folder / key).is_dir():
+            return
+        old = f"{key}.old"
+        finished = self.records[key]["status"] == "done"
+        if not finished and self.records.get(old, {}).get("status") == "done" and self._aside(key).is_dir():
+            shutil.rmtree(self.folder / key)
+            return
+        shutil.rmtree(self._aside(key), ignore_errors=True)
+        (self.folder / key).rename(self._aside(key))
+        self.records[old] = self.records[key]
+
+    def _take_back(self, stage: Stage) -> bool:
+        """Puts ``<key>.old`` back in its place where it is what the stage would make; what was there goes aside."""
+        key, old, aside = stage.key, f"{stage.key}.old", self._aside(stage.key)
+        kept = self.records.get(old)
+        if kept is None or kept["status"] != "done" or kept["fingerprint"] != stage.fingerprint or not aside.is_dir():
+            return False
+        present, parked = self.folder / key, aside.with_name(f"{aside.name}er")
+        shutil.rmtree(parked, ignore_errors=True)
+        if present.is_dir():
+            present.rename(parked)
+        aside.rename(present)
+        if self.records[key]["status"] == "done" and parked.is_dir():
+            parked.rename(aside)
+            self.records[key], self.records[old] = kept, self.records[key]
+        else:
+            shutil.rmtree(parked, ignore_errors=True)
+            self.records[key] = self.records.pop(old)
+        self._write()
+        if not self.is_done(stage):
+            return False
+        self.reporter.say(f"{key}: made with these settings before, taken back")
+        return True
 
     def _restore(self, key: str, record: dict[str, Any] | None, changed: list[str]) -> None:
         """Undoes what `ensure` did before the stage refused its input."""
-        if record is None:
+        if changed and f"{key}.old" in self.records and self._aside(key).is_dir():
+            shutil.rmtree(self.folder / key, ignore_errors=True)
+            self._aside(key).rename(self.folder / key)
+            self.records[key] = self.records.pop(f"{key}.old")
+        elif record is None:
             del self.records[key]
         else:
             self.records[key] = record
-        if changed and self._aside(key).is_dir():
-            shutil.rmtree(self.folder / key, ignore_errors=True)
-            self._aside(key).rename(self.folder / key)
 
-    def output_digest(self, key: str) -> str:
-        """Digest over the files of a stage that is done."""
-        return digest(self.records[key]["outputs"])
+    def output_digest(self, key: str, name: str | None = None) -> str:
+        """Digest over the files of a stage, or over the one called ``name``; ``"missing"`` unless the stage is done."""
+        record = self.records.get(key)
+        if record is None or record["status"] != "done":
+            return "missing"
+        return digest(record["outputs"] if name is None else record["outputs"][f"{key}/{name}"])
 
     def require(self, stage: Stage, command: str) -> None:
         """Raises UserError unless the stage is done; ``command`` is what does it."""
@@ -174,8 +220,12 @@ def locked(folder: Path) -> Iterator[None]:
     Raises:
         UserError: Another process holds it.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as file:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / ".lock").open("w")
+    except OSError as error:
+        raise UserError(f"cannot be a run folder: {error.strerror}", where=folder) from None
+    with lock as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:

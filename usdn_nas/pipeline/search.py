@@ -152,6 +152,7 @@ def _write(context: Context, path: Path, point: FrontPoint, objective: Objective
         metrics=selection_metrics(result, placed.names, reference_bops(context.space), placed.samples),
         source={"trial": point.name, "study": context.name},
         provenance=context.provenance(),
+        data=context.data_summary(),
     )
 
 
@@ -222,4 +223,5 @@ def refit(context: Context, file: ArchitectureFile, objective: Objective, folder
         metrics=selection_metrics(result, outputs.names, reference, outputs.samples),
         source={"retrained": file.architecture.digest, **(file.source or {})},
         provenance=context.provenance(),
+        data=context.data_summary(),
     )

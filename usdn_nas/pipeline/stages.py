@@ -12,7 +12,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from usdn_nas import __version__
 from usdn_nas.architecture import Architecture
 from usdn_nas.errors import UserError
 from usdn_nas.export.document import ArchitectureFile, read_architecture
@@ -21,8 +20,9 @@ from usdn_nas.pipeline import train
 from usdn_nas.pipeline.context import Context
 from usdn_nas.pipeline.evaluate import evaluate, write_all_figures
 from usdn_nas.pipeline.ledger import Ledger, Stage
+from usdn_nas.policy.exact import MAX_CANDIDATES, too_many_candidates
 from usdn_nas.study.samplers import goal
-from usdn_nas.study.session import settings_that_matter
+from usdn_nas.study.session import planned, settings_that_matter
 
 __all__ = ["Pipeline", "retrain_folder"]
 
@@ -34,7 +34,7 @@ STAGES = ("pretrain", "supernet", "search", "export", "retrain", "evaluate", "re
 
 def retrain_folder(architecture: Architecture) -> str:
     """Where an architecture's retrained weights lie in a run folder."""
-    return f"retrain/{architecture.digest[:12]}"
+    return f"retrain/{architecture.network_digest[:12]}"
 
 
 class Pipeline:
@@ -50,15 +50,21 @@ class Pipeline:
 
     @cached_property
     def _common(self) -> dict[str, Any]:
-        """Inputs of every stage."""
-        study = self.context.study
-        return {
-            "seed": study.seed,
-            "space": self.context.space.digest,
-            "data": self.context.data.digest,
-            "batch_size": study.batch_size,
-            "version": __version__,
-        }
+        """Inputs of every stage. ``format`` goes up when a new version of the code makes something else of them."""
+        return {"seed": self.context.study.seed, "data": self.context.data.digest, "format": 1}
+
+    @cached_property
+    def _network(self) -> dict[str, Any]:
+        """Inputs of full-precision training: the network without its bits."""
+        space = self.context.space
+        heads = self.context.spec.exits.model_dump(mode="json", include={"head", "head_width"})
+        network = self.context.spec.network.model_dump(mode="json")
+        return {"network": {**network, **heads, "candidates": list(space.candidates)}}
+
+    @cached_property
+    def _space(self) -> dict[str, Any]:
+        """Inputs of whatever depends on bits."""
+        return {"space": self.context.space.digest}
 
     def _stage(
         self, key: str, inputs: dict[str, Any], outputs: tuple[str, ...], run: Work, extent: int | None = None
@@ -69,6 +75,7 @@ class Pipeline:
         """Full-precision pre-training."""
         study = self.context.study
         inputs = {
+            **self._network,
             "supernet.pretrain": study.supernet.pretrain.model_dump(mode="json"),
             "supernet.exit_weight": study.supernet.exit_weight,
             "data.augment": study.data.augment,
@@ -80,9 +87,10 @@ class Pipeline:
         """Quantization-aware training of the supernet."""
         study = self.context.study
         inputs = {
+            **self._space,
             "supernet": study.supernet.model_dump(mode="json", exclude={"pretrain"}),
             "data.augment": study.data.augment,
-            "pretrained weights": self._digest("pretrain"),
+            "pretrained weights": self._weights("pretrain"),
         }
         outputs = ("supernet/weights.safetensors", "supernet/history.csv", "supernet/ladder.json")
         return self._stage(
@@ -93,8 +101,9 @@ class Pipeline:
         """The Optuna study."""
         settings = self.context.study.search
         inputs = {
+            **self._space,
             "search": {**settings_that_matter(settings), "sampler": settings.sampler},
-            "supernet weights": self._digest("supernet"),
+            "supernet weights": self._weights("supernet"),
         }
         outputs = ("search/front.csv", "search/trials.csv")
         return self._stage(
@@ -111,7 +120,7 @@ class Pipeline:
         inputs = {
             "export": study.export.model_dump(mode="json"),
             "search.tr": study.search.tr,
-            "front": self._digest("search"),
+            "front": self.ledger.output_digest("search", "front.csv"),
         }
         path = self.context.folder / "export" / "architecture.json"
         pick = study.export
@@ -137,7 +146,7 @@ class Pipeline:
     def _of_architecture(self, file: ArchitectureFile) -> dict[str, Any]:
         """Inputs of every training of one architecture; its thresholds are none of them."""
         return {
-            "bits and exits": {key: file.architecture.to_dict()[key] for key in ("bits", "exits")},
+            "exits": list(file.architecture.exits),
             "data.augment": self.context.study.data.augment,
             "retrain.exit_weight": self.context.study.retrain.exit_weight,
         }
@@ -147,9 +156,10 @@ class Pipeline:
         key = f"{retrain_folder(file.architecture)}/teacher"
         pretrained = settings.teacher_init == "pretrained"
         inputs = {
+            **self._network,
             **self._of_architecture(file),
             "retrain.teacher": settings.teacher.model_dump(mode="json"),
-            "pretrained weights": self._digest("pretrain") if pretrained else None,
+            "pretrained weights": self._weights("pretrain") if pretrained else None,
         }
         return self._stage(
             key,
@@ -165,11 +175,13 @@ class Pipeline:
         elsewhere = {"teacher", "teacher_init", "compare_ce", "exit_weight"}
         only_kd = {"temperature", "alpha", "alpha_weighs", "teacher_exit"} if loss == "ce" else set()
         inputs = {
+            **self._space,
             **self._of_architecture(file),
+            "bits": file.architecture.to_dict()["bits"],
             "retrain": settings.model_dump(mode="json", exclude=elsewhere | only_kd),
             "supernet.calibration_images": context.study.supernet.calibration_images,
-            "teacher weights": self._digest(f"{folder}/teacher"),
-            "supernet weights": self._digest("supernet") if settings.init == "supernet" else None,
+            "teacher weights": self._weights(f"{folder}/teacher"),
+            "supernet weights": self._weights("supernet") if settings.init == "supernet" else None,
         }
 
         def run(stage: Stage) -> None:
@@ -182,7 +194,7 @@ class Pipeline:
         context = self.context
         key = f"{retrain_folder(file.architecture)}/{loss}"
         objective = searching.objective_of(context, file)
-        inputs = {"objective": objective.model_dump(mode="json"), "weights": self._digest(key)}
+        inputs = {**self._space, "objective": objective.model_dump(mode="json"), "weights": self._weights(key)}
         return self._stage(
             f"{key} thresholds",
             inputs,
@@ -193,12 +205,14 @@ class Pipeline:
     def evaluate(self, file: ArchitectureFile, *, main: bool) -> Stage:
         """The test split, read once; ``main``: the run's own architecture rather than one given by hand."""
         context, key = self.context, retrain_folder(file.architecture)
-        parts = ["teacher", *(part for loss in self._losses for part in (loss, f"{loss} thresholds"))]
         inputs = {
+            **self._space,
             "evaluate": context.study.evaluate.model_dump(mode="json"),
-            "weights": {part: self._digest(f"{key}/{part}") for part in parts},
-            "supernet weights": self._digest("supernet"),
-            "pretrained weights": self._digest("pretrain"),
+            "architecture": file.architecture.to_dict(),
+            "weights": {part: self._weights(f"{key}/{part}") for part in ("teacher", *self._losses)},
+            "thresholds": {loss: self.ledger.output_digest(f"{key}/{loss} thresholds") for loss in self._losses},
+            "supernet weights": self._weights("supernet"),
+            "pretrained weights": self._weights("pretrain"),
         }
         name = "evaluation.json" if main else f"{key}/evaluation.json"
         return self._stage(
@@ -210,12 +224,16 @@ class Pipeline:
 
     def report(self) -> Stage:
         """Figures and the HTML page."""
-        inputs = {key: self._digest(key) for key in ("pretrain", "supernet", "search", "export", "evaluate")}
-        return self._stage("report", inputs, ("report.html",), lambda stage: write_all_figures(self.context))
+        parts = ("pretrain", "supernet", "search", "export", "evaluate")
+        inputs = {
+            "study": self.context.study.model_dump(mode="json"),
+            **{part: self.ledger.output_digest(part) for part in parts},
+        }
+        outputs = ("report.html", "figures/*")
+        return self._stage("report", inputs, outputs, lambda stage: write_all_figures(self.context))
 
-    def _digest(self, key: str) -> str:
-        record = self.ledger.records.get(key)
-        return "missing" if record is None or record["status"] != "done" else self.ledger.output_digest(key)
+    def _weights(self, key: str) -> str:
+        return self.ledger.output_digest(key, "weights.safetensors")
 
     def architecture(self, path: Path | None = None) -> ArchitectureFile:
         """The architecture to retrain: that of ``path``, else the exported one.
@@ -236,6 +254,10 @@ class Pipeline:
             UserError: The first of these.
         """
         self.context.check()
+        settings = self.context.study.search
+        planned(self.context.space, settings)
+        if settings.exits == "exact" and len(self.context.space.candidates) > MAX_CANDIDATES:
+            raise too_many_candidates(len(self.context.space.candidates))
         if not (self.ledger.is_done(self.search()) and self.ledger.is_done(self.export())):
             searching.check_storage(self.context)
 
@@ -285,7 +307,7 @@ class Pipeline:
             self.run(until="retrain")
             return self.architecture()
         file = self.architecture(path)
-        self.run(until="supernet")
+        self.run(until="supernet" if self.context.study.retrain.init == "supernet" else "pretrain")
         self._retrain_each(file)
         return file
 
@@ -295,6 +317,7 @@ class Pipeline:
             self.run(until="evaluate")
             return self.context.folder / "evaluation.json"
         file = self.retrain_all(path)
+        self.run(until="supernet")
         stage = self.evaluate(file, main=False)
         self.ledger.ensure(stage)
         return self.context.folder / stage.outputs[0]

@@ -24,7 +24,7 @@ from usdn_nas.cost import ExitCosts
 from usdn_nas.errors import UserError
 from usdn_nas.policy.outputs import ExitOutputs
 
-__all__ = ["MAX_CANDIDATES", "PolicyScores", "check_names", "score_shared", "threshold_grid"]
+__all__ = ["MAX_CANDIDATES", "PolicyScores", "check_names", "score_shared", "threshold_grid", "too_many_candidates"]
 
 MAX_CANDIDATES = 16
 """With more candidates, 2^C placements times thresholds no longer fit into memory and a trial's time."""
@@ -85,6 +85,15 @@ def _avoiding(patterns: Counts, bits: int, rows: Counts, height: int) -> Counts:
     return table
 
 
+def too_many_candidates(count: int) -> UserError:
+    """What is raised beyond `MAX_CANDIDATES`."""
+    return UserError(
+        f"exact scoring takes at most {MAX_CANDIDATES} candidate exits, got {count}",
+        where="exits.candidates",
+        remedy='name fewer candidates, or set search.exits = "sampled"',
+    )
+
+
 def score_shared(outputs: ExitOutputs, costs: ExitCosts, thresholds: ArrayLike) -> PolicyScores:
     """Accuracy and average BOPs of every placement under each shared threshold, exactly.
 
@@ -100,11 +109,7 @@ def score_shared(outputs: ExitOutputs, costs: ExitCosts, thresholds: ArrayLike) 
     grid = np.atleast_1d(np.asarray(thresholds, dtype=np.float64))
     candidates = len(outputs.names) - 1
     if candidates > MAX_CANDIDATES:
-        raise UserError(
-            f"exact scoring takes at most {MAX_CANDIDATES} candidate exits, got {candidates}",
-            where="exits.candidates",
-            remedy='name fewer candidates, or set search.exits = "sampled"',
-        )
+        raise too_many_candidates(candidates)
     height = len(grid)
     confident = outputs.confidence[:-1, None, :] >= grid[:, None]  # (C, T, N)
     patterns: Counts = np.zeros(height * outputs.samples, dtype=np.int64)

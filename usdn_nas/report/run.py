@@ -145,7 +145,7 @@ class Run:
 
     @property
     def _retrain_folder(self) -> str:
-        return f"retrain/{self.architecture['digest'][:12]}"
+        return f"retrain/{as_architecture(self.architecture).network_digest[:12]}"
 
     @property
     def winner(self) -> Architecture:

@@ -29,6 +29,7 @@ __all__ = ["WEIGHTS", "fit", "learning_rate"]
 
 SECONDS_BETWEEN_CHECKPOINTS = 20.0
 CHECKPOINT = "checkpoint.pt"
+"""Stays when the training is finished: who started it removes it once that is recorded."""
 HISTORY = "history.csv"
 WEIGHTS = "weights.safetensors"
 
@@ -173,7 +174,6 @@ def fit(
     save_weights(network, folder / WEIGHTS)
     if finish is not None:
         finish()
-    checkpoint.unlink(missing_ok=True)
 
 
 def _batches(
