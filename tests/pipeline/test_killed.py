@@ -149,6 +149,24 @@ def test_killed_while_a_changed_stage_begins(number: int, tiny_copy: Path, chang
     assert not (tiny_copy / "pretrain/checkpoint.pt").exists()
 
 
+@pytest.mark.parametrize("number", [3, 4, 5, 6])
+def test_killed_while_results_are_taken_back(number: int, tiny_copy: Path, tiny: Path, changed: Path) -> None:
+    """Back to the old settings: whatever lies where, the weights are those of the settings."""
+    shutil.rmtree(tiny_copy)
+    shutil.copytree(changed, tiny_copy)
+
+    def work() -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            KillAt(number, "before").install(patch)
+            run(tiny_copy, "supernet.pretrain.lr=0.1", until="pretrain")
+
+    assert killed(work)
+    for setting, whole in (("supernet.pretrain.lr=0.1", tiny), (CHANGED, changed)):
+        run(tiny_copy, setting, until="pretrain")
+        name = "pretrain/weights.safetensors"
+        assert contents(tiny_copy)[name] == contents(whole)[name]
+
+
 def test_killed_while_the_ladder_is_measured(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """All steps are made and the weights written: not a step is made again but those since the last checkpoint."""
     from usdn_nas.pipeline import train
