@@ -15,7 +15,7 @@ import typer
 from typer.testing import CliRunner
 
 import usdn_nas
-from tests.pipeline.tiny import context, no_figures
+from tests.pipeline.tiny import no_figures
 from usdn_nas.cli import app
 from usdn_nas.config import find_toml, load_study
 
@@ -131,13 +131,13 @@ def test_python_runs(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     shutil.copytree(tiny, "runs/digits")
     found = [(page, block) for page in PAGES for block in blocks(page, "python")]
     assert found
-    images, labels = next(iter(context(tiny).data.test.batches(30)))
     for page, block in found:
-        names: dict[str, Any] = {"images": images}
+        names: dict[str, Any] = {}
         exec(compile(block, str(page), "exec"), names)
         if "prediction" in names:
             prediction = names["prediction"]
-            assert prediction.labels.shape == prediction.exit_index.shape == prediction.bops.shape == labels.shape
+            assert prediction.labels.shape == prediction.exit_index.shape == prediction.bops.shape
+            assert len(prediction.labels) == len(names["pixels"])
         if "run" in names:
             assert list(names["run"].front["trial"]) == list(usdn_nas.load_run(tiny).front["trial"])
 

@@ -7,12 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from sklearn.datasets import load_digits
 from torch import Tensor
 
 import usdn_nas
 from tests import nets
 from usdn_nas.architecture import Architecture
+from usdn_nas.config import DataConfig
 from usdn_nas.cost import exit_costs
+from usdn_nas.data import load_data
 from usdn_nas.errors import UserError
 from usdn_nas.export.document import write_architecture
 from usdn_nas.export.runtime import EarlyExitNetwork, load_model
@@ -180,3 +183,16 @@ def test_files_that_do_not_belong_together(supernet: Supernet, tmp_path: Path) -
     save_weights(theirs.network, tmp_path / "w.safetensors")
     with pytest.raises(UserError, match="weights of another network"):
         load_model(tmp_path / "a.json", tmp_path / "w.safetensors")
+
+
+def test_pixels_are_normalized_as_in_training() -> None:
+    """`normalize` on stored pixels gives what the data room gives for the same image."""
+    splits = load_data(DataConfig(), seed=0)
+    space, network = nets.network(nets.spec())
+    architecture = Architecture(space.choice_bits([0] * len(space.groups)))
+    ready = EarlyExitNetwork(network.place(()), architecture, space, {"mean": splits.mean, "std": splits.std})
+    normalized = ready.normalize(torch.tensor(load_digits().images).unsqueeze(1)).flatten(1)
+    given = next(splits.test.batches(50))[0].flatten(1)
+    assert (given[:, None] - normalized).abs().amax(dim=2).amin(dim=1).max() < 1e-5
+    with pytest.raises(UserError, match="says nothing of its data"):
+        EarlyExitNetwork(network.place(()), architecture, space).normalize(torch.zeros(1, 1, 8, 8))

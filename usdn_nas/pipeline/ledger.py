@@ -152,7 +152,7 @@ class Ledger:
         return folder.with_name(f"{folder.name}.old")
 
     def _set_aside(self, key: str) -> None:
-        """Moves a stage's folder to ``<key>.old``, in place of an earlier one; an unfinished replaces no finished one."""
+        """Moves a stage's folder to ``<key>.old``, in place of an earlier one; an unfinished for no finished one."""
         if not (self.folder / key).is_dir():
             return
         old = f"{key}.old"
