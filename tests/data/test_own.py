@@ -4,7 +4,6 @@ import sys
 
 import numpy as np
 import pytest
-import torch
 
 from usdn_nas.config import DataConfig
 from usdn_nas.data import describe_data, load_data
