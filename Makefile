@@ -31,14 +31,14 @@ $(BIN)/pip:
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "usdn-nas: Python's venv module is missing; on Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
 	@$(PYTHON) -m venv $(VENV)
 
-# Editable, so that edited search spaces and studies count at once; not compiled, since few of torch's modules are
-# ever imported. A stamp older than the settings means that dependencies may have changed.
+# Editable, so that edited search spaces and studies count at once. Compiled: where Python may not write bytecode,
+# every start would compile torch's modules anew (13 s). A stamp older than the settings means that dependencies may have changed.
 $(VENV)/.installed: setup.cfg pyproject.toml | $(BIN)/pip
 	@echo "Installing usdn-nas and what it needs into $(VENV) (with torch several GB to download, a few minutes) ..."
-	@$(PIP) install --no-compile --editable .
+	@$(PIP) install --editable .
 	@touch $@
 
 $(VENV)/.installed-dev: setup.cfg pyproject.toml | $(BIN)/pip
 	@echo "Installing usdn-nas, what it needs and the tools of tests and lint into $(VENV) (with torch several GB to download, a few minutes) ..."
-	@$(PIP) install --no-compile --editable '.[dev]'
+	@$(PIP) install --editable '.[dev]'
 	@touch $@ $(VENV)/.installed
