@@ -8,7 +8,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from usdn_nas.errors import UserError, nearest
 from usdn_nas.files import read_toml
@@ -115,6 +115,13 @@ class ExportConfig(_Strict):
     tr: float | None = Field(default=None, ge=0)
     budget: float | None = Field(default=None, gt=0)
     trial: str | None = None
+
+    @field_validator("trial", mode="before")
+    @classmethod
+    def _quoted(cls, value: object) -> object:
+        if isinstance(value, int | float):  # 12.10 as a number would be 12.1
+            raise ValueError('expected a trial\'s name in quotes ("12.3"), a number came')
+        return value
 
     @model_validator(mode="after")
     def _one(self) -> ExportConfig:

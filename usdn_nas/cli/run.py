@@ -77,6 +77,7 @@ def _show_result(context: Context, ran: bool) -> None:
 
 def _show_plan(context: Context) -> None:
     from usdn_nas.report.fitting import FittedTable
+    from usdn_nas.study.session import planned
 
     study, space, console = context.study, context.space, stdout()
     console.print_json(json.dumps({"study": context.name, "folder": str(context.folder), **study.model_dump()}))
@@ -89,12 +90,13 @@ def _show_plan(context: Context) -> None:
         return f"{settings.epochs} epochs, batches of {settings.batch_size}{limit}{more}"
 
     paths = f", {2 + study.supernet.random_paths} configurations a step"
-    configurations = min(study.search.configurations, space.bit_configurations)
+    sampler, trials = planned(space, study.search)
+    trials_of = "of" if study.search.exits == "exact" else "trials over"
     table.add_row("pretrain", training(study.supernet.pretrain))
     table.add_row("supernet", training(study.supernet.qat, paths))
     table.add_row(
         "search",
-        f"{configurations:,} of {space.bit_configurations:,} bit configurations; with the placements of "
+        f"{sampler}: {trials:,} {trials_of} {space.bit_configurations:,} bit configurations; with the placements of "
         f"{len(space.candidates)} exits {space.size:,} points, before thresholds",
     )
     table.add_row("retrain", f"teacher: {training(study.retrain.teacher)}")
