@@ -321,7 +321,7 @@ def write_run(folder: Path, space: SearchSpace, name: str = "synthetic") -> Run:
     names = [exit_.name for exit_ in space.chain.exits]
     row, architecture = write_search(folder, space)
     write_architecture(folder / "export/architecture.json", space, architecture, row)
-    retrained = folder / f"retrain/{architecture.digest[:12]}"
+    retrained = folder / f"retrain/{architecture.network_digest[:12]}"
     refitted = architecture.with_thresholds([t - 0.05 for t in architecture.thresholds])
     write_architecture(retrained / "kd/architecture.json", space, refitted, row)
     write_ladder(folder, space)

@@ -8,7 +8,7 @@ import pytest
 
 from usdn_nas.errors import UserError
 from usdn_nas.report import MissingPartError, Run, load_run
-from usdn_nas.report.run import HISTORIES, parse_bits
+from usdn_nas.report.run import HISTORIES, as_architecture, parse_bits
 
 
 def test_a_finished_run_is_read_whole(resnet18: Run) -> None:
@@ -46,7 +46,7 @@ def test_the_winner_has_the_refitted_thresholds(resnet18: Run) -> None:
 def test_the_retrained_folder_is_that_of_the_exported_architecture(resnet18: Run) -> None:
     assert (resnet18.retrained_folder / "kd/architecture.json").is_file()
     assert resnet18.retrained_folder.parent == resnet18.path / "retrain"
-    assert resnet18.architecture["digest"].startswith(resnet18.retrained_folder.name)
+    assert as_architecture(resnet18.architecture).network_digest.startswith(resnet18.retrained_folder.name)
     assert len(resnet18.retrained_folder.name) == 12
 
 
