@@ -102,6 +102,16 @@ def test_tr_of_a_pareto_search_picks_another_point(tiny_copy: Path) -> None:
     assert ran == ["export", "retrain/kd thresholds", "retrain/ce thresholds"]
 
 
+@pytest.mark.parametrize("override", ["search.mode=budget", "search.sampler=brute"])
+def test_what_cannot_work_is_refused_before_anything_is_written(tiny: Path, tmp_path: Path, override: str) -> None:
+    """Also for those who call `Pipeline.run` themselves rather than the command, which looks before it locks."""
+    impossible = {"search.mode=budget": "search.gbops=1e-7", "search.sampler=brute": 'search.exits="sampled"'}
+    made = context(tiny, override, impossible[override], out=tmp_path / "new")
+    with pytest.raises(UserError):
+        Pipeline(made).run(until="pretrain")
+    assert not (tmp_path / "new").exists()
+
+
 def test_a_budget_for_the_export(tiny_copy: Path) -> None:
     bops = exported(tiny_copy)["metrics"]["average_bops"]
     assert run(tiny_copy, f"export.budget={bops / 1e9 * 0.9}", until="export") == ["export"]

@@ -89,6 +89,7 @@ class Pipeline:
         inputs = {
             **self._space,
             "supernet": study.supernet.model_dump(mode="json", exclude={"pretrain"}),
+            "batch_size": study.batch_size,  # of calibration
             "data.augment": study.data.augment,
             "pretrained weights": self._weights("pretrain"),
         }
@@ -180,6 +181,7 @@ class Pipeline:
             "bits": file.architecture.to_dict()["bits"],
             "retrain": settings.model_dump(mode="json", exclude=elsewhere | only_kd),
             "supernet.calibration_images": context.study.supernet.calibration_images,
+            "batch_size": context.study.batch_size,  # of calibration
             "teacher weights": self._weights(f"{folder}/teacher"),
             "supernet weights": self._weights("supernet") if settings.init == "supernet" else None,
         }
