@@ -89,16 +89,22 @@ class SearchConfig(_Strict):
 
     ``scalar``: accuracy - ``tr`` x average BOPs / reference BOPs. ``pareto``: accuracy up, average BOPs down.
     ``budget``: accuracy, with average BOPs at most ``gbops`` x 1e9.
-    ``thresholds``: number of shared thresholds scored for each configuration (``exits = "exact"``).
+    ``thresholds``: number of shared thresholds scored for each configuration (``exits = "exact"``). ``batch``:
+    configurations proposed, run and told together. ``backend``: how the supernet is run. ``memory_gb``: most that the
+    evaluation engine holds of states and outputs. ``workers``: processes of this machine that share the study.
     """
 
     mode: Literal["scalar", "pareto", "budget"] = "pareto"
     tr: float = Field(default=0.1, ge=0)
     gbops: float | None = Field(default=None, gt=0)
     exits: Literal["exact", "sampled"] = "exact"
-    sampler: Literal["auto", "tpe", "nsga2", "nsga3", "gp", "random", "brute"] = "auto"
+    sampler: Literal["auto", "surrogate", "tpe", "nsga2", "nsga3", "gp", "random", "brute"] = "auto"
     configurations: int = Field(default=128, ge=1)
+    batch: int = Field(default=16, ge=1)
     thresholds: int = Field(default=64, ge=1)
+    backend: Literal["auto", "float", "integer"] = "auto"
+    memory_gb: float = Field(default=2.0, gt=0)
+    workers: int = Field(default=1, ge=1)
     storage: str | None = None
     study_name: str | None = None
 
