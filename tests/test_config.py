@@ -77,7 +77,7 @@ def test_defaults_and_values(study: Path) -> None:
         ("[supernet.qat]\nepochs = 1\nlr = inf", "supernet.qat.lr: Input should be a finite number, got inf"),
         ("[search]\ntr = nan", "search.tr: Input should be a finite number, got nan"),
         ('[search]\nmode = "budget"', "search: mode 'budget' needs 'gbops'"),
-        ('[search]\nsampler = "cma"', "search.sampler: Input should be 'auto', 'tpe', "),
+        ('[search]\nsampler = "cma"', "search.sampler: Input should be 'auto', 'surrogate', 'tpe', "),
         ("[export]\ntr = 1\nbudget = 2", "export: give one of 'tr', 'budget' and 'trial'"),
         ("[retrain]\nalpha = 1.1", "retrain.alpha: Input should be less than or equal to 1, got 1.1"),
         ("search = 3", "search: Input should be a valid dictionary or instance of SearchConfig, got 3"),
