@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from tests.helpers import random_outputs
 from usdn_nas.cost import ExitCosts
 from usdn_nas.errors import RunError, UserError
+from usdn_nas.policy import exact as module
 from usdn_nas.policy.apply import apply
-from usdn_nas.policy.exact import score_shared, threshold_grid
+from usdn_nas.policy.exact import score_shared, score_slabs, threshold_grid
 from usdn_nas.policy.outputs import ExitOutputs
 
 
@@ -55,6 +56,55 @@ def test_scores_equal_applying_the_policy(seed: int) -> None:
             result = apply(outputs.placed(exits), costs.placed(exits), (float(threshold),) * len(exits))
             assert result.accuracy == scores.accuracy[row, placement]
             assert result.average_bops == scores.bops[row, placement]
+
+
+def brute(outputs: ExitOutputs, costs: ExitCosts, thresholds: list[float]) -> tuple[np.ndarray, np.ndarray]:
+    """(T, 2^C) accuracies and average BOPs from `apply`."""
+    shape = (len(thresholds), 2 ** len(outputs.candidates))
+    accuracy, bops = np.empty(shape), np.empty(shape)
+    for row, placement in np.ndindex(shape):
+        exits = [name for i, name in enumerate(outputs.candidates) if placement >> i & 1]
+        result = apply(outputs.placed(exits), costs.placed(exits), (thresholds[row],) * len(exits))
+        accuracy[row, placement], bops[row, placement] = result.accuracy, result.average_bops
+    return accuracy, bops
+
+
+@pytest.mark.parametrize("cells", [1, 16, 1 << 20])
+@pytest.mark.parametrize("candidates", range(7))
+def test_thresholds_in_any_order_twice_and_in_slabs(
+    candidates: int, cells: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_CELLS", max(cells, 1 << candidates))
+    outputs, costs = random_outputs(candidates, candidates + 1, 50)
+    thresholds = [0.7, float(np.float32(0.55)), 0.0, 1.0, float(np.float32(0.55)), 2.0, -1.0]
+    scores = score_shared(outputs, costs, thresholds)
+    accuracy, bops = brute(outputs, costs, thresholds)
+    assert np.array_equal(scores.accuracy, accuracy) and np.array_equal(scores.bops, bops)
+    assert scores.thresholds.tolist() == thresholds
+    slabs = list(score_slabs(outputs, costs, thresholds))
+    assert all(slab.accuracy.size <= max(cells, 1 << candidates) for slab in slabs)
+    assert [t for slab in slabs for t in slab.thresholds] == sorted(thresholds)
+
+
+def test_sixteen_candidates() -> None:
+    outputs, costs = random_outputs(3, 17, 40)
+    scores = score_shared(outputs, costs, threshold_grid(outputs, 20))
+    generator = np.random.default_rng(0)
+    for row, placement in zip(generator.integers(0, 20, 100), generator.integers(0, 1 << 16, 100), strict=True):
+        row = row % len(scores.thresholds)
+        exits = scores.exits(int(placement))
+        result = apply(outputs.placed(exits), costs.placed(exits), (float(scores.thresholds[row]),) * len(exits))
+        assert (scores.accuracy[row, placement], scores.bops[row, placement]) == (result.accuracy, result.average_bops)
+
+
+@pytest.mark.parametrize("count", [1, 2, 7, 64, 1000])
+def test_grid_equals_numpys_quantiles(count: int) -> None:
+    generator = np.random.default_rng(count)
+    confidence = generator.random((4, 37)).astype(np.float32)
+    outputs = ExitOutputs(confidence, confidence > 0.5, ("a", "b", "c", "final"))
+    levels = np.arange(count) / count
+    expected = np.unique(np.quantile(confidence[:-1].ravel(), levels, method="higher").astype(np.float64))
+    assert threshold_grid(outputs, count).tolist() == expected.tolist()
 
 
 def test_grid_is_made_of_confidences_and_starts_where_all_leave() -> None:

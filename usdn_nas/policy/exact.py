@@ -9,12 +9,19 @@ G_i[T] those that are confident and right at i and confident at none of T. Then,
                                                          + [i in S] BOPs of head i)
     accuracy(S) = sum over placed i of G_i[S & below(i)]
 
-with below(i) = the bits under i. F and G are histograms of the samples' C-bit patterns summed over subsets (a zeta
-transform), so all 2^C placements of one threshold take O(C 2^C + C N) integer operations, with no rounding.
+with below(i) = the bits under i. (The code counts those that leave wrong, who are fewer, and subtracts.)
+
+For all thresholds at once: the *level* of a sample at a candidate is the number of thresholds <= its confidence there,
+so that with the thresholds in rising order it is confident under number t exactly where t < level. The set of
+candidates at which a sample is not confident thus grows with t, one candidate at a time, at most C times. Histograms
+of these sets, F's and G's, are written as differences along t (O(C) entries a sample, however many thresholds there
+are), summed along t, and summed over supersets (a zeta transform): for T thresholds O(C^2 N + C 2^C T) operations
+on integers, with no rounding.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,12 +31,25 @@ from usdn_nas.cost import ExitCosts
 from usdn_nas.errors import UserError
 from usdn_nas.policy.outputs import ExitOutputs
 
-__all__ = ["MAX_CANDIDATES", "PolicyScores", "check_names", "score_shared", "threshold_grid", "too_many_candidates"]
+__all__ = [
+    "MAX_CANDIDATES",
+    "PolicyScores",
+    "check_names",
+    "score_shared",
+    "score_slabs",
+    "threshold_grid",
+    "too_many_candidates",
+]
 
 MAX_CANDIDATES = 16
 """With more candidates, 2^C placements times thresholds no longer fit into memory and a trial's time."""
 
+_CELLS = 1 << 20
+_BITS = 4
+_MOST_THRESHOLDS = (1 << 16 - _BITS) - 1  # a level and a candidate share 16 bits
+
 Counts = NDArray[np.int64]
+Keys = NDArray[np.uint16]
 
 
 @dataclass(frozen=True)
@@ -66,22 +86,47 @@ def threshold_grid(outputs: ExitOutputs, count: int) -> NDArray[np.float64]:
         (T,) rising and distinct, T <= ``count``, each the confidence of some sample; the first lets every sample
         leave at the first placed exit. Without candidates: ``[1.0]``, which means nothing.
     """
-    pooled = outputs.confidence[:-1].ravel()
+    pooled = np.sort(outputs.confidence[:-1], axis=None)  # six times as fast as np.quantile
     if not pooled.size:
         return np.ones(1)
-    levels = np.arange(count) / count
-    return np.unique(np.quantile(pooled, levels, method="higher").astype(np.float64))
+    ranks = np.ceil(np.arange(count) / count * (pooled.size - 1)).astype(np.intp)
+    return np.unique(pooled[ranks]).astype(np.float64)
 
 
-def _avoiding(patterns: Counts, bits: int, rows: Counts, height: int) -> Counts:
-    """(height, 2^bits): entry [r, T] counts the patterns of row r that share no bit with T."""
-    size = 1 << bits
-    table = np.bincount(rows * size + patterns, minlength=height * size).reshape(height, size)
+def _rank(ranked: Keys, key: Keys) -> Keys:
+    """(k + 1, N): ``ranked`` (k, N), whose columns rise, with ``key`` (N,) put where it belongs in each column."""
+    out = np.empty((len(ranked) + 1, len(key)), dtype=key.dtype)
+    for row, into in zip(ranked, out, strict=False):
+        np.minimum(row, key, out=into)
+        key = np.maximum(row, key)
+    out[-1] = key
+    return out
+
+
+def _avoiding(ranked: Keys, until: Counts | int, height: int) -> Counts:
+    """(2^k, T): entry [S, t] counts the samples with t < ``until`` that are confident at none of S.
+
+    Args:
+        ranked: (k, n) keys, level then candidate, rising along each column: the order in which a sample stops being
+            confident.
+        until: (n,), at most T.
+        height: T.
+    """
+    bits, samples = ranked.shape
+    # A sample is unconfident exactly at the set ``missed[j]`` from threshold ``bounds[j]`` to before ``bounds[j + 1]``.
+    bounds = np.zeros((bits + 2, samples), dtype=np.int64)
+    np.minimum(ranked >> _BITS, until, out=bounds[1:-1])
+    bounds[-1] = until
+    missed = np.zeros((bits + 1, samples), dtype=np.int64)
+    np.cumsum(np.left_shift(1, ranked & (1 << _BITS) - 1, dtype=np.int64), axis=0, out=missed[1:])
+    missed *= height + 1
+    size = (height + 1) << bits
+    table = np.bincount((missed + bounds[:-1]).ravel(), minlength=size)
+    table -= np.bincount((missed + bounds[1:]).ravel(), minlength=size)
+    table = np.cumsum(table.reshape(1 << bits, height + 1), axis=1)[:, :-1]
     for bit in range(bits):
-        # Over subsets, as in a zeta transform, with the complement folded in: T without the bit admits both.
-        pairs = table.reshape(height, -1, 2, 1 << bit)
-        pairs[:, :, 0] += pairs[:, :, 1].copy()
-        pairs[:, :, 1] = pairs[:, :, 0] - pairs[:, :, 1]
+        pairs = table.reshape(-1, 2, 1 << bit, height)
+        pairs[:, 0] += pairs[:, 1]
     return table
 
 
@@ -94,41 +139,64 @@ def too_many_candidates(count: int) -> UserError:
     )
 
 
-def score_shared(outputs: ExitOutputs, costs: ExitCosts, thresholds: ArrayLike) -> PolicyScores:
-    """Accuracy and average BOPs of every placement under each shared threshold, exactly.
+def _totals(outputs: ExitOutputs, costs: ExitCosts, grid: NDArray[np.float64]) -> tuple[Counts, Counts]:
+    """Wrong answers and BOPs, (2^C, T) each, totals over the samples, for a rising ``grid`` of T thresholds."""
+    candidates, height = len(outputs.names) - 1, len(grid)
+    levels = np.searchsorted(grid, outputs.confidence[:-1], side="right")
+    wrong = np.zeros((1 << candidates, height), dtype=np.int64)
+    ranked = np.empty((0, outputs.samples), dtype=np.uint16)
+    for i in range(candidates):
+        # The table over placements of the exits below i doubles: without exit i, then with it.
+        leaving = np.flatnonzero(~outputs.correct[i])
+        missing = _avoiding(ranked[:, leaving], levels[i, leaving], height)
+        np.add(wrong[: 1 << i], missing, out=wrong[1 << i : 2 << i])
+        ranked = _rank(ranked, (levels[i] << _BITS | i).astype(np.uint16))
+    wrong += _avoiding(ranked[:, ~outputs.correct[-1]], height, height)
+    remaining = _avoiding(ranked, height, height)  # F
+    cost = np.zeros_like(wrong)
+    segments = np.diff(costs.chain, prepend=0)
+    for i in range(candidates):
+        reached = remaining[: 1 << i]
+        cost[: 1 << i] += reached * segments[i]
+        np.add(cost[: 1 << i], reached * costs.heads[i], out=cost[1 << i : 2 << i])
+    cost += remaining * (segments[-1] + costs.heads[-1])
+    return wrong, cost
+
+
+def score_slabs(outputs: ExitOutputs, costs: ExitCosts, thresholds: ArrayLike) -> Iterator[PolicyScores]:
+    """`score_shared` in pieces: the thresholds in rising order, about a million policies at a time.
+
+    A piece and all that is needed for it take about 100 MB at most, and 20 C N bytes for the samples.
 
     Args:
         outputs: E exits, all candidates attached.
         costs: Of the same exits.
-        thresholds: (T,).
+        thresholds: (T,), in any order; one that comes twice is scored twice.
 
     Raises:
         UserError: More than `MAX_CANDIDATES` candidates.
     """
     check_names(outputs, costs)
-    grid = np.atleast_1d(np.asarray(thresholds, dtype=np.float64))
-    candidates = len(outputs.names) - 1
+    candidates = len(outputs.candidates)
     if candidates > MAX_CANDIDATES:
         raise too_many_candidates(candidates)
-    height = len(grid)
-    confident = outputs.confidence[:-1, None, :] >= grid[:, None]  # (C, T, N)
-    patterns: Counts = np.zeros(height * outputs.samples, dtype=np.int64)
-    for i in range(candidates):
-        patterns |= confident[i].ravel().astype(np.int64) << i
-    rows = np.repeat(np.arange(height), outputs.samples)
-    remaining = _avoiding(patterns, candidates, rows, height)  # F, (T, 2^C)
-    cost = np.zeros((height, 1), dtype=np.int64)
-    right = np.zeros((height, 1), dtype=np.int64)
-    segments = np.diff(costs.chain, prepend=0)
-    for i in range(candidates):
-        # Tables over placements of the exits below i double: without exit i, then with it.
-        leaving = np.flatnonzero(confident[i] & outputs.correct[i])
-        gained = _avoiding(patterns[leaving] & ((1 << i) - 1), i, rows[leaving], height)
-        reached = remaining[:, : 1 << i]
-        cost = cost + reached * segments[i]
-        cost = np.concatenate([cost, cost + reached * costs.heads[i]], axis=1)
-        right = np.concatenate([right, right + gained], axis=1)
-    last = np.flatnonzero(np.broadcast_to(outputs.correct[-1], (height, outputs.samples)))
-    right = right + _avoiding(patterns[last], candidates, rows[last], height)
-    cost = cost + remaining * (segments[-1] + costs.heads[-1])
-    return PolicyScores(right / outputs.samples, cost / outputs.samples, grid, outputs.candidates)
+    grid = np.sort(np.asarray(thresholds, dtype=np.float64).ravel())
+    slab = min(_CELLS >> candidates, _MOST_THRESHOLDS)
+    for start in range(0, len(grid), slab):
+        rows = grid[start : start + slab]
+        wrong, cost = _totals(outputs, costs, rows)
+        accuracy = (outputs.samples - wrong.T) / outputs.samples
+        yield PolicyScores(accuracy, cost.T / outputs.samples, rows, outputs.candidates)
+
+
+def score_shared(outputs: ExitOutputs, costs: ExitCosts, thresholds: ArrayLike) -> PolicyScores:
+    """Accuracy and average BOPs of every placement under each shared threshold, exactly.
+
+    Arguments and errors as of `score_slabs`; the rows of the result are in the order of ``thresholds``.
+    """
+    grid = np.asarray(thresholds, dtype=np.float64).ravel()
+    places = np.argsort(np.argsort(grid, kind="stable"))
+    slabs = list(score_slabs(outputs, costs, grid))
+    accuracy = np.concatenate([slab.accuracy for slab in slabs])[places]
+    bops = np.concatenate([slab.bops for slab in slabs])[places]
+    return PolicyScores(accuracy, bops, grid, outputs.candidates)
