@@ -97,6 +97,17 @@ def test_sixteen_candidates() -> None:
         assert (scores.accuracy[row, placement], scores.bops[row, placement]) == (result.accuracy, result.average_bops)
 
 
+def test_thresholds_between_two_confidences() -> None:
+    below = np.float32(0.7)
+    above = np.nextafter(below, np.float32(1))
+    confidence = np.array([[below, above], [1, 1]], dtype=np.float32)
+    outputs = ExitOutputs(confidence, np.array([[True, True], [False, False]]), ("a", "final"))
+    costs = ExitCosts(outputs.names, np.array([1, 2]), np.array([0, 0]))
+    between = [float(below), (float(below) + float(above)) / 2, float(below) * (1 + 1e-12), 0.7, float(above), 2.0]
+    expected = [1.0, 0.5, 0.5, 0.5 if float(below) < 0.7 else 1.0, 0.5, 0.0]
+    assert score_shared(outputs, costs, between).accuracy[:, 1].tolist() == expected
+
+
 @pytest.mark.parametrize("count", [1, 2, 7, 64, 1000])
 def test_grid_equals_numpys_quantiles(count: int) -> None:
     generator = np.random.default_rng(count)
