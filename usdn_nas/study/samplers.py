@@ -2,9 +2,9 @@
 
 Optuna's samplers carry a random generator that starts over when a study is reopened: the first proposals come
 again. `SeededSampler` builds the inner sampler anew for each trial, seeded by (study seed, trial number), and
-shows it all trials but the one it proposes for. A proposal is then a function of the seed, the number and the
-other trials: reopening repeats nothing, and a trial that a dead worker left half suggested gets the same
-parameters when it is adopted.
+shows it all trials but the one it proposes for, those of the same batch as under way. A proposal is then a function
+of the seed, the number and the other trials: reopening repeats nothing, and a trial that a dead worker left half
+suggested gets the same parameters when it is adopted, whatever of its batch was told meanwhile.
 """
 
 from __future__ import annotations
@@ -114,11 +114,16 @@ def _build(settings: SamplerSettings, seed: int) -> BaseSampler:
 
 
 class _OtherTrials(optuna.Study):
-    """A study as seen from one of its trials: a snapshot of all the others."""
+    """A study as seen from one of its trials: a snapshot of all the others.
 
-    def __init__(self, study: optuna.Study, number: int) -> None:
+    Trials are asked in batches, aligned to their numbers. Those of its own batch a trial sees as under way, be they
+    finished or not: a batch that was killed when half of it was told goes on with the proposals that it had.
+    """
+
+    def __init__(self, study: optuna.Study, number: int, batch: int) -> None:
         super().__init__(study.study_name, study._storage, study.sampler, study.pruner)
-        self.others = [t for t in study.get_trials(deepcopy=False) if t.number != number]
+        others = (t for t in study.get_trials(deepcopy=False) if t.number != number)
+        self.others = [_under_way(t) if t.number // batch == number // batch else t for t in others]
 
     def get_trials(self, deepcopy: bool = True, states: Container[TrialState] | None = None) -> list[FrozenTrial]:
         return self._get_trials(deepcopy, states)
@@ -128,6 +133,16 @@ class _OtherTrials(optuna.Study):
     ) -> list[FrozenTrial]:
         found = [t for t in self.others if states is None or t.state in states]
         return copy.deepcopy(found) if deepcopy else found
+
+
+def _under_way(trial: FrozenTrial) -> FrozenTrial:
+    """A running or complete trial without its results; others as they are."""
+    if trial.state not in (TrialState.RUNNING, TrialState.COMPLETE):
+        return trial
+    pending = copy.copy(trial)
+    pending.state, pending.values, pending.datetime_complete, pending.user_attrs = TrialState.RUNNING, None, None, {}
+    pending.system_attrs = {k: v for k, v in trial.system_attrs.items() if not k.startswith("constraints")}
+    return pending
 
 
 class SeededSampler(BaseSampler):
@@ -141,6 +156,7 @@ class SeededSampler(BaseSampler):
     def __init__(self, space: SearchSpace, config: SearchConfig, settings: SamplerSettings) -> None:
         self._space = space
         self._settings = settings
+        self._batch = config.batch
         self._distributions = distributions(space, config)
         self._distinct = config.exits == "exact"
         self._ladder = [] if settings.name == "brute" else [params_of(space, bits) for bits in space.ladder()]
@@ -154,7 +170,7 @@ class SeededSampler(BaseSampler):
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
         """A value for every parameter."""
-        others = _OtherTrials(study, trial.number)
+        others = _OtherTrials(study, trial.number, self._batch)
         params = self._inner_proposal(others, trial)
         if trial.number < len(self._ladder):
             return params | self._ladder[trial.number]
