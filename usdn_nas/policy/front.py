@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
@@ -9,13 +10,16 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from usdn_nas.cost import ExitCosts
-from usdn_nas.policy.exact import PolicyScores, score_shared
+from usdn_nas.policy.exact import PolicyScores, score_slabs
 from usdn_nas.policy.outputs import ExitOutputs
 
-__all__ = ["FRONT_LIMIT", "Policy", "own_front", "pareto_front", "policies", "thin"]
+__all__ = ["FRONT_LIMIT", "TRADE_OFFS", "Policy", "own_front", "pareto_front", "policies", "support", "thin"]
 
 FRONT_LIMIT = 64
 """Most policies kept of one configuration's front."""
+
+TRADE_OFFS = np.concatenate([[0.0], np.geomspace(1e-3, 1.0, 25)])
+"""(26,) the weights of relative BOPs at which configurations are compared; 0: accuracy alone."""
 
 _BUCKETS = 1024
 
@@ -86,36 +90,66 @@ def policies(scores: PolicyScores) -> list[Policy]:
     return front
 
 
-def thin(front: Sequence[Policy], limit: int = FRONT_LIMIT, keep: Collection[int] = ()) -> list[Policy]:
+def support(
+    accuracy: ArrayLike, relative_bops: ArrayLike, trade_offs: ArrayLike = TRADE_OFFS
+) -> tuple[NDArray[np.float64], NDArray[np.intp]]:
+    """The best accuracy - trade-off x relative BOPs, for every trade-off.
+
+    Args:
+        accuracy: (n,), n >= 1.
+        relative_bops: (n,), average BOPs / reference BOPs.
+        trade_offs: (L,).
+
+    Returns:
+        (L,) values, and (L,) indices of the policies that reach them, of equals the first.
+    """
+    weights = np.asarray(trade_offs, dtype=np.float64)[:, None]
+    values = np.asarray(accuracy, dtype=np.float64) - weights * np.asarray(relative_bops, dtype=np.float64)
+    index = values.argmax(axis=1)
+    return values[np.arange(len(values)), index], index
+
+
+def thin(
+    front: Sequence[Policy], reference_bops: float, limit: int = FRONT_LIMIT, keep: Collection[int] = ()
+) -> list[Policy]:
     """At most ``limit`` policies of a front that is sorted by BOPs with accuracy strictly rising.
 
     Greedy and deterministic: the policy whose removal costs the least hypervolume, (accuracy above its left
-    neighbour's) x (BOPs below its right neighbour's), goes first, of equal ones the cheaper. Both ends stay, and
-    those at the indices ``keep``.
+    neighbour's) x (BOPs below its right neighbour's), goes first, of equal ones the cheaper. Both ends stay, those at
+    the indices ``keep``, and for every one of `TRADE_OFFS` the policy that `support` names: `support` of what is left
+    equals that of the whole front, digit by digit. If these alone are more than ``limit``, they stay nevertheless.
     """
     if len(front) <= limit:
         return list(front)
-    accuracy = np.array([policy.accuracy for policy in front])
-    bops = np.array([policy.bops for policy in front])
-    kept = np.arange(len(front))
-    protected = np.zeros(len(front), dtype=bool)
-    protected[[0, -1, *keep]] = True
-    while len(kept) > max(limit, int(protected.sum())):
-        a, b = accuracy[kept], bops[kept]
-        loss = np.full(len(kept), np.inf)
-        loss[1:-1] = (a[1:-1] - a[:-2]) * (b[2:] - b[1:-1])
-        loss[protected[kept]] = np.inf
-        kept = np.delete(kept, int(loss.argmin()))
-    return [front[int(i)] for i in kept]
+    accuracy, bops = [policy.accuracy for policy in front], [policy.bops for policy in front]
+    protected = {0, len(front) - 1, *keep, *map(int, support(accuracy, np.array(bops) / reference_bops)[1])}
+    left, right = list(range(-1, len(front) - 1)), list(range(1, len(front) + 1))
+
+    def loss(i: int) -> float:
+        return (accuracy[i] - accuracy[left[i]]) * (bops[right[i]] - bops[i])
+
+    losses = {i: loss(i) for i in range(len(front)) if i not in protected}
+    queue = [(value, i) for i, value in losses.items()]
+    heapq.heapify(queue)
+    for _ in range(min(len(front) - limit, len(losses))):
+        while losses.get((least := heapq.heappop(queue))[1]) != least[0]:
+            pass  # gone, or a neighbour has gone since
+        gone = least[1]
+        del losses[gone]
+        left[right[gone]], right[left[gone]] = left[gone], right[gone]
+        for i in (left[gone], right[gone]):
+            if i in losses:
+                losses[i] = loss(i)
+                heapq.heappush(queue, (losses[i], i))
+    return [policy for i, policy in enumerate(front) if i in losses or i in protected]
 
 
-def own_front(
-    outputs: ExitOutputs, costs: ExitCosts, thresholds: ArrayLike, limit: int | None = FRONT_LIMIT
-) -> list[Policy]:
+def own_front(outputs: ExitOutputs, costs: ExitCosts, thresholds: ArrayLike) -> list[Policy]:
     """The front of one bit configuration over all placements and shared thresholds.
 
     Returns:
-        Policies by rising BOPs, accuracy strictly rising, thinned to ``limit`` by `thin` (None: all of them).
+        Policies by rising BOPs, accuracy strictly rising, all of them.
     """
-    front = policies(score_shared(outputs, costs, thresholds))
-    return front if limit is None else thin(front, limit)
+    found = [policy for slab in score_slabs(outputs, costs, thresholds) for policy in policies(slab)]
+    best = pareto_front([policy.accuracy for policy in found], [policy.bops for policy in found])
+    return [found[int(i)] for i in best]
