@@ -27,7 +27,7 @@ class Judgement:
     Attributes:
         values: Of the objectives, in their order.
         excess: Mode ``budget``: the constraint, <= 0 where a policy fits the budget; else None.
-        front: The configuration's own front, thinned.
+        front: The configuration's own front, thinned; `support` of it is that of the whole.
         chosen: Index into it: the policy that ``values`` belong to.
         record: User attributes of the trial, JSON's own types.
     """
@@ -49,7 +49,7 @@ def _full_front(
 ) -> list[Policy]:
     costs = exit_costs(space, bits)
     if config.exits == "exact":
-        return own_front(outputs, costs, threshold_grid(outputs, config.thresholds), limit=None)
+        return own_front(outputs, costs, threshold_grid(outputs, config.thresholds))
     exits = exits_of(space, params)
     thresholds = (float(params[THRESHOLD]),) * len(exits)
     result = apply(outputs.placed(exits), costs.placed(exits), thresholds)
@@ -70,16 +70,16 @@ def judge(
     reference = float(reference_bops(space))
     full = _full_front(space, config, params, outputs, bits)
     best = choose(full, config, reference, params.get(TRADE_OFF))
-    front = thin(full, keep=(best,))
+    front = thin(full, reference, keep=(best,))
     chosen = front.index(full[best])
     policy = front[chosen]
-    masks = [sum(1 << space.candidates.index(name) for name in p.exits) for p in front]
+    bit = {name: 1 << i for i, name in enumerate(space.candidates)}
     means = mean_bits([row for row in layer_table(space, Architecture(bits)) if row["group"] is not None])
     costs = exit_costs(space, bits).placed(())
     record = {
         "front": [
-            [p.accuracy, p.bops, mask, p.thresholds[0] if p.thresholds else None]
-            for p, mask in zip(front, masks, strict=True)
+            [p.accuracy, p.bops, sum(bit[name] for name in p.exits), p.thresholds[0] if p.thresholds else None]
+            for p in front
         ],
         "chosen": chosen,
         "accuracy": policy.accuracy,
