@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -126,3 +127,16 @@ def test_thinning_loses_little_hypervolume() -> None:
 
     kept = {limit: volume(thin(full, float(costs.cumulative[-1]), limit)) for limit in (30, 40)}
     assert 0.99 * volume(full) < kept[30] <= kept[40] <= volume(full)
+
+
+def test_memory_does_not_grow_with_the_number_of_thresholds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exact, "_CELLS", 1 << 14)
+    outputs, costs = random_outputs(0, 11, 500)
+    peaks = []
+    for count in (32, 512):
+        thresholds = np.linspace(0, 1, count)
+        tracemalloc.start()
+        own_front(outputs, costs, thresholds)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < 1.2 * peaks[0] < 120 * (1 << 14) + 40 * 10 * 500

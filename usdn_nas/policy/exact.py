@@ -177,7 +177,7 @@ def _totals(outputs: ExitOutputs, costs: ExitCosts, grid: NDArray[np.float64]) -
 def score_slabs(outputs: ExitOutputs, costs: ExitCosts, thresholds: ArrayLike) -> Iterator[PolicyScores]:
     """`score_shared` in pieces: the thresholds in rising order, about a million policies at a time.
 
-    A piece and all that is needed for it take about 100 MB at most, and 20 C N bytes for the samples.
+    A piece and all that is needed for it take less than 100 MB, and 20 C N bytes for the samples.
 
     Args:
         outputs: E exits, all candidates attached.
