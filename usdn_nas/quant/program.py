@@ -10,9 +10,26 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from torch import Tensor
+import torch
+from torch import Tensor, fx
 
-__all__ = ["Add", "Affine", "Call", "CompiledPart", "Geometry", "Grid", "Layer", "Program", "Quantize", "Slot", "Step"]
+__all__ = [
+    "Add",
+    "Affine",
+    "Call",
+    "CompiledPart",
+    "Geometry",
+    "Grid",
+    "Layer",
+    "Options",
+    "Program",
+    "Quantize",
+    "Relu",
+    "Slot",
+    "Step",
+    "Tail",
+    "reads_of",
+]
 
 
 class Slot(int):
@@ -159,6 +176,32 @@ class Program:
     steps: tuple[Step, ...]
     outputs: tuple[Slot, ...]
     slots: int
+
+
+def reads_of(step: Step) -> list[Slot]:
+    """The slots that a step reads, one entry a read."""
+    if isinstance(step, Call):
+        found: list[Slot] = []
+        fx.node.map_aggregate((step.arguments, step.keywords), lambda x: found.append(x) if isinstance(x, Slot) else x)
+        return found
+    if isinstance(step, Layer):
+        return [step.source] if step.add is None else [step.source, step.add]
+    return [step.left, step.right] if isinstance(step, Add) else [step.source]
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a part is compiled for.
+
+    Attributes:
+        dtype: Of the states.
+        device: Where they are.
+        channels_last: Whether (B, C, H, W) states lie channels-last.
+    """
+
+    dtype: torch.dtype
+    device: torch.device
+    channels_last: bool
 
 
 class CompiledPart(Protocol):

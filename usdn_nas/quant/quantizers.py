@@ -92,11 +92,15 @@ class LearnedStep(nn.Module):
         zero = self.zero_point()
         return self.low - zero, self.high - zero
 
+    def codes(self, x: Tensor) -> Tensor:
+        """Codes of ``x``, the zero-point taken off: whole numbers that stand for code x ``|step|``; no gradient."""
+        return (x / self.step.abs()).round_().clamp_(*self.bounds())
+
     def forward(self, x: Tensor) -> Tensor:
         """``x`` on the grid, same shape; differentiable as LSQ has it."""
         step = self.step.abs()
         if not torch.is_grad_enabled():
-            return (x / step).round_().clamp_(*self.bounds()).mul_(step)
+            return self.codes(x).mul_(step)
         return _Quantize.apply(x, step, self.offset, self.zero_point(), self.low, self.high, self.gradient_scale)
 
     @torch.no_grad()

@@ -73,11 +73,18 @@ class Supernet(nn.Module):
 
         The one place where bits are switched.
         """
-        by_layer = None if bits is None else self.space.layer_bits(bits)
-        for name, layer in self.layers.items():
-            layer.bits = FULL_PRECISION if by_layer is None else by_layer[name]
-        for name, norm in self._norms:
-            norm.bits = self.layers[name].bits
+        self.set_layer_bits(dict.fromkeys(self.layers, FULL_PRECISION) if bits is None else self.space.layer_bits(bits))
+
+    def set_layer_bits(self, by_layer: Mapping[str, Bits]) -> None:
+        """Switches the layers named, and the BatchNorms that follow them: for a part that runs by itself."""
+        for name, pair in by_layer.items():
+            self.layers[name].bits = pair
+        for owner, norm in self._norms:
+            norm.bits = self.layers[owner].bits
+
+    def norm_owners(self) -> dict[SwitchableBatchNorm2d, str]:
+        """BatchNorm -> name of the layer whose (W, A) it follows."""
+        return {norm: owner for owner, norm in self._norms}
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Logits of all exits, E tensors (B, C)."""
