@@ -177,6 +177,8 @@ def test_retrained_networks(tiny: Path, exported: ArchitectureFile, retrained: P
         assert found.architecture.exits == exported.architecture.exits
         assert found.objective == exported.objective
         assert found.source is not None and found.source["retrained"] == exported.architecture.digest
+        assert found.metrics is not None and found.metrics["thresholds_exact"] is True
+        assert found.metrics["thresholds_fitted"].startswith("at least the best combination of")
     assert file_digest(retrained / "kd/weights.safetensors") != file_digest(retrained / "ce/weights.safetensors")
 
 

@@ -13,7 +13,7 @@ from usdn_nas.errors import UserError
 from usdn_nas.policy import thresholds as module
 from usdn_nas.policy.apply import apply
 from usdn_nas.policy.outputs import ExitOutputs
-from usdn_nas.policy.thresholds import fit_thresholds
+from usdn_nas.policy.thresholds import FittedThresholds, fit_thresholds
 
 
 def enumerated(outputs: ExitOutputs, costs: ExitCosts) -> list[tuple[float, float]]:
@@ -30,14 +30,49 @@ def test_exact_fit_equals_enumeration(seed: int, exits: int) -> None:
     truth = enumerated(outputs, costs)
     reference = float(costs.cumulative[-1])
     for tr in (0.0, 0.1, 1.0):
-        got = apply(outputs, costs, fit_thresholds(outputs, costs, tr=tr, reference_bops=reference))
+        got = apply(outputs, costs, fit_thresholds(outputs, costs, tr=tr, reference_bops=reference).thresholds)
         best = max(a - tr * b / reference for a, b in truth)
         assert got.accuracy - tr * got.average_bops / reference == pytest.approx(best, abs=1e-12)
     for budget in np.linspace(float(costs.cumulative[0]), reference, 5):
-        got = apply(outputs, costs, fit_thresholds(outputs, costs, budget_bops=budget))
+        got = apply(outputs, costs, fit_thresholds(outputs, costs, budget_bops=budget).thresholds)
         best_accuracy = max(a for a, b in truth if b <= budget)
         cheapest = min(b for a, b in truth if a == best_accuracy)
         assert (got.accuracy, got.average_bops) == (best_accuracy, cheapest)
+
+
+@pytest.mark.parametrize("placed", range(1, 6))
+def test_best_combination_of_the_grid_is_found(placed: int) -> None:
+    outputs, costs = random_outputs(placed, placed + 1, 80)
+    problem = module._problem(outputs, costs, 4)
+    results = [apply(outputs, costs, chosen) for chosen in itertools.product(*(g.tolist() for g in problem.grids))]
+    truth = [(round(r.accuracy * 80), round(r.average_bops * 80)) for r in results]
+    weight = 30 / float(costs.cumulative[-1]) / 80
+    chosen, right, bops = module._best(problem, module._by_weight(weight))
+    value = max(right - weight * bops for right, bops in truth)
+    assert (right, bops) == min((t for t in truth if t[0] - weight * t[1] == value), key=lambda t: t[1])
+    result = apply(outputs, costs, problem.thresholds(chosen))
+    assert (round(result.accuracy * 80), round(result.average_bops * 80)) == (right, bops)
+    budget = float(costs.cumulative.mean() * 80)
+    chosen, right, bops = module._best(problem, module._by_budget(budget))
+    assert (right, bops) == max((t for t in truth if t[1] <= budget), key=lambda t: (t[0], -t[1]))
+
+
+@pytest.mark.parametrize("placed", range(1, 8))
+def test_says_whether_it_is_exact_and_is_never_worse_than_the_grid(
+    placed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_LEVELS", dict.fromkeys(range(1, 6), 5))
+    outputs, costs = random_outputs(placed, placed + 1, 300)
+    fitted = fit_thresholds(outputs, costs, tr=0.5, reference_bops=float(costs.cumulative[-1]))
+    assert fitted.exact == (placed <= 5)
+    assert fitted.quantiles == (5 if fitted.exact else 64)
+    assert fitted.method.startswith("at least the best" if fitted.exact else "approximate")
+    if fitted.exact:
+        problem = module._problem(outputs, costs, 5)
+        weight = 0.5 / float(costs.cumulative[-1])
+        _, right, bops = module._best(problem, module._by_weight(weight))
+        result = apply(outputs, costs, fitted.thresholds)
+        assert result.accuracy - weight * result.average_bops >= (right - weight * bops) / 300 - 1e-12
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -45,11 +80,11 @@ def test_coordinate_ascent_comes_near_enumeration(seed: int, monkeypatch: pytest
     outputs, costs = random_outputs(seed, 4, 60)
     reference = float(costs.cumulative[-1])
     budget = float(costs.cumulative[:-1].mean())
-    exact = fit_thresholds(outputs, costs, tr=0.3, reference_bops=reference)
-    exact_in_budget = fit_thresholds(outputs, costs, budget_bops=budget)
+    exact = fit_thresholds(outputs, costs, tr=0.3, reference_bops=reference).thresholds
+    exact_in_budget = fit_thresholds(outputs, costs, budget_bops=budget).thresholds
     monkeypatch.setattr(module, "EXACT_EXITS", 0)
-    near = fit_thresholds(outputs, costs, tr=0.3, reference_bops=reference)
-    near_in_budget = fit_thresholds(outputs, costs, budget_bops=budget)
+    near = fit_thresholds(outputs, costs, tr=0.3, reference_bops=reference).thresholds
+    near_in_budget = fit_thresholds(outputs, costs, budget_bops=budget).thresholds
 
     def value(thresholds: tuple[float, ...]) -> float:
         result = apply(outputs, costs, thresholds)
@@ -67,14 +102,14 @@ def test_many_exits() -> None:
         apply(outputs, costs, (t,) * 7).accuracy - apply(outputs, costs, (t,) * 7).average_bops / 1e10
         for t in np.unique(outputs.confidence).tolist()
     )
-    got = apply(outputs, costs, fit_thresholds(outputs, costs, tr=1.0, reference_bops=1e10))
+    got = apply(outputs, costs, fit_thresholds(outputs, costs, tr=1.0, reference_bops=1e10).thresholds)
     assert got.accuracy - got.average_bops / 1e10 >= shared - 1e-12
 
 
 def test_no_exits_and_a_budget_nothing_meets() -> None:
     outputs, costs = random_outputs(1, 3, 20)
     bare = outputs.placed(()), costs.placed(())
-    assert fit_thresholds(*bare, tr=1.0, reference_bops=1e9) == ()
+    assert fit_thresholds(*bare, tr=1.0, reference_bops=1e9) == FittedThresholds((), True, 0)
     with pytest.raises(UserError, match="the cheapest costs"):
         fit_thresholds(*bare, budget_bops=1.0)
     with pytest.raises(UserError, match=f"{costs.cumulative[0] / 1e9:.6g} GBOPs a sample"):

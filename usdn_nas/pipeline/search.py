@@ -210,17 +210,23 @@ def refit(context: Context, file: ArchitectureFile, objective: Objective, folder
     outputs = run(network, context.search_batches, network.exit_names)
     costs = exit_costs(context.space, file.architecture.bits).placed(file.architecture.exits)
     reference = reference_bops(context.space)
-    thresholds = fit_thresholds(
+    fitted = fit_thresholds(
         outputs, costs, tr=objective.tr, budget_bops=objective.budget_bops, reference_bops=reference
     )
-    architecture = file.architecture.with_thresholds(thresholds)
+    if fitted.thresholds:
+        context.reporter.say(f"thresholds of {folder.name}: {fitted.method}")
+    architecture = file.architecture.with_thresholds(fitted.thresholds)
     result = apply(outputs, costs, architecture.thresholds)
     write_architecture(
         folder / "architecture.json",
         context.space,
         architecture,
         objective=objective,
-        metrics=selection_metrics(result, outputs.names, reference, outputs.samples),
+        metrics={
+            **selection_metrics(result, outputs.names, reference, outputs.samples),
+            "thresholds_exact": fitted.exact,
+            "thresholds_fitted": fitted.method,
+        },
         source={"retrained": file.architecture.digest, **(file.source or {})},
         provenance=context.provenance(),
         data=context.data_summary(),

@@ -1,12 +1,19 @@
 """Thresholds of their own for each placed exit, fitted on cached outputs.
 
-A threshold is taken from a grid: quantiles of the exit's own confidences. With few placed exits, every combination
-is scored exactly from cumulative sums of the joint histogram of grid levels; beyond that, coordinate ascent.
+A threshold is taken from a grid: quantiles of the exit's own confidences. With few placed exits every combination is
+scored exactly. Let R_i[g_0, ..., g_{i-1}] be the sum of some weight over the samples that reach exit i, those that pass
+all exits before it. A sample that goes from exit i - 1 to exit i changes the number of right answers by its
+d_i = correct_i - correct_{i-1} and costs c_i - c_{i-1} more (for i = 0: correct_0 and c_0), so that over all samples
+
+    right answers = sum over exits i of R_i[weight d_i],    BOPs = sum over i of R_i[weight 1] (c_i - c_{i-1})
+
+and every R_i is a joint histogram of grid levels, summed along each of its axes. With more exits: coordinate ascent.
+Either result is then the start of a coordinate ascent on a finer grid, which holds it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,18 +24,42 @@ from usdn_nas.errors import UserError
 from usdn_nas.policy.exact import check_names
 from usdn_nas.policy.outputs import ExitOutputs
 
-__all__ = ["EXACT_EXITS", "fit_thresholds"]
+__all__ = ["EXACT_EXITS", "FittedThresholds", "fit_thresholds"]
 
-EXACT_EXITS = 4
+EXACT_EXITS = 5
 """Up to this many placed exits the fit is exact on its grid."""
 
-_CELLS = 1 << 20
-_MOST_LEVELS = 256
+_LEVELS = {1: 256, 2: 256, 3: 128, 4: 64, 5: 32}
 _COORDINATE_LEVELS = 64
+_REFINED_LEVELS = 256
+_WHOLE = 2  # with more exits, one level of the first at a time: a table has at most 32^4 cells
 
 Counts = NDArray[np.int64]
 Pick = Callable[[Counts, Counts], int]
 """Index of the best among totals (right answers, BOPs) over all samples, both (n,)."""
+
+
+@dataclass(frozen=True)
+class FittedThresholds:
+    """What `fit_thresholds` found.
+
+    Attributes:
+        thresholds: One for each placed exit.
+        exact: No combination on the grid is better; else a good local optimum.
+        quantiles: Size of the grid: so many quantiles of each exit's confidences.
+    """
+
+    thresholds: tuple[float, ...]
+    exact: bool
+    quantiles: int
+
+    @property
+    def method(self) -> str:
+        """For people."""
+        grid = f"{self.quantiles} quantiles an exit"
+        return (
+            f"at least the best combination of {grid}" if self.exact else f"approximate, by coordinate ascent on {grid}"
+        )
 
 
 @dataclass(frozen=True)
@@ -44,44 +75,68 @@ class _Problem:
         return tuple(float(grid[g]) for grid, g in zip(self.grids, chosen, strict=True))
 
 
-def _problem(outputs: ExitOutputs, costs: ExitCosts, count: int) -> _Problem:
-    quantiles = np.linspace(0, 1, count) if count > 1 else np.zeros(1)
+def _problem(outputs: ExitOutputs, costs: ExitCosts, count: int, more: Sequence[float] | None = None) -> _Problem:
+    """Grids of ``count`` quantiles, and of one threshold ``more`` for each exit."""
     confidence = outputs.confidence[:-1].astype(np.float64)
-    grids = [np.unique(np.quantile(row, quantiles, method="higher")) for row in confidence]
+    grids = [np.unique(np.quantile(row, np.linspace(0, 1, count), method="higher")) for row in confidence]
+    if more is not None:
+        grids = [np.union1d(grid, extra) for grid, extra in zip(grids, more, strict=True)]
     levels = [np.searchsorted(grid, row, side="right") for grid, row in zip(grids, confidence, strict=True)]
     return _Problem(grids, np.array(levels, dtype=np.int64), outputs.correct, costs.cumulative)
 
 
-def _joint(problem: _Problem, upto: int, weight: NDArray[np.bool_] | None, stops: bool) -> Counts:
-    """Samples (those in ``weight``) that pass exits 0..upto-1, and stop at ``upto`` if ``stops``, for all choices.
-
-    Returns:
-        (G_0, ..., G_upto) with ``stops``, else (G_0, ..., G_{upto-1}).
-    """
-    axes = upto + 1 if stops else upto
-    shape = tuple(len(grid) + 1 for grid in problem.grids[:axes])
-    levels = problem.levels[:axes] if weight is None else problem.levels[:axes, weight]
-    flat = np.ravel_multi_index(tuple(levels), shape)
-    table = np.bincount(flat, minlength=int(np.prod(shape))).reshape(shape).astype(np.int64)
-    for axis in range(upto):
-        table = np.cumsum(table, axis=axis).take(range(shape[axis] - 1), axis=axis)
-    if stops:
-        table = np.flip(np.cumsum(np.flip(table, axis=upto), axis=upto), axis=upto)[..., 1:]
+def _reaching(problem: _Problem, exit_: int, weight: NDArray[np.int8] | None) -> Counts:
+    """(G_0, ..., G_{exit_ - 1}): R of the module's docstring; ``weight`` (N,), None: 1 each."""
+    shape = tuple(len(grid) for grid in problem.grids[:exit_])
+    if not shape:
+        return np.array(problem.correct.shape[1] if weight is None else weight.sum(dtype=np.int64))
+    levels = problem.levels[:exit_]
+    some = (levels < np.array(shape)[:, None]).all(axis=0)  # the others pass some exit under none of its thresholds
+    flat = np.ravel_multi_index(tuple(levels[:, some]), shape)
+    table = np.bincount(flat, None if weight is None else weight[some], minlength=int(np.prod(shape)))
+    table = table.astype(np.int64).reshape(shape)  # sums of -1, 0 and 1 are exact in float64
+    for axis in range(exit_):
+        np.cumsum(table, axis=axis, out=table)
     return table
 
 
-def _fit_exactly(problem: _Problem, pick: Pick) -> tuple[int, ...]:
+def _totals(problem: _Problem) -> tuple[Counts, Counts]:
+    """Right answers and BOPs of all combinations, (G_0, ..., G_{P-1}) each."""
     placed = len(problem.grids)
-    shape = tuple(len(grid) for grid in problem.grids)
-    right = np.zeros(shape, dtype=np.int64)
-    bops = np.zeros(shape, dtype=np.int64)
+    right = np.zeros([len(grid) for grid in problem.grids], dtype=np.int64)
+    bops = np.zeros_like(right)
+    change = np.diff(problem.correct.astype(np.int8), axis=0, prepend=np.int8(0))
+    steps = np.diff(problem.cumulative, prepend=0)
     for i in range(placed + 1):
-        stops = i < placed
-        pad = (...,) + (None,) * max(placed - i - 1, 0)
-        right += _joint(problem, i, problem.correct[i], stops)[pad]
-        bops += _joint(problem, i, None, stops)[pad] * problem.cumulative[i]
-    best = pick(right.ravel(), bops.ravel())
-    return tuple(int(g) for g in np.unravel_index(best, shape))
+        pad = (...,) + (None,) * (placed - i)
+        right += _reaching(problem, i, change[i])[pad]
+        bops += (_reaching(problem, i, None) * steps[i])[pad]
+    return right, bops
+
+
+def _after(problem: _Problem, level: int) -> tuple[_Problem, int, int]:
+    """What the first exit, its threshold at grid value ``level``, leaves to the others; right answers, BOPs there."""
+    passes = problem.levels[0] <= level
+    rest = _Problem(problem.grids[1:], problem.levels[1:, passes], problem.correct[1:, passes], problem.cumulative[1:])
+    return rest, int(problem.correct[0, ~passes].sum()), int((~passes).sum()) * int(problem.cumulative[0])
+
+
+def _best(problem: _Problem, pick: Pick) -> tuple[tuple[int, ...], int, int]:
+    """The combination that ``pick`` prefers to all others, its right answers and its BOPs."""
+    if len(problem.grids) <= _WHOLE:
+        right, bops = _totals(problem)
+        best = pick(right.ravel(), bops.ravel())
+        chosen = tuple(int(g) for g in np.unravel_index(best, right.shape))
+        return chosen, int(right.flat[best]), int(bops.flat[best])
+    found = []
+    for level in range(len(problem.grids[0])):
+        rest, right_here, bops_here = _after(problem, level)
+        right, bops = _totals(rest)
+        right, bops = right.ravel() + right_here, bops.ravel() + bops_here
+        best = pick(right, bops)
+        chosen = tuple(int(g) for g in np.unravel_index(best, [len(grid) for grid in rest.grids]))
+        found.append(((level, *chosen), int(right[best]), int(bops[best])))
+    return found[pick(np.array([f[1] for f in found]), np.array([f[2] for f in found]))]
 
 
 def _curve(problem: _Problem, chosen: tuple[int, ...], k: int) -> tuple[Counts, Counts]:
@@ -134,10 +189,15 @@ def _fit_by_coordinates(problem: _Problem, pick: Pick, weights: NDArray[np.float
     return found[best][0]
 
 
+def _cheapest(bops: Counts, among: NDArray[np.bool_]) -> int:
+    index = np.flatnonzero(among)
+    return int(index[bops[index].argmin()])
+
+
 def _by_weight(weight: float) -> Pick:
     def pick(right: Counts, bops: Counts) -> int:
         value = right - weight * bops
-        return int(np.lexsort((bops, -value))[0])
+        return _cheapest(bops, value == value.max())
 
     return pick
 
@@ -149,7 +209,7 @@ def _by_budget(budget: float) -> Pick:
         fits = bops <= budget
         if not fits.any():
             return int(bops.argmin())
-        return int(np.lexsort((bops, -np.where(fits, right, -1)))[0])
+        return _cheapest(bops, fits & (right == right[fits].max()))
 
     return pick
 
@@ -161,13 +221,13 @@ def fit_thresholds(
     tr: float | None = None,
     reference_bops: float | None = None,
     budget_bops: float | None = None,
-) -> tuple[float, ...]:
+) -> FittedThresholds:
     """One threshold for each placed exit: maximises accuracy - tr x average BOPs / reference, or accuracy in a budget.
 
-    Up to `EXACT_EXITS` placed exits the result is the best of all combinations on a grid of up to 256, 256, 101
-    and 32 quantiles of each exit's confidences (with 1, 2, 3 and 4 exits). Beyond, coordinate ascent on 64
-    quantiles; for a budget along a ladder of Lagrange weights: a good local optimum, not a proven one. Of equally
-    good combinations the cheapest is taken.
+    Up to `EXACT_EXITS` placed exits no combination on a grid of 256, 256, 128, 64 and 32 quantiles of each exit's
+    confidences (with 1, 2, 3, 4 and 5 exits) is better than the result. Beyond, coordinate ascent on 64 quantiles; for
+    a budget along a ladder of Lagrange weights: a good local optimum, not a proven one. Either is refined by coordinate
+    ascent on 256 quantiles. Of equally good combinations the cheapest is taken.
 
     Args:
         outputs: Restricted to the placed exits and the final one.
@@ -191,7 +251,7 @@ def fit_thresholds(
         )
     placed = len(outputs.candidates)
     if not placed:
-        return ()
+        return FittedThresholds((), True, 0)
     if budget_bops is not None:
         pick = _by_budget(budget_bops * outputs.samples)
         weights = np.geomspace(1e-3, 1e1, 17) / float(costs.cumulative[-1])
@@ -199,9 +259,11 @@ def fit_thresholds(
         assert tr is not None and reference_bops is not None
         weights = np.array([tr / reference_bops])
         pick = _by_weight(tr / reference_bops)
-    if placed <= EXACT_EXITS:
-        count = min(_MOST_LEVELS, int(_CELLS ** (1 / placed) + 1e-9))
-        problem = _problem(outputs, costs, count)
-        return problem.thresholds(_fit_exactly(problem, pick))
-    problem = _problem(outputs, costs, _COORDINATE_LEVELS)
-    return problem.thresholds(_fit_by_coordinates(problem, pick, weights))
+    exact = placed <= EXACT_EXITS
+    quantiles = _LEVELS[placed] if exact else _COORDINATE_LEVELS
+    problem = _problem(outputs, costs, quantiles)
+    chosen = _best(problem, pick)[0] if exact else _fit_by_coordinates(problem, pick, weights)
+    coarse = problem.thresholds(chosen)
+    fine = _problem(outputs, costs, _REFINED_LEVELS, coarse)
+    start = tuple(int(np.searchsorted(grid, t)) for grid, t in zip(fine.grids, coarse, strict=True))
+    return FittedThresholds(fine.thresholds(_ascend(fine, start, pick)[0]), exact, quantiles)
