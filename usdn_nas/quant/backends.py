@@ -8,7 +8,7 @@ from typing import Literal
 
 import torch
 
-from usdn_nas.quant import compiled
+from usdn_nas.quant import compiled, integer
 from usdn_nas.quant.program import CompiledPart, Options, Program
 
 __all__ = ["BACKENDS", "Backend", "BackendName"]
@@ -31,4 +31,5 @@ class Backend:
 
 BACKENDS: dict[BackendName, Backend] = {
     "float": Backend(compiled.compile_program, lambda device: None),
+    "integer": Backend(integer.compile_program, integer.unavailable),
 }
