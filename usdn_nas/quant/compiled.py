@@ -58,7 +58,7 @@ class CompiledProgram:
     """
 
     def __init__(self, program: Program, steps: list[FloatStep]) -> None:
-        self.program = program
+        self.inputs, self.outputs, self.slots = program.inputs, program.outputs, program.slots
         self.steps = list(zip(steps, _last_reads(program), strict=True))
 
     @property
@@ -66,14 +66,27 @@ class CompiledProgram:
         return sum(step.nbytes for step, _ in self.steps)
 
     def __call__(self, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        values: list[Any] = [None] * self.program.slots
-        for slot, tensor in zip(self.program.inputs, state, strict=True):
+        values: list[Any] = [None] * self.slots
+        for slot, tensor in zip(self.inputs, state, strict=True):
             values[slot] = tensor
         for step, done in self.steps:
             step(values)
             for slot in done:
                 values[slot] = None
-        return tuple(values[slot] for slot in self.program.outputs)
+        return tuple(values[slot] for slot in self.outputs)
+
+    def peak(self, state: tuple[Tensor, ...]) -> int:
+        """Most bytes that values take while it runs, ``state`` and results included."""
+        values: list[Any] = [None] * self.slots
+        for slot, tensor in zip(self.inputs, state, strict=True):
+            values[slot] = tensor
+        peak = 0
+        for step, done in self.steps:
+            step(values)
+            peak = max(peak, sum(value.nbytes for value in values if isinstance(value, Tensor)))
+            for slot in done:
+                values[slot] = None
+        return peak
 
 
 def _last_reads(program: Program) -> list[tuple[Slot, ...]]:
@@ -125,9 +138,9 @@ class _Linear(FloatStep):
     """A linear layer, and what convolutions share with it: weights and bias that hold all scales."""
 
     def __init__(self, step: Layer, options: Options) -> None:
-        self.step, self.unit = step, _unit(step.tail)
+        self.step, self.unit = replace(step, weight=step.weight.to("meta")), _unit(step.tail)
         scale = (step.scale / self.unit).view(-1, *[1] * (step.weight.ndim - 1))
-        weight = (step.weight.double() * scale).to(options.dtype)
+        weight = step.weight.to(torch.float64, copy=True).mul_(scale).to(options.dtype)
         if options.channels_last and weight.ndim == 4:
             weight = weight.contiguous(memory_format=torch.channels_last)
         self.weight = weight

@@ -10,6 +10,7 @@ from torch import Tensor, fx, nn
 
 from usdn_nas.architecture import Bits
 from usdn_nas.quant.backends import BACKENDS, BackendName
+from usdn_nas.quant.compiled import compile_program
 from usdn_nas.quant.folding import lower
 from usdn_nas.quant.layers import FULL_PRECISION
 from usdn_nas.quant.program import CompiledPart, Options
@@ -49,6 +50,7 @@ class PartCompiler:
         options: What parts are compiled for.
         arities: Tensors in the state after each segment.
         state_bytes: Of the state after each segment, for one image.
+        work_bytes: Most that the values within a part take, what goes in and comes out included, for one image.
     """
 
     def __init__(self, supernet: Supernet, backend: BackendName, *, channels_last: bool = True) -> None:
@@ -58,17 +60,17 @@ class PartCompiler:
         self._backend = BACKENDS[backend]
         self.arities: list[int] = []
         self.state_bytes: list[int] = []
+        self.work_bytes = 0
         self._segments: list[_Part] = []
         self._heads: list[_Part] = []
         self._trace_all()
 
     @torch.inference_mode()
     def _trace_all(self) -> None:
-        chain, options = self.supernet.chain, self.options
+        chain = self.supernet.chain
         generator = torch.Generator().manual_seed(0)
         shape = self.supernet.space.spec.network.input_shape
-        image = torch.randn(1, *shape, generator=generator).to(options.device, options.dtype)
-        state: tuple[Tensor, ...] = (image,)
+        state: tuple[Tensor, ...] = (self.prepared(torch.randn(1, *shape, generator=generator)),)
         states = []
         for segment in chain.segments:
             part, state = self._trace(segment, state)
@@ -84,26 +86,55 @@ class PartCompiler:
         names = {layer: name for name, layer in self.supernet.layers.items()} | self.supernet.norm_owners()
         paths = {path: names[found] for path, found in module.named_modules() if found in names}
         layers = tuple(name for path, name in paths.items() if module.get_submodule(path) is self.supernet.layers[name])
-        part = _Part(module, paths, layers, trace(module, len(state)))
         full = dict.fromkeys(layers, FULL_PRECISION)
         plain = _PlainPart(self.supernet, module, full)(state)
-        return part if self._agrees(part, state, plain) else _Part(module, paths, layers, None), plain
+        graph = trace(module, len(state))
+        if graph is not None and not self._agrees(graph, module, paths, state, plain):
+            graph = None
+        part = _Part(module, paths, layers, graph)
+        self.work_bytes = max(self.work_bytes, self._work(part, state, plain))
+        return part, plain
 
-    def _agrees(self, part: _Part, state: tuple[Tensor, ...], plain: tuple[Tensor, ...]) -> bool:
+    def _agrees(
+        self,
+        graph: fx.Graph,
+        module: nn.Module,
+        paths: Mapping[str, str],
+        state: tuple[Tensor, ...],
+        plain: tuple[Tensor, ...],
+    ) -> bool:
         """Whether the graph computes what the part does; no rounding is near at full precision."""
-        if part.graph is None:
-            return True
         try:
-            program = lower(part.graph, part.module, dict.fromkeys(part.paths, FULL_PRECISION))
-            found = BACKENDS["float"].compile(program, self.options)(state)
+            program = lower(graph, module, dict.fromkeys(paths, FULL_PRECISION))
+            found = compile_program(program, self.options)(state)
         except Exception:  # an operator that the rules got wrong is a reason to run the part as it is
             return False
         return len(found) == len(plain) and all(map(_close, found, plain))
+
+    def _work(self, part: _Part, state: tuple[Tensor, ...], out: tuple[Tensor, ...]) -> int:
+        """Bytes of the values within a part: of its float form, or a guess where it runs as it stands."""
+        if part.graph is None:
+            return 3 * sum(tensor.nbytes for tensor in (*state, *out))
+        space = self.supernet.space
+        bits = space.layer_bits(space.choice_bits([0] * len(space.groups)))
+        program = lower(part.graph, part.module, {path: bits[name] for path, name in part.paths.items()})
+        return compile_program(program, self.options).peak(state)
+
+    @property
+    def largest_bytes(self) -> int:
+        """Most that the weights of one part take."""
+        size = {name: layer.layer.weight.nbytes for name, layer in self.supernet.layers.items()}
+        return max(sum(size[name] for name in part.layers) for part in (*self._segments, *self._heads))
 
     @property
     def traced(self) -> tuple[bool, ...]:
         """For each segment, then each head: whether it is compiled, and not run as it stands."""
         return tuple(part.graph is not None for part in (*self._segments, *self._heads))
+
+    def prepared(self, images: Tensor) -> Tensor:
+        """``images`` in the type, on the device and in the layout that compiled parts take."""
+        layout = torch.channels_last if self.options.channels_last else torch.contiguous_format
+        return images.to(self.options.device, self.options.dtype).contiguous(memory_format=layout)
 
     def segment_layers(self, index: int) -> tuple[str, ...]:
         """Names of the layers of a segment."""
