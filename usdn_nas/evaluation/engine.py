@@ -34,7 +34,7 @@ class Engine:
 
     Args:
         supernet: As it is now: what is compiled knows nothing of later changes.
-        batches: The split to run; only its split and device are used.
+        batches: The split to run; the batches themselves are the engine's own.
         settings: From `choose_settings`, or made by hand.
         memory_bytes: Bounds states, compiled weights and outputs (until they are handed over) together. Beside it are
             images, and quantized weights of parts that run as they stand.
@@ -56,7 +56,7 @@ class Engine:
         self._budget = divide(memory_bytes, compiler, settings.images, len(self._labels))
         self._kept = kept_batches(self._budget, compiler, len(self._labels))
         self._parts = _Parts(compiler, self._budget.compiled)
-        self._batches = Batches(batches.split, self._budget.images, batches.device)
+        self._split = batches.split
         self._trails: list[Trail] = [[] for _ in range(0, len(self._labels), self._budget.images)]
         self._last: Path | None = None
         self._segment_runs = [0] * len(supernet.chain.segments)
@@ -147,14 +147,16 @@ class Engine:
         return outputs
 
     def _images(self) -> Callable[[int], Tensor]:
-        """Gives image batches by their numbers, asked for in rising order. Read only if asked for."""
-        every = self._kept[0] == len(self._trails)  # then each is asked for once in the engine's life
-        source = self._batches.split.batches(self._budget.images) if every else iter(self._batches)
-        batches = enumerate(source)
+        """Gives image batches by their numbers, asked for in rising order; nothing is read that is not asked for."""
+        batches: Iterator[tuple[Tensor, Tensor]] = iter(())
+        upcoming = -1
 
         def at(number: int) -> Tensor:
-            images = next(images for found, (images, _) in batches if found == number)
-            return self._parts.compiler.prepared(images)
+            nonlocal batches, upcoming
+            if number != upcoming:
+                batches = iter(self._split.batches(self._budget.images, start=number))
+            upcoming = number + 1
+            return self._parts.compiler.prepared(next(batches)[0])
 
         return at
 

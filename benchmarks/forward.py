@@ -1,0 +1,371 @@
+"""Seconds a bit configuration, all exits attached: plain, folded, in integers, and with prefixes shared in batches.
+
+python benchmarks/forward.py --space resnet_fashion
+python benchmarks/forward.py --space resnet18_imagenet --images 16 --batch-size 8 --repeats 3
+python benchmarks/forward.py --run runs/fashion_mnist    # decisions of a trained supernet
+
+Ratios are within one run: everything is timed in turn, medians. Brevitas is the extra `bench`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from usdn_nas.architecture import Bits
+from usdn_nas.config import find_toml
+from usdn_nas.data import Split
+from usdn_nas.evaluation.engine import Engine, EngineSettings, distinct_prefixes
+from usdn_nas.evaluation.outputs import Batches
+from usdn_nas.networks.build import resolve_space
+from usdn_nas.networks.chain import MultiExitNetwork
+from usdn_nas.pipeline.context import open_run
+from usdn_nas.quant.backends import BACKENDS
+from usdn_nas.quant.layers import FULL_PRECISION
+from usdn_nas.quant.parts import PartCompiler
+from usdn_nas.quant.supernet import Supernet
+from usdn_nas.space import load_space
+
+CPU = torch.device("cpu")
+THRESHOLDS = (0.3, 0.5, 0.7, 0.9)
+Row = dict[str, Any]
+
+
+class Images(Split):
+    """Images in memory."""
+
+    def __init__(self, images: Tensor, labels: np.ndarray) -> None:
+        self.images, self.labels = images, labels
+
+    def _load(
+        self, chunks: Sequence[np.ndarray], first: int, seed: tuple[int, ...] | None
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        for chunk in chunks:
+            yield self.images[chunk], torch.from_numpy(self.labels[chunk])
+
+
+def from_space(options: argparse.Namespace) -> tuple[MultiExitNetwork, Supernet, Images]:
+    """A network as initialised, its supernet with calibrated steps, and noise."""
+    torch.manual_seed(options.seed)
+    space, network = resolve_space(load_space(find_toml(options.space, "search_spaces")))
+    shape, classes = space.spec.network.input_shape, space.spec.network.num_classes
+    images = torch.randn(options.images, *shape)
+    labels = np.random.default_rng(options.seed).integers(classes, size=options.images)
+    supernet = Supernet(network, space)
+    supernet.initialize_steps([images[:16]])
+    return network, supernet, Images(images, labels)
+
+
+def from_run(options: argparse.Namespace) -> tuple[MultiExitNetwork, Supernet, Images]:
+    """The networks of a run folder, and the first images of its search split."""
+    context = open_run(Path(options.run), ("device=cpu",))
+    images, labels = next(iter(context.data.search.batches(options.images)))
+    return context.pretrained(), context.supernet(), Images(images, labels.numpy())
+
+
+class Modules:
+    """A network as it stands over all batches: softmax maximum and argmax of every exit."""
+
+    def __init__(self, network: nn.Module, batches: list[Tensor]) -> None:
+        self.network, self.batches = network.eval(), batches
+
+    def __call__(self) -> list[tuple[Tensor, Tensor]]:
+        """(confidence, predicted), both (E, B), for each batch."""
+        with torch.inference_mode():
+            return [_judged(self.network(images)) for images in self.batches]
+
+
+class Compiled:
+    """A compiled configuration over all batches."""
+
+    def __init__(self, compiler: PartCompiler, bits: Mapping[str, Bits], batches: list[Tensor]) -> None:
+        chain = compiler.supernet.chain
+        self.segments = [compiler.segment(i, bits) for i in range(len(chain.segments))]
+        self.heads = {index: compiler.head(i, bits) for i, index in enumerate(chain.exit_segments)}
+        self.batches = batches
+
+    def _logits(self, images: Tensor) -> list[Tensor]:
+        state: tuple[Tensor, ...] = (images,)
+        logits = []
+        for index, segment in enumerate(self.segments):
+            state = segment(state)
+            if index in self.heads:
+                logits.append(self.heads[index](state)[0])
+        return logits
+
+    def __call__(self) -> list[tuple[Tensor, Tensor]]:
+        """As `Modules`."""
+        with torch.inference_mode():
+            return [_judged(self._logits(images)) for images in self.batches]
+
+
+def _judged(logits: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    confidence, predicted = torch.stack(tuple(logits)).softmax(-1).max(-1)
+    return confidence, predicted
+
+
+def brevitas_network(network: MultiExitNetwork, bits: Mapping[str, Bits], images: Tensor) -> nn.Module | None:
+    """The same network in Brevitas at the same bits, its scales calibrated on ``images``; None: not installed."""
+    try:
+        from brevitas.nn import QuantConv2d, QuantLinear
+        from brevitas.quant import Int8ActPerTensorFloat, Int8WeightPerTensorFloat, Uint8ActPerTensorFloat
+    except ImportError:
+        return None
+    import copy
+
+    network = copy.deepcopy(network)
+    first = next(iter(bits))
+    for prefix, part in network.parts():
+        for path, layer in list(part.named_modules()):
+            if not isinstance(layer, nn.Conv2d | nn.Linear):
+                continue
+            name = f"{prefix}.{path}"
+            w, a = bits[name]
+            quantizers = {
+                "weight_quant": Int8WeightPerTensorFloat,
+                "weight_bit_width": w,
+                "input_quant": Int8ActPerTensorFloat if name == first else Uint8ActPerTensorFloat,
+                "input_bit_width": a,
+                "bias": layer.bias is not None,
+            }
+            if isinstance(layer, nn.Conv2d):
+                made = QuantConv2d(
+                    layer.in_channels,
+                    layer.out_channels,
+                    layer.kernel_size,
+                    stride=layer.stride,
+                    padding=layer.padding,
+                    groups=layer.groups,
+                    **quantizers,
+                )
+            else:
+                made = QuantLinear(layer.in_features, layer.out_features, **quantizers)
+            made.load_state_dict(layer.state_dict(), strict=False)
+            part.set_submodule(path, made)
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network.train()
+    with torch.no_grad():
+        network(images)  # statistics of the activations
+    return network.eval()
+
+
+def shared(
+    supernet: Supernet, split: Images, backend: str, count: int, options: argparse.Namespace
+) -> tuple[Callable[[], object], float]:
+    """Runs a fresh batch of random configurations each time; the mean share of distinct prefixes of those batches."""
+    settings = EngineSettings(backend, options.batch_size, channels_last=True)  # type: ignore[arg-type]
+    batches = Batches(split, options.batch_size, CPU)
+    engine = Engine(supernet, batches, settings, memory_bytes=int(options.memory_gb * 1e9))
+    space = supernet.space
+    generator = np.random.default_rng(options.seed)
+    drawn = [[space.sample(generator) for _ in range(count)] for _ in range(options.repeats + 1)]
+    upcoming = iter(drawn)
+    segments = len(engine._segment_runs) - engine._paths.first
+    shares = [distinct_prefixes(space, batch) / (count * segments) for batch in drawn[1:]]
+
+    def work() -> None:
+        for _ in engine.run(next(upcoming)):
+            pass
+
+    return work, statistics.mean(shares)
+
+
+def differences(plain: Modules, compiled: Compiled) -> tuple[int, int, int]:
+    """(image, exit) pairs whose argmax differs, whose confidence is on another side of a threshold, and all."""
+    argmax = exits = count = 0
+    for (p, p_class), (c, c_class) in zip(plain(), compiled(), strict=True):
+        sides = [(p >= t) != (c >= t) for t in THRESHOLDS]
+        argmax += int((p_class != c_class).sum())
+        exits += int(torch.stack(sides).any(0).sum())
+        count += p.numel()
+    return argmax, exits, count
+
+
+def decisions(supernet: Supernet, batches: list[Tensor], options: argparse.Namespace) -> list[Row]:
+    """How many decisions differ from the plain supernet's, over random configurations."""
+    generator = np.random.default_rng(options.seed + 1)
+    drawn = [supernet.space.sample(generator) for _ in range(options.decisions)]
+    rows = []
+    for backend in available():
+        compiler = PartCompiler(supernet, backend)  # type: ignore[arg-type]
+        total = np.zeros(3, dtype=int)
+        for bits in drawn:
+            supernet.set_bits(bits)
+            compiled = Compiled(compiler, supernet.space.layer_bits(bits), batches)
+            total += differences(Modules(supernet, batches), compiled)
+        argmax, exits, count = total.tolist()
+        rows.append({"backend": backend, "pairs": count, "argmax_differs": argmax, "exit_differs": exits})
+    return rows
+
+
+def available() -> list[str]:
+    return [name for name, backend in BACKENDS.items() if backend.unavailable(CPU) is None]
+
+
+def enumeration(supernet: Supernet, split: Images, backend: str, options: argparse.Namespace) -> Row:
+    """Wall time of an enumeration in prefix order against the sum of its segment (and head) times."""
+    import itertools
+
+    settings = EngineSettings(backend, options.batch_size)  # type: ignore[arg-type]
+    engine = Engine(
+        supernet, Batches(split, options.batch_size, CPU), settings, memory_bytes=int(options.memory_gb * 1e9)
+    )
+    spent = [0.0]
+
+    def timed(get: Callable[..., Any]) -> Callable[..., Any]:
+        def part(*args: Any) -> Callable[[Any], Any]:
+            compiled = get(*args)
+
+            def run(state: Any) -> Any:
+                start = time.perf_counter()
+                out = compiled(state)
+                spent[0] += time.perf_counter() - start
+                return out
+
+            return run
+
+        return part
+
+    engine._parts.segment = timed(engine._parts.segment)  # type: ignore[method-assign]
+    engine._parts.head = timed(engine._parts.head)  # type: ignore[method-assign]
+    space = supernet.space
+    choices = itertools.product(*(range(len(group.choices)) for group in space.groups))
+    every = [space.choice_bits(choice) for choice in choices]
+    start = time.perf_counter()
+    for first in range(0, len(every), options.enumerate):
+        for _ in engine.run(every[first : first + options.enumerate]):
+            pass
+    wall = time.perf_counter() - start
+    return {
+        "backend": backend,
+        "configurations": len(every),
+        "segment_runs": engine.runs,
+        "wall_seconds": wall,
+        "segment_seconds": spent[0],
+        "ratio": wall / spent[0],
+    }
+
+
+def timings(network: MultiExitNetwork, supernet: Supernet, split: Images, options: argparse.Namespace) -> list[Row]:
+    """One row for each way to run a configuration."""
+    space = supernet.space
+    layout = {"memory_format": torch.channels_last}
+    network.to(**layout)  # type: ignore[call-overload]
+    supernet.to(**layout)  # type: ignore[call-overload]
+    batches = [images.contiguous(**layout) for images in split.images.split(options.batch_size)]  # type: ignore[call-overload]
+    bits = space.choice_bits([len(group.choices) // 2 for group in space.groups])
+    by_layer = space.layer_bits(bits)
+    supernet.set_bits(bits)
+    full = dict.fromkeys(by_layer, FULL_PRECISION)
+    works: dict[str, Callable[[], object] | None] = {
+        "FP32 eager": Modules(network, batches),
+        "FP32 folded": Compiled(PartCompiler(supernet, "float"), full, batches),
+        "fake-quant": Modules(supernet, batches),
+    }
+    peer = brevitas_network(network, by_layer, batches[0])
+    works["Brevitas"] = None if peer is None else Modules(peer, batches)
+    one = {}
+    for backend in available():
+        one[backend] = f"folded ({backend})"
+        works[one[backend]] = Compiled(PartCompiler(supernet, backend), by_layer, batches)  # type: ignore[arg-type]
+    sharing: dict[str, tuple[str, int, float]] = {}
+    for backend in available():
+        for count in options.configurations:
+            name = f"{one[backend]}, shared prefixes of {count}"
+            works[name], share = shared(supernet, split, backend, count, options)
+            sharing[name] = (one[backend], count, share)
+    seconds = rounds({name: work for name, work in works.items() if work is not None}, options.repeats)
+    seconds |= {name: seconds[name] / count for name, (_, count, _) in sharing.items()}
+    rows: list[Row] = []
+    for name in works:
+        row: Row = {"run": name}
+        if name in seconds:
+            row |= {"seconds": seconds[name], "ratio": seconds[name] / seconds["FP32 eager"]}
+            row["ratio_to_folded"] = seconds[name] / seconds["FP32 folded"]
+        if name in sharing:
+            base, _, share = sharing[name]
+            row |= {"share_of_prefixes": share, "ratio_to_share": seconds[name] / (share * seconds[base])}
+        rows.append(row)
+    return rows
+
+
+def rounds(works: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, float]:
+    """Median seconds of every piece of work, taken in turn after one round to warm up."""
+    taken: dict[str, list[float]] = {name: [] for name in works}
+    for number in range(repeats + 1):
+        for name, work in works.items():
+            start = time.perf_counter()
+            work()
+            if number:
+                taken[name].append(time.perf_counter() - start)
+    return {name: statistics.median(values) for name, values in taken.items()}
+
+
+def show(result: dict[str, Any]) -> None:
+    for row in result["rows"]:
+        if "seconds" not in row:
+            print(f"{row['run']:44} not installed")
+            continue
+        line = f"{row['run']:44} {row['seconds']:9.4f} s  {row['ratio']:5.2f} x"
+        if "share_of_prefixes" in row:
+            line += f"  {row['share_of_prefixes']:.3f} of prefixes distinct, {row['ratio_to_share']:.2f} x that share"
+        print(line)
+    for row in result["decisions"]:
+        print(
+            f"{row['backend']}: of {row['pairs']:,} (image, exit) pairs {row['argmax_differs']} differ in argmax, "
+            f"{row['exit_differs']} at a threshold of {THRESHOLDS}"
+        )
+    for row in result["enumeration"]:
+        print(
+            f"{row['backend']}: {row['configurations']:,} configurations in {row['segment_runs']:,.0f} segment runs, "
+            f"{row['wall_seconds']:.1f} s, {row['ratio']:.3f} x the sum of segments and heads"
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--space", default="resnet_fashion")
+    parser.add_argument("--run", help="a run folder: its networks and images instead of --space")
+    parser.add_argument("--images", type=int, default=512)
+    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--configurations", type=int, nargs="+", default=[32, 128], help="in a batch")
+    parser.add_argument("--decisions", type=int, default=4, help="configurations whose decisions are compared")
+    parser.add_argument("--enumerate", type=int, default=0, help="enumerate the space in calls of so many")
+    parser.add_argument("--memory-gb", type=float, default=2.0)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--format", choices=("table", "json"), default="table")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    network, supernet, split = from_run(options) if options.run else from_space(options)
+    result: dict[str, Any] = {"settings": vars(options), "torch": torch.__version__}
+    result["rows"] = timings(network.eval(), supernet, split, options)
+    batches = list(split.images.split(options.batch_size))
+    result["decisions"] = decisions(supernet, batches, options)
+    names = available() if options.enumerate else []
+    result["enumeration"] = [enumeration(supernet, split, name, options) for name in names]
+    if options.format == "json":
+        print(json.dumps(result, indent=2))
+        return
+    print(
+        f"{options.run or options.space}, {options.images} images in batches of {options.batch_size}, channels-last, "
+        f"{options.threads} threads, median of {options.repeats}"
+    )
+    show(result)
+
+
+if __name__ == "__main__":
+    main()
