@@ -100,7 +100,7 @@ def test_killed_again_and_again(folder: Path, tiny: Path, monkeypatch: pytest.Mo
     def work() -> None:
         with pytest.MonkeyPatch.context() as patch:
             # Strides that have nothing to do with a stage's length meet all kinds of places.
-            KillAt(23 + 9 * (kills % 4), hows[kills % 3]).install(patch)
+            KillAt(17 + 7 * (kills % 4), hows[kills % 3]).install(patch)
             go_on(folder)
 
     while killed(work):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,21 +17,25 @@ from usdn_nas.config import SearchConfig
 from usdn_nas.policy.outputs import ExitOutputs
 from usdn_nas.study import lease
 from usdn_nas.study.journal import Journal
-from usdn_nas.study.search import Evaluate, TrialSummary, run_search
+from usdn_nas.study.search import TrialSummary, one_by_one, run_search
 from usdn_nas.study.session import open_study
 
 SPACE = search_space(4)
+Evaluator = Callable[[dict[str, Bits]], ExitOutputs]
 FINGERPRINT = {"space": SPACE.digest, "split": "0123456789abcdef"}
 
 
 def config(**changes: Any) -> SearchConfig:
-    """Few trials and thresholds."""
-    return SearchConfig(**{"configurations": 18, "thresholds": 8, "gbops": 0.003, **changes})
+    """Few trials and thresholds; no batches unless asked for."""
+    return SearchConfig(**{"configurations": 18, "thresholds": 8, "gbops": 0.003, "batch": 1, **changes})
 
 
-def evaluate(bits: dict[str, Bits]) -> ExitOutputs:
+def outputs_of(bits: dict[str, Bits]) -> ExitOutputs:
     """Of `SPACE`."""
     return synthetic_outputs(SPACE, bits, samples=60)
+
+
+evaluate = one_by_one(outputs_of)
 
 
 def opened(settings: SearchConfig, folder: Path, seed: int = 0, **changes: Any) -> optuna.Study:
@@ -40,11 +45,11 @@ def opened(settings: SearchConfig, folder: Path, seed: int = 0, **changes: Any) 
 
 
 def searched(
-    settings: SearchConfig, folder: Path, evaluator: Evaluate = evaluate, seed: int = 0
+    settings: SearchConfig, folder: Path, evaluator: Evaluator = outputs_of, seed: int = 0
 ) -> tuple[optuna.Study, list[TrialSummary]]:
     """Opens and runs to the end."""
     study, summaries = opened(settings, folder, seed), []
-    run_search(study, SPACE, settings, evaluator, on_trial=summaries.append)
+    run_search(study, SPACE, settings, one_by_one(evaluator), on_trial=summaries.append)
     return study, summaries
 
 
@@ -63,18 +68,21 @@ class Killed(BaseException):
 
 @contextmanager
 def killed_after(appends: int, how: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Every write to a journal from number ``appends`` on is lost: ``before`` it, ``after`` it, or ``torn`` in it."""
+    """Every write to a journal from number ``appends`` on is lost: ``before`` it, ``after`` it, or ``torn`` in it: a
+    third of its bytes arrive.
+    """
     original = Journal.append_logs
     left = appends
 
     def append(self: Journal, logs: list[dict[str, Any]]) -> None:
         nonlocal left
         left -= 1
+        path = Path(self._path)
+        before = path.stat().st_size
         if left > 0 or (left == 0 and how != "before"):
             original(self, logs)
         if left == 0 and how == "torn":
-            path = Path(self._path)
-            path.write_bytes(path.read_bytes()[:-7])
+            os.truncate(path, before + (path.stat().st_size - before) // 3)
         if left <= 0:
             raise Killed
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.study.helpers import SPACE, config, evaluate, searched
+from tests.study.helpers import SPACE, config, outputs_of, searched
 from usdn_nas.cost import exit_costs, reference_bops
 from usdn_nas.errors import RunError
 from usdn_nas.policy.apply import apply
@@ -21,7 +21,7 @@ REFERENCE = float(reference_bops(SPACE))
 
 def scores(params: dict[str, object]) -> PolicyScores:
     bits = bits_of(SPACE, params)
-    outputs = evaluate(bits)
+    outputs = outputs_of(bits)
     return score_shared(outputs, exit_costs(SPACE, bits), threshold_grid(outputs, 8))
 
 
@@ -66,7 +66,7 @@ def test_sampled_trials_are_the_policy_they_name(tmp_path: Path) -> None:
         bits = bits_of(SPACE, trial.params)
         exits = exits_of(SPACE, trial.params)
         thresholds = [trial.params["threshold"]] * len(exits)
-        result = apply(evaluate(bits).placed(exits), exit_costs(SPACE, bits).placed(exits), thresholds)
+        result = apply(outputs_of(bits).placed(exits), exit_costs(SPACE, bits).placed(exits), thresholds)
         assert trial.values == [result.accuracy, result.average_bops]
         assert len(trial.user_attrs["front"]) == 1 and trial.user_attrs["exits"] == "+".join(exits)
 

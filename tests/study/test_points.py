@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from tests.study.helpers import SPACE, config, evaluate, opened, searched
+from tests.study.helpers import SPACE, config, opened, outputs_of, searched
 from usdn_nas.cost import exit_costs, reference_bops
 from usdn_nas.errors import UserError
 from usdn_nas.policy.apply import apply
@@ -24,7 +24,7 @@ def test_every_point_can_be_applied_again(tmp_path: Path) -> None:
     points = all_points(study, SPACE)
     for point in points:
         SPACE.check(point.architecture, where=point.name)
-        outputs, costs = evaluate(point.bits), exit_costs(SPACE, point.bits)
+        outputs, costs = outputs_of(point.bits), exit_costs(SPACE, point.bits)
         result = apply(outputs.placed(point.exits), costs.placed(point.exits), point.thresholds)
         assert (result.accuracy, result.average_bops) == (point.accuracy, point.bops)
     front = front_points(study, SPACE)

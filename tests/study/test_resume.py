@@ -13,23 +13,27 @@ from typing import Any
 import optuna
 import pytest
 
-from tests.study.helpers import Killed, config, content, evaluate, killed_after, opened, searched
+from tests.study.helpers import SPACE, Killed, config, content, evaluate, killed_after, opened, outputs_of, searched
 from usdn_nas.architecture import Bits
 from usdn_nas.policy.outputs import ExitOutputs
-from usdn_nas.study import lease, search
+from usdn_nas.study import asking, lease
+from usdn_nas.study.journal import StudyJournal
+from usdn_nas.study.search import run_search
 
 CASES: list[dict[str, Any]] = [
-    {"sampler": "random"},
+    {"sampler": "random", "batch": 5},
     {"sampler": "tpe"},
-    {"sampler": "tpe", "mode": "scalar"},
-    {"sampler": "tpe", "mode": "budget"},
-    {"sampler": "tpe", "exits": "sampled"},
+    {"sampler": "tpe", "batch": 4},
+    {"sampler": "tpe", "mode": "scalar", "batch": 5},
+    {"sampler": "tpe", "mode": "budget", "batch": 4},
+    {"sampler": "tpe", "exits": "sampled", "batch": 4},
     {"sampler": "nsga2", "configurations": 26},
-    {"sampler": "nsga2", "exits": "sampled"},
-    {"sampler": "nsga3", "configurations": 26},
-    {"sampler": "brute"},
-    {"sampler": "gp", "mode": "scalar", "configurations": 12},
-    {"sampler": "gp", "mode": "budget", "configurations": 12},
+    {"sampler": "nsga2", "configurations": 26, "batch": 5},
+    {"sampler": "nsga2", "exits": "sampled", "batch": 16},
+    {"sampler": "nsga3", "configurations": 26, "batch": 4},
+    {"sampler": "brute", "batch": 2},
+    {"sampler": "gp", "mode": "scalar", "configurations": 12, "batch": 3},
+    {"sampler": "gp", "mode": "budget", "configurations": 12, "batch": 3},
 ]
 
 
@@ -48,7 +52,7 @@ def test_killed_again_and_again_equals_uninterrupted(
     hows, kills = ("before", "after", "torn"), 0
     while True:
         try:
-            with killed_after(31 + 4 * (kills % 5), hows[kills % 3], monkeypatch):
+            with killed_after(4 + kills % 5, hows[kills % 3], monkeypatch):
                 study, _ = searched(settings, tmp_path / "killed")
             break
         except Killed:
@@ -69,7 +73,7 @@ def test_raising_in_evaluate_and_at_tell(sampler: str, tmp_path: Path, monkeypat
         calls += 1
         if calls % 4 == 0:
             raise KeyboardInterrupt
-        return evaluate(bits)
+        return outputs_of(bits)
 
     for _ in range(30):
         try:
@@ -80,17 +84,17 @@ def test_raising_in_evaluate_and_at_tell(sampler: str, tmp_path: Path, monkeypat
     assert content(study) == content(whole)
 
     told = 0
-    original = optuna.Study.tell
+    original = StudyJournal.set_trial_state_values
 
-    def tell(self: optuna.Study, *args: Any, **kwargs: Any) -> Any:
+    def tell(self: StudyJournal, *args: Any) -> Any:
         nonlocal told
         told += 1
         if told % 3 == 0:
             raise ConnectionError("lost")
-        return original(self, *args, **kwargs)
+        return original(self, *args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(optuna.Study, "tell", tell)
+        patch.setattr(StudyJournal, "set_trial_state_values", tell)
         for _ in range(30):
             try:
                 study, _ = searched(settings, tmp_path / "untold")
@@ -113,13 +117,13 @@ def test_an_extended_search_goes_on(tmp_path: Path) -> None:
 SCRIPT = """
 import time
 from pathlib import Path
-from tests.study.helpers import config, evaluate, searched
+from tests.study.helpers import config, outputs_of, searched
 
 def slow(bits):
     time.sleep(.05)
-    return evaluate(bits)
+    return outputs_of(bits)
 
-searched(config(sampler="nsga2"), Path({folder!r}), slow)
+searched(config(sampler="nsga2", batch=4), Path({folder!r}), slow)
 """
 
 
@@ -135,10 +139,11 @@ def test_a_killed_process_is_taken_over_at_once(tmp_path: Path) -> None:
         time.sleep(0.01)
     worker.send_signal(signal.SIGKILL)
     worker.wait()
-    states = [t.state.name for t in opened(config(sampler="nsga2"), folder).trials]
-    assert 5 <= len(states) < 18 and set(states[:-1]) == {"COMPLETE"}
-    study, _ = searched(config(sampler="nsga2"), folder)
-    whole, _ = searched(config(sampler="nsga2"), tmp_path / "whole")
+    settings = config(sampler="nsga2", batch=4)
+    states = [t.state.name for t in opened(settings, folder).trials]
+    assert 5 <= len(states) < 18 and set(states[:-4]) == {"COMPLETE"}
+    study, _ = searched(settings, folder)
+    whole, _ = searched(settings, tmp_path / "whole")
     assert content(study) == content(whole)
 
 
@@ -152,7 +157,7 @@ def test_sqlite_resumes_too(tmp_path: Path) -> None:
         calls += 1
         if calls == 6:
             raise RuntimeError("lost")
-        return evaluate(bits)
+        return outputs_of(bits)
 
     with pytest.raises(RuntimeError, match="lost"):
         searched(settings, tmp_path, failing)
@@ -162,24 +167,31 @@ def test_sqlite_resumes_too(tmp_path: Path) -> None:
 
 def test_two_workers_share_a_study(tmp_path: Path) -> None:
     settings = config(sampler="random", configurations=6)
-    second_ran = []
+    second_ran: list[int] = []
 
     def with_another_inside(bits: dict[str, Bits]) -> ExitOutputs:
-        if not second_ran:
-            second_ran.append(True)
-            _, summaries = searched(settings, tmp_path)
-            second_ran.extend(s.number for s in summaries)
-        return evaluate(bits)
+        study = opened(settings, tmp_path)
+        if len(study.trials) == 1:
+            # The first worker's trial is alive: left to it, and waited for.
+            run_search(
+                study,
+                SPACE,
+                settings,
+                evaluate,
+                on_trial=lambda s: second_ran.append(s.number),
+                should_stop=lambda: len(second_ran) == 5,
+            )
+        return outputs_of(bits)
 
     study, first = searched(settings, tmp_path, with_another_inside)
-    assert second_ran[1:] == [1, 2, 3, 4, 5]  # the first worker's trial is alive: left to it
+    assert second_ran == [1, 2, 3, 4, 5]
     assert [s.number for s in first] == [0]
     assert [t.state.name for t in study.trials] == ["COMPLETE"] * 6
     assert first[0].complete == first[0].distinct == 6
 
 
-def test_two_that_adopt_one_trial_do_no_harm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = config(sampler="random", configurations=3)
+def test_two_that_adopt_one_batch_do_no_harm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = config(sampler="random", configurations=3, batch=2)
     whole, _ = searched(settings, tmp_path / "whole")
     inside = []
 
@@ -187,9 +199,9 @@ def test_two_that_adopt_one_trial_do_no_harm(tmp_path: Path, monkeypatch: pytest
         if not inside:
             inside.append(True)
             with monkeypatch.context() as patch:
-                patch.setattr(search, "adoptable", lambda trial: True)
+                patch.setattr(asking, "adoptable", lambda trial: True)
                 searched(settings, tmp_path / "shared")
-        return evaluate(bits)
+        return outputs_of(bits)
 
     study, _ = searched(settings, tmp_path / "shared", overtaken)
     assert content(study) == content(whole)

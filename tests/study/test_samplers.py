@@ -9,11 +9,11 @@ import optuna
 import pytest
 
 from tests.helpers import search_space
-from tests.study.helpers import SPACE, config, evaluate, opened, searched
+from tests.study.helpers import SPACE, config, evaluate, opened, outputs_of, searched
 from usdn_nas.errors import UserError
 from usdn_nas.study.parameters import bits_of, indices_of, params_of
 from usdn_nas.study.samplers import goal, sampler_settings
-from usdn_nas.study.search import run_search
+from usdn_nas.study.search import one_by_one, run_search
 from usdn_nas.study.session import open_study, planned
 
 SAMPLERS = ["random", "tpe", "nsga2", "nsga3", "gp"]
@@ -57,7 +57,7 @@ def test_brute_enumerates_all_in_prefix_order(tmp_path: Path) -> None:
         study,
         space,
         settings,
-        lambda bits: evaluate(bits | {"b3": (2, 2)}).placed(small.candidates),
+        one_by_one(lambda bits: outputs_of(bits | {"b3": (2, 2)}).placed(small.candidates)),
         on_trial=lambda s: seen.append(tuple(s.bits[g.name][0] for g in space.groups)),
     )
     assert seen == sorted(seen) and len(set(seen)) == 64
@@ -82,9 +82,9 @@ def test_sampled_exits_may_repeat_bits_and_do_so_for_free(tmp_path: Path) -> Non
 
     def counted(bits):  # type: ignore[no-untyped-def]
         calls["evaluate"] += 1
-        return evaluate({"b0": (4, 4), **bits})
+        return outputs_of({"b0": (4, 4), **bits})
 
-    run_search(study, space, settings, counted, on_trial=summaries.append)
+    run_search(study, space, settings, one_by_one(counted), on_trial=summaries.append)
     assert calls["evaluate"] == 1 and summaries[-1].distinct == 1 and summaries[-1].complete == 12
     assert [s.repeated for s in summaries] == [False] + [True] * 11
     assert len({tuple(sorted(trial.params.items())) for trial in study.trials}) > 6

@@ -19,7 +19,7 @@ from usdn_nas.policy.thresholds import fit_thresholds
 from usdn_nas.quant.supernet import Supernet, materialize
 from usdn_nas.study.points import FrontPoint, best_point, completed, find_point, front_points, select
 from usdn_nas.study.samplers import goal
-from usdn_nas.study.search import TrialSummary, run_search
+from usdn_nas.study.search import TrialSummary, one_by_one, run_search
 from usdn_nas.study.session import Study, open_study, read_study
 from usdn_nas.study.storage import open_storage
 from usdn_nas.study.tables import write_tables
@@ -70,7 +70,7 @@ def search(context: Context, inputs: dict[str, Any]) -> None:
         def on_trial(trial: TrialSummary) -> None:
             task.advance(best.note(trial))
 
-        run_search(study, space, settings, evaluator, on_trial=on_trial)
+        run_search(study, space, settings, one_by_one(evaluator), on_trial=on_trial)
     write_tables(study, space, context.folder / "search")
 
 

@@ -1,27 +1,34 @@
 """Who runs a trial, and whether it is still alive.
 
 Optuna's heartbeats work only inside ``study.optimize``. Here every RUNNING trial carries a lease: its owner and
-when it expires. A trial whose owner is known to be dead, or whose lease has expired, may be adopted: evaluated and
-told by another worker. Two workers that adopt one trial do double work and no harm: the second to tell is ignored.
+when it expires; while a batch runs, its leases are renewed. A trial whose owner is known to be dead, or whose lease
+has expired, may be adopted: evaluated and told by another worker. Two workers that adopt one trial do double work
+and no harm: the second to tell is ignored.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
+import threading
 import time
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
+from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial
 
-__all__ = ["LEASE", "LEASE_SECONDS", "adoptable", "expired_lease", "new_lease"]
+from usdn_nas.study.storage import one_write
+
+__all__ = ["LEASE", "LEASE_SECONDS", "adoptable", "give_up", "lease_trials", "new_lease", "renewed"]
 
 LEASE = "lease"
 """Name of the user attribute."""
 
-LEASE_SECONDS = 3600.0
-"""A trial that takes longer than this may be run twice where several workers share a study."""
+LEASE_SECONDS = 180.0
+"""After this time others take a worker for dead of which they cannot know: one on another machine."""
 
 
 def _read(path: str) -> str | None:
@@ -55,9 +62,38 @@ def new_lease() -> dict[str, Any]:
     return {**_place(), "pid": pid, "started": _process_start(pid), "expires": time.time() + LEASE_SECONDS}
 
 
-def expired_lease() -> dict[str, Any]:
-    """A lease that lets anyone adopt the trial at once: its worker gave up in good order."""
-    return {**new_lease(), "expires": 0.0}
+def lease_trials(storage: BaseStorage, trial_ids: Collection[int], lease: dict[str, Any] | None = None) -> None:
+    """Gives RUNNING trials to this process from now on, or by ``lease``, in one write."""
+    lease = lease or new_lease()
+    with one_write(storage):
+        for trial_id in trial_ids:
+            storage.set_trial_user_attr(trial_id, LEASE, lease)
+
+
+def give_up(storage: BaseStorage, trial_ids: Collection[int]) -> None:
+    """Lets anyone adopt the trials at once: their worker ends in good order."""
+    with contextlib.suppress(Exception):  # something worse is being raised, and a lease ends by itself
+        lease_trials(storage, trial_ids, {**new_lease(), "expires": 0.0})
+
+
+@contextlib.contextmanager
+def renewed(storage: BaseStorage, trial_ids: Collection[int]) -> Iterator[None]:
+    """Renews the leases of ``trial_ids``, which may shrink meanwhile, from another thread, until it ends."""
+    ended = threading.Event()
+
+    def renew() -> None:
+        while not ended.wait(LEASE_SECONDS / 3):
+            for trial_id in list(trial_ids):
+                with contextlib.suppress(Exception):  # told this moment; or storage away: then the lease ends
+                    lease_trials(storage, [trial_id])
+
+    thread = threading.Thread(target=renew, name="leases", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
 
 
 def _dead(lease: dict[str, Any]) -> bool:

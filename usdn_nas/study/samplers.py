@@ -162,6 +162,11 @@ class SeededSampler(BaseSampler):
         self._ladder = [] if settings.name == "brute" else [params_of(space, bits) for bits in space.ladder()]
         self._keys: dict[int, Indices] = {}
 
+    @property
+    def enumerates(self) -> bool:
+        """Whether its proposals are functions of their number alone."""
+        return self._settings.name == "brute"
+
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """All parameters."""
         return self._distributions

@@ -1,33 +1,37 @@
-"""The loop: take over or create a trial, evaluate its bits, judge, tell."""
+"""The loop: ask a batch of trials, evaluate them together, judge and tell each as it comes."""
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import optuna
 from optuna.exceptions import UpdateFinishedTrialError
-from optuna.trial import FrozenTrial, Trial, TrialState
+from optuna.study._constrained_optimization import _CONSTRAINTS_KEY
+from optuna.trial import FrozenTrial, TrialState
 
 from usdn_nas.architecture import Bits
 from usdn_nas.config import SearchConfig
 from usdn_nas.policy.outputs import ExitOutputs
 from usdn_nas.space import SearchSpace
+from usdn_nas.study.asking import Asked, Batch, asking, take
 from usdn_nas.study.judgement import Judgement, judge
-from usdn_nas.study.lease import LEASE, adoptable, expired_lease, new_lease
-from usdn_nas.study.parameters import bits_of, distributions, indices_of, suggest
-from usdn_nas.study.samplers import goal
-from usdn_nas.study.storage import quiet
+from usdn_nas.study.lease import give_up, renewed
+from usdn_nas.study.parameters import Indices, bits_of, distributions, indices_of
+from usdn_nas.study.samplers import SeededSampler, goal
+from usdn_nas.study.storage import one_write, quiet, sync
 
-__all__ = ["Evaluate", "TrialSummary", "run_search"]
+__all__ = ["Evaluate", "TrialSummary", "one_by_one", "run_search"]
 
-Evaluate = Callable[[dict[str, Bits]], ExitOutputs]
-"""Runs one bit configuration over the search split, all candidate exits attached."""
+Evaluate = Callable[[Sequence[dict[str, Bits]]], Iterable[tuple[int, ExitOutputs]]]
+"""Runs bit configurations over the search split, all candidate exits attached: (index, outputs), in any order."""
 
 _CACHE_BYTES = 256 << 20
+_SECONDS_BETWEEN_LOOKS = 0.5
+_SECONDS_OF_A_BATCH = 20.0
 
 
 @dataclass(frozen=True)
@@ -38,9 +42,9 @@ class TrialSummary:
         values: Of the objectives, in their order.
         accuracy, bops: Of the policy that stands for the trial.
         front_size: Policies on the configuration's own front, after thinning.
-        seconds: Evaluation and judgement.
+        seconds: Since the trial told before it in its batch: forward passes that a batch shares are the first's.
         repeated: The bits had been run before in this session: no forward pass was needed.
-        complete: Trials of the study complete now; ``goal`` of how many.
+        complete: Trials of the study complete, as far as this worker has looked; ``goal`` of how many.
         distinct: Distinct bit configurations among them.
     """
 
@@ -57,70 +61,100 @@ class TrialSummary:
     goal: int
 
 
+def one_by_one(evaluate: Callable[[dict[str, Bits]], ExitOutputs]) -> Evaluate:
+    """An `Evaluate` that runs one configuration after the other."""
+    return lambda batch: ((index, evaluate(bits)) for index, bits in enumerate(batch))
+
+
 class _Outputs:
     """Outputs by bits, so that a configuration seen before costs no forward pass; the oldest go first."""
 
-    def __init__(self, evaluate: Evaluate) -> None:
+    def __init__(self, evaluate: Evaluate, limit: int) -> None:
         self._evaluate = evaluate
+        self._limit = limit
         self._kept: OrderedDict[tuple[tuple[str, Bits], ...], ExitOutputs] = OrderedDict()
         self._bytes = 0
 
-    def of(self, bits: dict[str, Bits]) -> tuple[ExitOutputs, bool]:
-        """Outputs, and whether they were kept from before."""
-        key = tuple(bits.items())
-        if key in self._kept:
+    def of(self, batch: Sequence[dict[str, Bits]]) -> Iterator[tuple[int, ExitOutputs, bool]]:
+        """(index, outputs, whether no forward pass was needed) of each of ``batch``."""
+        places: dict[tuple[tuple[str, Bits], ...], list[int]] = {}
+        for index, bits in enumerate(batch):
+            places.setdefault(tuple(bits.items()), []).append(index)
+        for key in [key for key in places if key in self._kept]:
             self._kept.move_to_end(key)
-            return self._kept[key], True
-        outputs = self._evaluate(bits)
+            for index in places.pop(key):
+                yield index, self._kept[key], True
+        keys = list(places)
+        for position, outputs in self._evaluate([dict(key) for key in keys]) if keys else ():
+            self._keep(keys[position], outputs)
+            for repeat, index in enumerate(places[keys[position]]):
+                yield index, outputs, repeat > 0
+
+    def _keep(self, key: tuple[tuple[str, Bits], ...], outputs: ExitOutputs) -> None:
         self._kept[key] = outputs
         self._bytes += outputs.confidence.nbytes + outputs.correct.nbytes
-        while self._bytes > _CACHE_BYTES and len(self._kept) > 1:
+        while self._bytes > self._limit:
             _, old = self._kept.popitem(last=False)
             self._bytes -= old.confidence.nbytes + old.correct.nbytes
-        return outputs, False
 
 
-def _in_state(trials: list[FrozenTrial], state: TrialState) -> list[FrozenTrial]:
-    return [trial for trial in trials if trial.state == state]
+class _Complete:
+    """Which trials are complete: kept from look to look, for finished trials do not change."""
+
+    def __init__(self, space: SearchSpace, distinct: bool) -> None:
+        self._space = space
+        self._counts_distinct = distinct
+        self._keys: dict[int, Indices | None] = {}
+        self._distinct: set[Indices | None] = set()
+
+    def look(self, trials: Iterable[FrozenTrial]) -> None:
+        """Adds those of ``trials`` that are new."""
+        for trial in trials:
+            if trial.state == TrialState.COMPLETE and trial.number not in self._keys:
+                self.add(trial.number, trial.params)
+
+    def add(self, number: int, params: dict[str, Any]) -> None:
+        """Adds one."""
+        self._keys[number] = indices_of(self._space, params)
+        self._distinct.add(self._keys[number])
+
+    @property
+    def trials(self) -> int:
+        """Number of complete trials."""
+        return len(self._keys)
+
+    @property
+    def configurations(self) -> int:
+        """Number of distinct bit configurations among them."""
+        return len(self._distinct)
+
+    @property
+    def count(self) -> int:
+        """What counts for the goal: where exits are solved exactly, a configuration run again brings nothing new."""
+        return self.configurations if self._counts_distinct else self.trials
 
 
-def _next_trial(study: optuna.Study, wanted: int) -> Trial | None:
-    """An abandoned trial, else one that somebody enqueued, else a new one; None once there are enough."""
-    trials = study.get_trials(deepcopy=False)
-    running = _in_state(trials, TrialState.RUNNING)
-    complete = len(_in_state(trials, TrialState.COMPLETE))
-    if complete >= wanted:
-        return None
-    storage = study._storage
-    for trial in running:
-        if adoptable(trial):
-            storage.set_trial_user_attr(trial._trial_id, LEASE, new_lease())
-            return Trial(study, trial._trial_id)
-    if complete + len(running) >= wanted:
-        return None  # others are at the rest
-    for trial in _in_state(trials, TrialState.WAITING):
-        if storage.set_trial_state_values(trial._trial_id, TrialState.RUNNING):
-            storage.set_trial_user_attr(trial._trial_id, LEASE, new_lease())
-            return Trial(study, trial._trial_id)
-    # Created with its lease in one write, so that a kill leaves either no trial or one that can be adopted.
-    template = optuna.trial.create_trial(state=TrialState.RUNNING, user_attrs={LEASE: new_lease()})
-    return Trial(study, storage.create_new_trial(study._study_id, template_trial=template))
+class _Sizes:
+    """Sizes of the batches. An enumeration's grow: its proposals do not depend on them.
 
+    They grow up to some seconds' work, which a kill may cost, and till their outputs take a quarter of the memory.
+    """
 
-def _record(study: optuna.Study, trial: Trial, judgement: Judgement, seconds: float) -> None:
-    try:
-        for key, value in {**judgement.record, "seconds": round(seconds, 4)}.items():
-            trial.set_user_attr(key, value)
-        if judgement.excess is not None and not trial.constraints:
-            trial.set_constraint("budget", judgement.excess)
-        study.tell(trial, judgement.values, skip_if_finished=True)
-    except UpdateFinishedTrialError:
-        pass  # another worker, who took us for dead, was first: its figures are the same
+    def __init__(self, config: SearchConfig, grows: bool) -> None:
+        self._grows = grows
+        self._size = config.batch
+        self._most_bytes = config.memory_gb * 1e9 / 4
 
+    @property
+    def batch(self) -> Batch:
+        """Of the next trials."""
+        return Batch(self._size, aligned=not self._grows)
 
-def _release(study: optuna.Study, trial: Trial) -> None:
-    with contextlib.suppress(Exception):  # something worse is being raised, and a lease ends by itself
-        study._storage.set_trial_user_attr(trial._trial_id, LEASE, expired_lease())
+    def took(self, trials: int, seconds: float, bytes_of_one: int) -> None:
+        """Notes how long a batch took, and the size of one configuration's outputs."""
+        full, short = trials >= self._size, seconds < _SECONDS_OF_A_BATCH / 2
+        if self._grows and full and short and 2 * self._size * bytes_of_one <= self._most_bytes:
+            self._size *= 2
 
 
 def run_search(
@@ -134,66 +168,121 @@ def run_search(
 ) -> None:
     """Runs trials until `samplers.goal` of them are complete in the study, whoever ran them.
 
-    An exception raised in ``evaluate``, Ctrl-C included, leaves its trial open, and a run after it goes on with that
-    trial: killed at any moment and started again, a study with one worker equals one that was never interrupted.
+    Trials are asked in batches of ``config.batch``, those with the same number // batch, and a batch is told before
+    the next is asked. An exception raised in ``evaluate``, Ctrl-C included, leaves its trials open, and a run after
+    it goes on with them: killed at any moment and started again, a study with one worker equals one that was never
+    interrupted. Where other workers are at the last trials, it waits for them, and takes over what they abandon.
 
     Args:
         study: From `session.open_study`.
         space: The same as there.
         config: The same as there; ``configurations`` may have grown.
-        evaluate: Bits -> outputs of all exits on the search split. Must depend on the bits alone.
+        evaluate: Batch of bits -> outputs of all exits on the search split. Must depend on the bits alone.
         on_trial: Called after each trial.
-        should_stop: Asked before each trial.
+        should_stop: Asked before each batch, and while it waits.
 
     Raises:
         RunError: A metric is not a finite number.
     """
-    wanted = goal(space, config)
-    parameters = distributions(space, config)
-    outputs_of = _Outputs(evaluate)
+    search = _Search(study, space, config, evaluate, on_trial)
     with quiet():
         while not (should_stop is not None and should_stop()):
-            trial = _next_trial(study, wanted)
-            if trial is None:
+            asked = search.ask()
+            if asked is None:
                 return
-            try:
-                if any(name not in trial.params for name in parameters):
-                    _ = trial.relative_params  # genetic samplers count generations there, enqueued trials included
-                params = suggest(trial, parameters)
-                bits = bits_of(space, params)
-                began = time.perf_counter()
-                outputs, repeated = outputs_of.of(bits)
-                judgement = judge(space, config, params, bits, outputs)
-                seconds = time.perf_counter() - began
-                _record(study, trial, judgement, seconds)
-            except BaseException:
-                _release(study, trial)
-                raise
-            if on_trial is not None:
-                on_trial(_summary(study, space, trial.number, bits, judgement, seconds, repeated, wanted))
+            if asked:
+                search.run(asked)
+            else:
+                time.sleep(_SECONDS_BETWEEN_LOOKS)
 
 
-def _summary(
-    study: optuna.Study,
-    space: SearchSpace,
-    number: int,
-    bits: Mapping[str, Bits],
-    judgement: Judgement,
-    seconds: float,
-    repeated: bool,
-    wanted: int,
-) -> TrialSummary:
-    complete = _in_state(study.get_trials(deepcopy=False), TrialState.COMPLETE)
-    return TrialSummary(
-        number=number,
-        bits=dict(bits),
-        values=tuple(judgement.values),
-        accuracy=judgement.policy.accuracy,
-        bops=judgement.policy.bops,
-        front_size=len(judgement.front),
-        seconds=seconds,
-        repeated=repeated,
-        complete=len(complete),
-        distinct=len({indices_of(space, trial.params) for trial in complete}),
-        goal=wanted,
-    )
+class _Search:
+    """What one worker keeps from batch to batch; all of it can be had from the storage again."""
+
+    def __init__(
+        self,
+        study: optuna.Study,
+        space: SearchSpace,
+        config: SearchConfig,
+        evaluate: Evaluate,
+        on_trial: Callable[[TrialSummary], None] | None,
+    ) -> None:
+        self._study, self._space, self._config, self._on_trial = study, space, config, on_trial
+        self._wanted = goal(space, config)
+        self._parameters = distributions(space, config)
+        exact = config.exits == "exact"
+        self._outputs = _Outputs(evaluate, 0 if exact else _CACHE_BYTES)
+        self._complete = _Complete(space, exact)
+        self._sizes = _Sizes(config, isinstance(study.sampler, SeededSampler) and study.sampler.enumerates)
+
+    def ask(self) -> list[Asked] | None:
+        """The next batch; empty where others are at the rest, None once there are enough complete trials."""
+        storage = self._study._storage
+        with asking(storage):
+            trials = self._look()
+            if self._complete.count >= self._wanted:
+                return None
+            complete = self._complete.count
+            return take(self._study, self._parameters, self._sizes.batch, trials, complete, self._wanted)
+
+    def _look(self) -> list[FrozenTrial]:
+        trials = self._study.get_trials(deepcopy=False)
+        self._complete.look(trials)
+        return trials
+
+    def run(self, asked: list[Asked]) -> None:
+        """Evaluates, judges and tells a batch; gives up what is not told if something is raised."""
+        storage, untold = self._study._storage, {trial.trial_id: trial for trial in asked}
+        batch = [bits_of(self._space, trial.params) for trial in asked]
+        began = before = time.perf_counter()
+        size = 0
+        try:
+            with renewed(storage, untold.keys()):
+                for index, outputs, repeated in self._outputs.of(batch):
+                    if len(untold) == len(asked):
+                        self._look()
+                    trial, bits = asked[index], batch[index]
+                    judgement = judge(self._space, self._config, trial.params, bits, outputs)
+                    now = time.perf_counter()
+                    self._tell(trial, judgement, now - before)
+                    del untold[trial.trial_id]
+                    self._complete.add(trial.number, trial.params)
+                    if self._on_trial is not None:
+                        self._on_trial(self._summary(trial.number, bits, judgement, now - before, repeated))
+                    before, size = now, outputs.confidence.nbytes + outputs.correct.nbytes
+        except BaseException:
+            give_up(storage, untold)
+            raise
+        finally:
+            sync(storage)
+        self._sizes.took(len(asked), time.perf_counter() - began, size)
+
+    def _tell(self, trial: Asked, judgement: Judgement, seconds: float) -> None:
+        """All that is known of a trial, in one write."""
+        storage, trial_id = self._study._storage, trial.trial_id
+        try:
+            with one_write(storage):
+                for key, value in {**judgement.record, "seconds": round(seconds, 4)}.items():
+                    storage.set_trial_user_attr(trial_id, key, value)
+                if judgement.excess is not None:
+                    storage.set_trial_system_attr(trial_id, f"{_CONSTRAINTS_KEY}:budget", judgement.excess)
+                storage.set_trial_state_values(trial_id, TrialState.COMPLETE, judgement.values)
+        except UpdateFinishedTrialError:
+            pass  # another worker, who took us for dead, was first: its figures are the same
+
+    def _summary(
+        self, number: int, bits: dict[str, Bits], judgement: Judgement, seconds: float, repeated: bool
+    ) -> TrialSummary:
+        return TrialSummary(
+            number=number,
+            bits=dict(bits),
+            values=tuple(judgement.values),
+            accuracy=judgement.policy.accuracy,
+            bops=judgement.policy.bops,
+            front_size=len(judgement.front),
+            seconds=seconds,
+            repeated=repeated,
+            complete=self._complete.trials,
+            distinct=self._complete.configurations,
+            goal=self._wanted,
+        )

@@ -14,7 +14,7 @@ from usdn_nas.errors import UserError, nearest
 from usdn_nas.space import SearchSpace
 from usdn_nas.study.objectives import objectives
 from usdn_nas.study.samplers import SamplerSettings, SeededSampler, goal, sampler_settings
-from usdn_nas.study.storage import open_storage, quiet
+from usdn_nas.study.storage import one_write, open_storage, quiet
 
 __all__ = ["Study", "open_study", "planned", "read_study", "settings_that_matter"]
 
@@ -101,12 +101,13 @@ def open_study(
         if _SAMPLER not in attributes:  # written last
             if study.get_trials(deepcopy=False):
                 raise UserError(f"study '{name}' in this storage was not made by usdn-nas", remedy=_FRESH)
-            study.set_metric_names([objective.name for objective in wanted])
-            study.set_user_attr(_FINGERPRINT, dict(fingerprint))
-            study.set_user_attr(_SETTINGS, settings_that_matter(config))
-            study.set_user_attr("exits", list(space.candidates))
-            study.set_user_attr("objectives", [asdict(objective) for objective in wanted])
-            study.set_user_attr(_SAMPLER, asdict(settings))
+            with one_write(storage):
+                study.set_metric_names([objective.name for objective in wanted])
+                study.set_user_attr(_FINGERPRINT, dict(fingerprint))
+                study.set_user_attr(_SETTINGS, settings_that_matter(config))
+                study.set_user_attr("exits", list(space.candidates))
+                study.set_user_attr("objectives", [asdict(objective) for objective in wanted])
+                study.set_user_attr(_SAMPLER, asdict(settings))
         else:
             _refuse_others(name, "fingerprint", attributes[_FINGERPRINT], fingerprint)
             _refuse_others(name, "search", attributes[_SETTINGS], settings_that_matter(config))

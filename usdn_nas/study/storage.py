@@ -8,12 +8,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import optuna
-from optuna.storages import BaseStorage, JournalStorage
+from optuna.storages import BaseStorage, RDBStorage
+from optuna.storages._cached_storage import _CachedStorage
 
 from usdn_nas.errors import UserError
-from usdn_nas.study.journal import Journal
+from usdn_nas.study.journal import StudyJournal
+from usdn_nas.study.transaction import one_transaction
 
-__all__ = ["open_storage", "quiet"]
+__all__ = ["one_write", "open_storage", "place_of", "quiet", "sync"]
 
 _JOURNALS = (".journal", ".log")
 
@@ -35,7 +37,45 @@ def _open_journal(path: Path) -> BaseStorage:
     path.parent.mkdir(parents=True, exist_ok=True)
     if not path.exists():  # looking at a study changes nothing, not even a date
         path.touch()
-    return JournalStorage(Journal(path))
+    return StudyJournal(path)
+
+
+def _database(storage: BaseStorage) -> RDBStorage | None:
+    backend = storage._backend if isinstance(storage, _CachedStorage) else storage
+    return backend if isinstance(backend, RDBStorage) else None
+
+
+@contextlib.contextmanager
+def one_write(storage: BaseStorage) -> Iterator[None]:
+    """What this thread changes of existing trials within is written when it ends: one append to a journal, one
+    transaction of a database; storages of other kinds write each change at once.
+
+    Raises:
+        UpdateFinishedTrialError: A trial among them is finished.
+    """
+    database = _database(storage)
+    if isinstance(storage, StudyJournal):
+        with storage.one_append():
+            yield
+    elif database is not None:
+        with one_transaction(database):
+            yield
+    else:
+        yield
+
+
+def place_of(storage: BaseStorage) -> Path | str | None:
+    """A journal's file, a database's URL; None of others."""
+    database = _database(storage)
+    if isinstance(storage, StudyJournal):
+        return storage.path
+    return database.url if database is not None else None
+
+
+def sync(storage: BaseStorage) -> None:
+    """Waits until what was written outlives a power cut; databases see to that themselves."""
+    if isinstance(storage, StudyJournal):
+        storage.sync()
 
 
 def open_storage(url: str | None, default: Path) -> BaseStorage:
