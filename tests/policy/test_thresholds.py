@@ -12,6 +12,7 @@ from usdn_nas.cost import ExitCosts
 from usdn_nas.errors import UserError
 from usdn_nas.policy import thresholds as module
 from usdn_nas.policy.apply import apply
+from usdn_nas.policy.combinations import best_combination, grid_problem
 from usdn_nas.policy.outputs import ExitOutputs
 from usdn_nas.policy.thresholds import FittedThresholds, fit_thresholds
 
@@ -40,23 +41,6 @@ def test_exact_fit_equals_enumeration(seed: int, exits: int) -> None:
         assert (got.accuracy, got.average_bops) == (best_accuracy, cheapest)
 
 
-@pytest.mark.parametrize("placed", range(1, 6))
-def test_best_combination_of_the_grid_is_found(placed: int) -> None:
-    outputs, costs = random_outputs(placed, placed + 1, 80)
-    problem = module._problem(outputs, costs, 4)
-    results = [apply(outputs, costs, chosen) for chosen in itertools.product(*(g.tolist() for g in problem.grids))]
-    truth = [(round(r.accuracy * 80), round(r.average_bops * 80)) for r in results]
-    weight = 30 / float(costs.cumulative[-1]) / 80
-    chosen, right, bops = module._best(problem, module._by_weight(weight))
-    value = max(right - weight * bops for right, bops in truth)
-    assert (right, bops) == min((t for t in truth if t[0] - weight * t[1] == value), key=lambda t: t[1])
-    result = apply(outputs, costs, problem.thresholds(chosen))
-    assert (round(result.accuracy * 80), round(result.average_bops * 80)) == (right, bops)
-    budget = float(costs.cumulative.mean() * 80)
-    chosen, right, bops = module._best(problem, module._by_budget(budget))
-    assert (right, bops) == max((t for t in truth if t[1] <= budget), key=lambda t: (t[0], -t[1]))
-
-
 @pytest.mark.parametrize("placed", range(1, 8))
 def test_says_whether_it_is_exact_and_is_never_worse_than_the_grid(
     placed: int, monkeypatch: pytest.MonkeyPatch
@@ -68,9 +52,9 @@ def test_says_whether_it_is_exact_and_is_never_worse_than_the_grid(
     assert fitted.quantiles == (5 if fitted.exact else 64)
     assert fitted.method.startswith("at least the best" if fitted.exact else "approximate")
     if fitted.exact:
-        problem = module._problem(outputs, costs, 5)
+        problem = grid_problem(outputs, costs, 5)
         weight = 0.5 / float(costs.cumulative[-1])
-        _, right, bops = module._best(problem, module._by_weight(weight))
+        _, right, bops = best_combination(problem, module._by_weight(weight))
         result = apply(outputs, costs, fitted.thresholds)
         assert result.accuracy - weight * result.average_bops >= (right - weight * bops) / 300 - 1e-12
 

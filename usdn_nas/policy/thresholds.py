@@ -1,19 +1,12 @@
 """Thresholds of their own for each placed exit, fitted on cached outputs.
 
 A threshold is taken from a grid: quantiles of the exit's own confidences. With few placed exits every combination is
-scored exactly. Let R_i[g_0, ..., g_{i-1}] be the sum of some weight over the samples that reach exit i, those that pass
-all exits before it. A sample that goes from exit i - 1 to exit i changes the number of right answers by its
-d_i = correct_i - correct_{i-1} and costs c_i - c_{i-1} more (for i = 0: correct_0 and c_0), so that over all samples
-
-    right answers = sum over exits i of R_i[weight d_i],    BOPs = sum over i of R_i[weight 1] (c_i - c_{i-1})
-
-and every R_i is a joint histogram of grid levels, summed along each of its axes. With more exits: coordinate ascent.
-Either result is then the start of a coordinate ascent on a finer grid, which holds it.
+scored (`combinations`), with more: coordinate ascent. Either result is then the start of a coordinate ascent on a finer
+grid, which holds it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,6 +14,7 @@ from numpy.typing import NDArray
 
 from usdn_nas.cost import ExitCosts
 from usdn_nas.errors import UserError
+from usdn_nas.policy.combinations import Counts, Pick, Problem, best_combination, grid_problem
 from usdn_nas.policy.exact import check_names
 from usdn_nas.policy.outputs import ExitOutputs
 
@@ -32,11 +26,6 @@ EXACT_EXITS = 5
 _LEVELS = {1: 256, 2: 256, 3: 128, 4: 64, 5: 32}
 _COORDINATE_LEVELS = 64
 _REFINED_LEVELS = 256
-_WHOLE = 2  # with more exits, one level of the first at a time: a table has at most 32^4 cells
-
-Counts = NDArray[np.int64]
-Pick = Callable[[Counts, Counts], int]
-"""Index of the best among totals (right answers, BOPs) over all samples, both (n,)."""
 
 
 @dataclass(frozen=True)
@@ -62,84 +51,7 @@ class FittedThresholds:
         )
 
 
-@dataclass(frozen=True)
-class _Problem:
-    """P placed exits: their grids, levels (P, N) = number of grid values <= confidence, (P + 1, N) correctness."""
-
-    grids: list[NDArray[np.float64]]
-    levels: Counts
-    correct: NDArray[np.bool_]
-    cumulative: Counts
-
-    def thresholds(self, chosen: tuple[int, ...]) -> tuple[float, ...]:
-        return tuple(float(grid[g]) for grid, g in zip(self.grids, chosen, strict=True))
-
-
-def _problem(outputs: ExitOutputs, costs: ExitCosts, count: int, more: Sequence[float] | None = None) -> _Problem:
-    """Grids of ``count`` quantiles, and of one threshold ``more`` for each exit."""
-    confidence = outputs.confidence[:-1].astype(np.float64)
-    grids = [np.unique(np.quantile(row, np.linspace(0, 1, count), method="higher")) for row in confidence]
-    if more is not None:
-        grids = [np.union1d(grid, extra) for grid, extra in zip(grids, more, strict=True)]
-    levels = [np.searchsorted(grid, row, side="right") for grid, row in zip(grids, confidence, strict=True)]
-    return _Problem(grids, np.array(levels, dtype=np.int64), outputs.correct, costs.cumulative)
-
-
-def _reaching(problem: _Problem, exit_: int, weight: NDArray[np.int8] | None) -> Counts:
-    """(G_0, ..., G_{exit_ - 1}): R of the module's docstring; ``weight`` (N,), None: 1 each."""
-    shape = tuple(len(grid) for grid in problem.grids[:exit_])
-    if not shape:
-        return np.array(problem.correct.shape[1] if weight is None else weight.sum(dtype=np.int64))
-    levels = problem.levels[:exit_]
-    some = (levels < np.array(shape)[:, None]).all(axis=0)  # the others pass some exit under none of its thresholds
-    flat = np.ravel_multi_index(tuple(levels[:, some]), shape)
-    table = np.bincount(flat, None if weight is None else weight[some], minlength=int(np.prod(shape)))
-    table = table.astype(np.int64).reshape(shape)  # sums of -1, 0 and 1 are exact in float64
-    for axis in range(exit_):
-        np.cumsum(table, axis=axis, out=table)
-    return table
-
-
-def _totals(problem: _Problem) -> tuple[Counts, Counts]:
-    """Right answers and BOPs of all combinations, (G_0, ..., G_{P-1}) each."""
-    placed = len(problem.grids)
-    right = np.zeros([len(grid) for grid in problem.grids], dtype=np.int64)
-    bops = np.zeros_like(right)
-    change = np.diff(problem.correct.astype(np.int8), axis=0, prepend=np.int8(0))
-    steps = np.diff(problem.cumulative, prepend=0)
-    for i in range(placed + 1):
-        pad = (...,) + (None,) * (placed - i)
-        right += _reaching(problem, i, change[i])[pad]
-        bops += (_reaching(problem, i, None) * steps[i])[pad]
-    return right, bops
-
-
-def _after(problem: _Problem, level: int) -> tuple[_Problem, int, int]:
-    """What the first exit, its threshold at grid value ``level``, leaves to the others; right answers, BOPs there."""
-    passes = problem.levels[0] <= level
-    rest = _Problem(problem.grids[1:], problem.levels[1:, passes], problem.correct[1:, passes], problem.cumulative[1:])
-    return rest, int(problem.correct[0, ~passes].sum()), int((~passes).sum()) * int(problem.cumulative[0])
-
-
-def _best(problem: _Problem, pick: Pick) -> tuple[tuple[int, ...], int, int]:
-    """The combination that ``pick`` prefers to all others, its right answers and its BOPs."""
-    if len(problem.grids) <= _WHOLE:
-        right, bops = _totals(problem)
-        best = pick(right.ravel(), bops.ravel())
-        chosen = tuple(int(g) for g in np.unravel_index(best, right.shape))
-        return chosen, int(right.flat[best]), int(bops.flat[best])
-    found = []
-    for level in range(len(problem.grids[0])):
-        rest, right_here, bops_here = _after(problem, level)
-        right, bops = _totals(rest)
-        right, bops = right.ravel() + right_here, bops.ravel() + bops_here
-        best = pick(right, bops)
-        chosen = tuple(int(g) for g in np.unravel_index(best, [len(grid) for grid in rest.grids]))
-        found.append(((level, *chosen), int(right[best]), int(bops[best])))
-    return found[pick(np.array([f[1] for f in found]), np.array([f[2] for f in found]))]
-
-
-def _curve(problem: _Problem, chosen: tuple[int, ...], k: int) -> tuple[Counts, Counts]:
+def _curve(problem: Problem, chosen: tuple[int, ...], k: int) -> tuple[Counts, Counts]:
     """Totals (right, BOPs) for every grid value of exit ``k``, the other exits as ``chosen``: (G_k,) each."""
     exits, samples = problem.correct.shape
     fires = np.ones((exits, samples), dtype=bool)
@@ -160,7 +72,7 @@ def _curve(problem: _Problem, chosen: tuple[int, ...], k: int) -> tuple[Counts, 
     return right.astype(np.int64), bops.astype(np.int64)
 
 
-def _ascend(problem: _Problem, start: tuple[int, ...], pick: Pick) -> tuple[tuple[int, ...], int, int]:
+def _ascend(problem: Problem, start: tuple[int, ...], pick: Pick) -> tuple[tuple[int, ...], int, int]:
     """Sets one exit's threshold after the other to its best until none moves. Returns choice, right, BOPs."""
     chosen, still, k = start, 0, 0
     right, bops = _curve(problem, chosen, 0)
@@ -176,7 +88,7 @@ def _ascend(problem: _Problem, start: tuple[int, ...], pick: Pick) -> tuple[tupl
     return chosen, *total
 
 
-def _fit_by_coordinates(problem: _Problem, pick: Pick, weights: NDArray[np.float64]) -> tuple[int, ...]:
+def _fit_by_coordinates(problem: Problem, pick: Pick, weights: NDArray[np.float64]) -> tuple[int, ...]:
     """Coordinate ascent on accuracy - weight x BOPs for each weight, polished with ``pick``, from several starts."""
     sizes = [len(grid) for grid in problem.grids]
     starts = [tuple(int(share * (size - 1)) for size in sizes) for share in (0.0, 0.5, 1.0)]
@@ -261,9 +173,9 @@ def fit_thresholds(
         pick = _by_weight(tr / reference_bops)
     exact = placed <= EXACT_EXITS
     quantiles = _LEVELS[placed] if exact else _COORDINATE_LEVELS
-    problem = _problem(outputs, costs, quantiles)
-    chosen = _best(problem, pick)[0] if exact else _fit_by_coordinates(problem, pick, weights)
+    problem = grid_problem(outputs, costs, quantiles)
+    chosen = best_combination(problem, pick)[0] if exact else _fit_by_coordinates(problem, pick, weights)
     coarse = problem.thresholds(chosen)
-    fine = _problem(outputs, costs, _REFINED_LEVELS, coarse)
+    fine = grid_problem(outputs, costs, _REFINED_LEVELS, coarse)
     start = tuple(int(np.searchsorted(grid, t)) for grid, t in zip(fine.grids, coarse, strict=True))
     return FittedThresholds(fine.thresholds(_ascend(fine, start, pick)[0]), exact, quantiles)
