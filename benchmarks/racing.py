@@ -238,6 +238,26 @@ def rows_of(entrants: Sequence[Entrant], options: argparse.Namespace) -> list[di
     ]
 
 
+def reasons(entrants: Sequence[Entrant], error: float) -> dict[str, float]:
+    """Medians over the configurations that lead nowhere, at the trade-off at which each is hardest to rule out.
+
+    ``images``: that a normal approximation needs to tell it from the leader, were there images without end.
+    """
+    values = np.array([e.values for e in entrants])
+    best = values.argmax(axis=0)
+    leading = np.array([entrants[int(k)].scores[row] for row, k in enumerate(best)])
+    found = []
+    for k in set(range(len(entrants))) - set(best.tolist()):
+        spread = (entrants[k].scores - leading).std(axis=1)
+        gap = values[best, np.arange(len(best))] - values[k]
+        needed = (NormalDist().inv_cdf(1 - error) * spread / np.maximum(gap, 1e-12)) ** 2
+        row = int(needed.argmax())
+        found.append((gap[row], spread[row], needed[row], bool((spread == 0).any())))
+    gap, spread, images, ties = zip(*found, strict=True)
+    medians = {key: float(np.median(x)) for key, x in (("gap", gap), ("spread", spread), ("images", images))}
+    return {**medians, "ties": float(np.mean(ties))}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, help="a run folder with a trained supernet and a study")
@@ -263,8 +283,10 @@ def main() -> None:
         entrant(context.space, bits, its, options.thresholds) for bits, its in zip(configurations, outputs, strict=True)
     ]
     rows = rows_of(entrants, options)
+    why = reasons(entrants, options.error / (len(options.looks) * len(TRADE_OFFS) * len(entrants)))
     if options.format == "json":
-        print(json.dumps({"settings": {k: str(v) for k, v in vars(options).items()}, "rows": rows}, indent=2))
+        settings = {key: str(value) for key, value in vars(options).items()}
+        print(json.dumps({"settings": settings, "rows": rows, "reasons": why}, indent=2))
         return
     for row in rows:
         print(
@@ -272,6 +294,11 @@ def main() -> None:
             f"{row['dropped']:4.0%} dropped  leaders lost {row['leaders_lost']:.1f} of {row['leaders']:.0f}  "
             f"members of the front lost {row['front_lost']:.1f} of {row['front']:.0f}"
         )
+    print(
+        f"half of those that lead nowhere are within {why['gap']:.4f} of a leader at some trade-off, with a standard "
+        f"deviation of {why['spread']:.2f} an image: {why['images']:,.0f} images to tell them apart; "
+        f"{why['ties']:.0%} equal a leader on every image at some trade-off"
+    )
 
 
 if __name__ == "__main__":
