@@ -1,9 +1,9 @@
 """The integer back end: layers whose input and weights are codes run in oneDNN's int8 operators, on CPUs.
 
-Activations are unsigned bytes, code - low, so that the code of 0 is the zero-point; weights are signed bytes; sums are
-exact. What follows a layer is done in the same pass: scale, bias, clamp and rounding to the next layer's bytes, or scale,
-bias and ReLU to float32. States stay float32, as everywhere; layers and steps that this does not fit run as in the float
-back end. The operators are torch's internals (its own compiler uses them), hence used only after a trial.
+Activations are unsigned bytes, code - low, so that the code of 0 is the zero-point; weights are signed bytes; sums
+are exact. What follows a layer is done in the same pass: scale, bias, clamp and rounding to the next layer's bytes, or
+scale, bias and ReLU to float32. States stay float32, as everywhere; layers and steps that this does not fit run as in
+the float back end. The operators are torch's internals (its own compiler uses them), hence used only after a trial.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ __all__ = ["compile_program", "unavailable"]
 _PAIR = 2**15 - 1
 """Processors without VNNI add products in pairs in 16 bits, and saturate: codes of 7 bits and weights of 8 fit."""
 _BLOCK = 64
+"""Channels that oneDNN packs together, at most."""
 
 
 def unavailable(device: torch.device) -> str | None:
@@ -162,7 +163,8 @@ class _Layer(FloatStep):
 
     def __init__(self, step: Layer, to_bytes: bool) -> None:
         assert step.source_grid is not None
-        self.step, self.to_bytes = step, to_bytes
+        self.step = replace(step, weight=step.weight.to("meta"))  # kept packed alone
+        self.to_bytes = to_bytes
         zero = -step.source_grid.low
         self.product = _Linear(step.weight, zero) if step.geometry is None else _Conv(step.weight, step.geometry, zero)
         self.ending: _Ending = (0, "relu" if step.tail.relu and step.add is None else "none", [])
@@ -201,9 +203,10 @@ def _sum(y: Tensor, other: Tensor, *, relu: bool) -> Tensor:
 
 
 def _packed_bytes(weight: Tensor) -> int:
-    """At most what oneDNN's blocks of 64 by 4 channels take, with a sum for each output channel beside them."""
-    out, inner = len(weight), weight.shape[1]
-    return (-(-out // _BLOCK) * _BLOCK) * (-(-inner // 4) * 4 * (weight[0, 0].numel()) + 4)
+    """At most what oneDNN's packed weights take: blocks of channels, and a sum for each output channel beside them."""
+    outputs, inputs = (-(-count // _BLOCK) * _BLOCK for count in weight.shape[:2])
+    inputs = 4 if weight.shape[1] == 1 else inputs
+    return outputs * (inputs * weight[0, 0].numel() + 4)
 
 
 @functools.cache
