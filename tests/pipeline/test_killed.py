@@ -100,12 +100,12 @@ def test_killed_again_and_again(folder: Path, tiny: Path, monkeypatch: pytest.Mo
     def work() -> None:
         with pytest.MonkeyPatch.context() as patch:
             # Strides that have nothing to do with a stage's length meet all kinds of places.
-            KillAt(17 + 7 * (kills % 4), hows[kills % 3]).install(patch)
+            KillAt(9 + 5 * (kills % 5), hows[kills % 3]).install(patch)
             go_on(folder)
 
     while killed(work):
         kills += 1
-        assert kills < 40
+        assert kills < 60
         ledger = json.loads((folder / "stages.json").read_text())["stages"]
         states |= {(key.split("/")[-1], record["status"]) for key, record in ledger.items()}
     assert kills >= 8
