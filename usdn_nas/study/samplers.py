@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import copy
 import warnings
+from bisect import bisect_left
 from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -121,9 +122,12 @@ class _OtherTrials(optuna.Study):
     """
 
     def __init__(self, study: optuna.Study, number: int, batch: int) -> None:
-        super().__init__(study.study_name, study._storage, study.sampler, study.pruner)
-        others = (t for t in study.get_trials(deepcopy=False) if t.number != number)
-        self.others = [_under_way(t) if t.number // batch == number // batch else t for t in others]
+        self.__setstate__(study.__getstate__())  # Study.__init__ asks the storage for what is known
+        trials = study.get_trials(deepcopy=False)  # by number
+        start = bisect_left(trials, number // batch * batch, key=_number)
+        end = bisect_left(trials, (number // batch + 1) * batch, key=_number)
+        mates = [_under_way(trial) for trial in trials[start:end] if trial.number != number]
+        self.others = trials[:start] + mates + trials[end:]
 
     def get_trials(self, deepcopy: bool = True, states: Container[TrialState] | None = None) -> list[FrozenTrial]:
         return self._get_trials(deepcopy, states)
@@ -133,6 +137,10 @@ class _OtherTrials(optuna.Study):
     ) -> list[FrozenTrial]:
         found = [t for t in self.others if states is None or t.state in states]
         return copy.deepcopy(found) if deepcopy else found
+
+
+def _number(trial: FrozenTrial) -> int:
+    return trial.number
 
 
 def _under_way(trial: FrozenTrial) -> FrozenTrial:
@@ -160,7 +168,8 @@ class SeededSampler(BaseSampler):
         self._distributions = distributions(space, config)
         self._distinct = config.exits == "exact"
         self._ladder = [] if settings.name == "brute" else [params_of(space, bits) for bits in space.ladder()]
-        self._keys: dict[int, Indices] = {}
+        self._done: set[Indices] = set()
+        self._settled = 0
 
     @property
     def enumerates(self) -> bool:
@@ -226,13 +235,14 @@ class SeededSampler(BaseSampler):
         return params
 
     def _seen(self, trials: Sequence[FrozenTrial]) -> set[Indices]:
-        """Bits of the trials that are done or under way."""
-        seen = set()
-        for trial in trials:
-            if trial.state in (TrialState.FAIL, TrialState.PRUNED):
-                continue
-            if trial.number not in self._keys and (key := indices_of(self._space, trial.params)) is not None:
-                self._keys[trial.number] = key
-            if trial.number in self._keys:
-                seen.add(self._keys[trial.number])
-        return seen
+        """Bits of the trials that are done or under way. Those at the front that are finished are looked at once."""
+        while self._settled < len(trials) and trials[self._settled].state.is_finished():
+            self._done |= self._bits_of(trials[self._settled])
+            self._settled += 1
+        return self._done.union(*map(self._bits_of, trials[self._settled :]))
+
+    def _bits_of(self, trial: FrozenTrial) -> set[Indices]:
+        if trial.state in (TrialState.FAIL, TrialState.PRUNED):
+            return set()
+        key = indices_of(self._space, trial.params)
+        return set() if key is None else {key}
