@@ -42,7 +42,7 @@ def layer(name: str, w: int, a: int, low: int, seed: int = 0) -> Layer:
     """A layer from slot 1 to slot 2 that gives its sums of products, weights at both ends among them."""
     generator = torch.Generator().manual_seed(seed)
     if name == "linear":
-        shape, geometry = (10, 48), None
+        shape, geometry = (100, 96), None
     else:
         inputs, outputs, kernel, *_, groups = CONVS[name]
         shape, geometry = (outputs, inputs // groups, *kernel), Geometry(*CONVS[name][3:])
@@ -147,8 +147,8 @@ class TestExactness:
 
     def test_long_sums_are_left_to_floating_point(self) -> None:
         step = layer("linear", 8, 7, 0)
-        assert in_bytes(program(replace(step, weight=step.weight.repeat(1, 1000)), first=step)) == 1
-        assert in_bytes(program(replace(step, weight=step.weight.repeat(1, 4000)), first=step)) == 0
+        assert in_bytes(program(replace(step, weight=step.weight.repeat(1, 500)), first=step)) == 1
+        assert in_bytes(program(replace(step, weight=step.weight.repeat(1, 2000)), first=step)) == 0
 
 
 @needs_int8
@@ -253,6 +253,10 @@ class TestWhatIsLeftToFloat:
         pooled = Call(Slot(2), F.adaptive_avg_pool2d, (Slot(1), 1))
         step = replace(step, add=Slot(2), weight=step.weight[:16], scale=step.scale[:16])
         self.check(program(pooled, step, first=step), values_for(step))
+
+    def test_small_linear_layers(self) -> None:
+        step = layer("linear", 4, 4, 0)
+        self.check(program(replace(step, weight=step.weight[:9], scale=step.scale[:9]), first=step), values_for(step))
 
     def test_float64(self) -> None:
         step = layer("3x3", 4, 4, 0)

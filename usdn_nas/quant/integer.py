@@ -25,6 +25,8 @@ __all__ = ["compile_program", "unavailable"]
 
 _PAIR = 2**15 - 1
 """Processors without VNNI add products in pairs in 16 bits, and saturate: codes of 7 bits and weights of 8 fit."""
+_LARGE_LINEAR = 2**13
+"""Weights of a linear layer below which a call of the operator takes longer than the layer in floating point."""
 _BLOCK = 64
 """Channels that oneDNN packs together, at most."""
 
@@ -58,8 +60,10 @@ def _bytes(program: Program) -> set[Slot]:
 
 
 def _takes(step: Layer) -> bool:
-    """Whether int8 operators compute ``step`` exactly."""
+    """Whether int8 operators compute ``step`` exactly, and are worth calling."""
     if step.source_grid is None or not step.weight_codes:
+        return False
+    if step.geometry is None and step.weight.numel() < _LARGE_LINEAR:
         return False
     span = step.source_grid.high - step.source_grid.low
     low, high = (int(bound) for bound in step.weight.aminmax())
@@ -126,7 +130,7 @@ class _Conv:
                 self.weight, ones, 1.0, self.zero, *self.geometry, list(x.shape)
             )
         zero, post, bounds = ending
-        return torch.ops.onednn.qconv2d_pointwise(
+        return torch.ops.onednn.qconv2d_pointwise.default(
             x, 1.0, self.zero, self.weight, scale, self.zeros, bias, *self.geometry, 1.0, zero, dtype, post, bounds, ""
         )
 
@@ -144,7 +148,7 @@ class _Linear:
             self.packed = True
             self.weight = torch.ops.onednn.qlinear_prepack(self.weight, list(x.shape))
         zero, post, bounds = ending
-        return torch.ops.onednn.qlinear_pointwise(
+        return torch.ops.onednn.qlinear_pointwise.default(
             x, 1.0, self.zero, self.weight, scale, self.zeros, bias, 1.0, zero, dtype, post, bounds, ""
         )
 
