@@ -43,19 +43,19 @@ def divide(memory_bytes: int, compiler: PartCompiler, images: int, samples: int)
         UserError: It is too little to run one configuration.
     """
     each = sum(compiler.state_bytes) + compiler.work_bytes
+    # While a part is compiled, its codes, and one layer in double precision and as it becomes, are alive beside it.
+    making = 5 * max(compiler.weight_bytes)
     outputs = 3 * len(compiler.supernet.chain.heads) * samples * OUTPUT_BYTES
-    part = compiler.largest_bytes
-    needed = 2 * each + 4 * max(outputs, 7 * part)
-    if memory_bytes < needed:
+    rest = 4 * max(outputs, sum(compiler.weight_bytes) + making)
+    if memory_bytes < 2 * each + rest:
         raise UserError(
             f"{memory_bytes / 1e9:.3g} GB are too little for one configuration",
             where="search.memory_gb",
-            remedy=f"give {needed / 1e9:.3g} or more",
+            remedy=f"give {(2 * each + rest) / 1e9:.3g} or more",
         )
-    images = max(1, min(images, memory_bytes // 2 // each, (memory_bytes - 4 * max(outputs, 7 * part)) // each))
+    images = max(1, min(images, memory_bytes // 2 // each, (memory_bytes - rest) // each))
     rest = memory_bytes - images * each
-    # While a part is compiled, its codes, and one layer in double precision and as it becomes, are alive beside it.
-    return Budget(images, rest // 4, rest // 4 - 5 * part, rest // 2)
+    return Budget(images, rest // 4, rest // 4 - making, rest // 2)
 
 
 def kept_batches(budget: Budget, compiler: PartCompiler, samples: int) -> list[int]:

@@ -121,10 +121,10 @@ class PartCompiler:
         return compile_program(program, self.options).peak(state)
 
     @property
-    def largest_bytes(self) -> int:
-        """Most that the weights of one part take."""
+    def weight_bytes(self) -> tuple[int, ...]:
+        """Of the layers of each segment, then each head."""
         size = {name: layer.layer.weight.nbytes for name, layer in self.supernet.layers.items()}
-        return max(sum(size[name] for name in part.layers) for part in (*self._segments, *self._heads))
+        return tuple(sum(size[name] for name in part.layers) for part in (*self._segments, *self._heads))
 
     @property
     def traced(self) -> tuple[bool, ...]:
