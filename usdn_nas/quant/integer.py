@@ -27,8 +27,6 @@ _PAIR = 2**15 - 1
 """Processors without VNNI add products in pairs in 16 bits, and saturate: codes of 7 bits and weights of 8 fit."""
 _LARGE_LINEAR = 2**13
 """Weights of a linear layer below which a call of the operator takes longer than the layer in floating point."""
-_BLOCK = 64
-"""Channels that oneDNN packs together, at most."""
 
 
 def unavailable(device: torch.device) -> str | None:
@@ -208,9 +206,15 @@ def _sum(y: Tensor, other: Tensor, *, relu: bool) -> Tensor:
 
 def _packed_bytes(weight: Tensor) -> int:
     """At most what oneDNN's packed weights take: blocks of channels, and a sum for each output channel beside them."""
-    outputs, inputs = (-(-count // _BLOCK) * _BLOCK for count in weight.shape[:2])
-    inputs = 4 if weight.shape[1] == 1 else inputs
+    outputs, inputs = weight.shape[:2]
+    fine = weight.ndim == 4  # convolutions of few channels have smaller blocks
+    outputs = _round_up(outputs, 64 if outputs > 32 or not fine else 32 if outputs > 16 else 16)
+    inputs = _round_up(inputs, 64 if inputs > 32 or not fine else 4)
     return outputs * (inputs * weight[0, 0].numel() + 4)
+
+
+def _round_up(count: int, block: int) -> int:
+    return -(-count // block) * block
 
 
 @functools.cache
