@@ -52,7 +52,7 @@ qat = { epochs = 2, batch_size = 50, lr = 0.05, max_steps = 6 }
 
 [search]
 configurations = 6
-batch = 4
+batch = 3
 thresholds = 16
 tr = 0.3
 

@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
 
 from usdn_nas.cli.common import OutOption, QuietOption, SetOption, StudyArgument, command, open_study_or_run, stdout
+
+if TYPE_CHECKING:
+    from usdn_nas.pipeline.context import Context
 
 __all__ = ["pretrain", "report", "run_until", "search", "supernet"]
 
 
 def run_until(stage: str, study: str, set_: list[str] | None, out: Path | None, quiet: bool) -> None:
     """Runs what is missing up to ``stage`` and says where its files are."""
+    _run_until(stage, open_study_or_run(study, set_, out, quiet))
+
+
+def _run_until(stage: str, context: Context) -> None:
     from usdn_nas.pipeline.ledger import locked
     from usdn_nas.pipeline.stages import Pipeline
 
-    context = open_study_or_run(study, set_, out, quiet)
     Pipeline(context).check()
     with locked(context.folder):
         Pipeline(context).run(until=stage)
@@ -45,18 +55,51 @@ def supernet(study: StudyArgument, set_: SetOption = None, out: OutOption = None
 
 
 @command
-def search(study: StudyArgument, set_: SetOption = None, out: OutOption = None, quiet: QuietOption = False) -> None:
+def search(
+    study: StudyArgument,
+    set_: SetOption = None,
+    out: OutOption = None,
+    workers: Annotated[
+        int | None,
+        typer.Option("--workers", metavar="N", help="Processes that share the study; the same as search.workers."),
+    ] = None,
+    exhaustive: Annotated[
+        bool, typer.Option("--exhaustive", help="Runs every bit configuration: the true front of the supernet.")
+    ] = False,
+    quiet: QuietOption = False,
+) -> None:
     """Searches bits and exits in the supernet through Optuna (after supernet). More configurations extend a study.
+
+    Workers on other machines join by the same command where search.storage is a database that all of them reach.
 
     Examples:
 
         usdn-nas search digits
 
-        usdn-nas search digits --set search.configurations=512
+        usdn-nas search digits --set search.configurations=512 --workers 2
+
+        usdn-nas search digits --exhaustive --out runs/all
 
         usdn-nas search digits --set search.storage=sqlite:///study.db --set search.sampler=tpe
     """
-    run_until("search", study, set_, out, quiet)
+    overrides = [*(set_ or ()), *(() if workers is None else (f"search.workers={workers}",))]
+    context = open_study_or_run(study, overrides, out, quiet)
+    _run_until("search", _exhaustive(context) if exhaustive else context)
+
+
+def _exhaustive(context: Context) -> Context:
+    """The same study with the sampler ``brute`` and all bit configurations.
+
+    Raises:
+        UserError: The study that is there was started with another sampler.
+    """
+    from usdn_nas.pipeline.study import check_start
+
+    changes = {"sampler": "brute", "configurations": context.space.bit_configurations}
+    settings = context.study.search.model_copy(update=changes)
+    context = dataclasses.replace(context, study=context.study.model_copy(update={"search": settings}))
+    check_start(context)
+    return context
 
 
 @command

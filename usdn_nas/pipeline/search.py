@@ -1,4 +1,4 @@
-"""The stages between supernet and retraining: the study, the choice of a point, thresholds refitted to it."""
+"""The stages between search and retraining: the choice of a point, thresholds refitted to it."""
 
 from __future__ import annotations
 
@@ -13,81 +13,14 @@ from usdn_nas.export.document import ArchitectureFile, Objective, write_architec
 from usdn_nas.networks.chain import MultiExitNetwork
 from usdn_nas.networks.weights import load_weights
 from usdn_nas.pipeline.context import Context
+from usdn_nas.pipeline.study import read
 from usdn_nas.policy.apply import PolicyResult, apply
 from usdn_nas.policy.outputs import ExitOutputs
 from usdn_nas.policy.thresholds import fit_thresholds
 from usdn_nas.quant.supernet import Supernet, materialize
-from usdn_nas.study.points import FrontPoint, best_point, completed, find_point, front_points, select
-from usdn_nas.study.samplers import goal
-from usdn_nas.study.search import TrialSummary, one_by_one, run_search
-from usdn_nas.study.session import Study, open_study, read_study
-from usdn_nas.study.storage import open_storage
-from usdn_nas.study.tables import write_tables
+from usdn_nas.study.points import FrontPoint, best_point, find_point, front_points, select
 
-__all__ = ["check_storage", "choose", "export", "export_front", "load_retrained", "objective_of", "refit", "search"]
-
-
-def _journal(context: Context) -> Path:
-    return context.folder / "search" / "study.journal"
-
-
-def _read(context: Context) -> Study:
-    return read_study(context.study.search, storage_path=_journal(context), name=context.name)
-
-
-def check_storage(context: Context) -> None:
-    """Finds a storage that cannot be opened before hours of training.
-
-    Raises:
-        UserError: It cannot.
-    """
-    url = context.study.search.storage
-    if url is not None:
-        open_storage(url, _journal(context))
-
-
-def search(context: Context, inputs: dict[str, Any]) -> None:
-    """Runs the study up to its number of configurations and writes its tables.
-
-    Args:
-        inputs: Of the stage; its digests are the study's fingerprint, so that a worker that differs is refused.
-    """
-    settings, space = context.study.search, context.space
-    study = open_study(
-        space,
-        settings,
-        seed=context.study.seed,
-        storage_path=_journal(context),
-        fingerprint={key: value for key, value in inputs.items() if isinstance(value, str)},
-        name=context.name,
-    )
-    evaluator = SupernetEvaluator(context.supernet(), context.search_batches)
-    wanted = goal(space, settings)
-    done = completed(study)
-    with context.reporter.task("search", wanted, min(done, wanted)) as task:
-        best = _Best(context)
-
-        def on_trial(trial: TrialSummary) -> None:
-            task.advance(best.note(trial))
-
-        run_search(study, space, settings, one_by_one(evaluator), on_trial=on_trial)
-    write_tables(study, space, context.folder / "search")
-
-
-class _Best:
-    """The best accuracy - tr x relative BOPs that this session has seen, for the progress bar."""
-
-    def __init__(self, context: Context) -> None:
-        self.tr = context.study.search.tr
-        self.reference = reference_bops(context.space)
-        self.found: tuple[float, TrialSummary] | None = None
-
-    def note(self, trial: TrialSummary) -> str:
-        value = trial.accuracy - self.tr * trial.bops / self.reference
-        if self.found is None or value > self.found[0]:
-            self.found = (value, trial)
-        best = self.found[1]
-        return f"best {best.accuracy:.3f} at {best.bops / self.reference:.2f} of the reference (trial {best.number})"
+__all__ = ["choose", "export", "export_front", "load_retrained", "objective_of", "refit"]
 
 
 def selection_metrics(result: PolicyResult, names: Sequence[str], reference: int, n: int) -> dict[str, Any]:
@@ -128,7 +61,7 @@ def choose(
     Raises:
         UserError: Nothing fits.
     """
-    study, space, reference = _read(context), context.space, reference_bops(context.space)
+    study, space, reference = read(context), context.space, reference_bops(context.space)
     if trial is not None:
         return find_point(study, space, trial)
     points = front_points(study, space)
@@ -185,7 +118,7 @@ def export_front(context: Context, folder: Path) -> list[Path]:
     """Writes every point of the front as ``<trial.policy>.json``; returns the files."""
     evaluator = SupernetEvaluator(context.supernet(), context.search_batches)
     paths = []
-    for point in front_points(_read(context), context.space):
+    for point in front_points(read(context), context.space):
         paths.append(folder / f"{point.name}.json")
         objective = Objective(mode="budget", budget_bops=point.bops)
         _write(context, paths[-1], point, objective, evaluator(point.bits))

@@ -16,6 +16,7 @@ from usdn_nas.architecture import Architecture
 from usdn_nas.errors import UserError
 from usdn_nas.export.document import ArchitectureFile, read_architecture
 from usdn_nas.pipeline import search as searching
+from usdn_nas.pipeline import study as study_stage
 from usdn_nas.pipeline import train
 from usdn_nas.pipeline.context import Context
 from usdn_nas.pipeline.evaluate import evaluate, write_all_figures
@@ -103,7 +104,7 @@ class Pipeline:
         settings = self.context.study.search
         inputs = {
             **self._space,
-            "search": {**settings_that_matter(settings), "sampler": settings.sampler},
+            "search": {**settings_that_matter(settings), "sampler": self._sampler},
             "supernet weights": self._weights("supernet"),
         }
         outputs = ("search/front.csv", "search/trials.csv")
@@ -111,9 +112,18 @@ class Pipeline:
             "search",
             inputs,
             outputs,
-            lambda stage: searching.search(self.context, stage.inputs),
+            lambda stage: study_stage.search(self.context, stage.inputs),
             goal(self.context.space, settings),
         )
+
+    @property
+    def _sampler(self) -> str:
+        """Of the search; ``auto`` is content with an enumeration that has been finished."""
+        wanted, record = self.context.study.search.sampler, self.ledger.records.get("search")
+        if wanted != "auto" or record is None or record["status"] != "done":
+            return wanted
+        enumerated = record["inputs"]["search"]["sampler"] == "brute"
+        return "brute" if enumerated and record["extent"] >= self.context.space.bit_configurations else wanted
 
     def export(self) -> Stage:
         """``export/architecture.json``: the point that the study's ``[export]`` picks."""
@@ -261,7 +271,7 @@ class Pipeline:
         if settings.exits == "exact" and len(self.context.space.candidates) > MAX_CANDIDATES:
             raise too_many_candidates(len(self.context.space.candidates))
         if not (self.ledger.is_done(self.search()) and self.ledger.is_done(self.export())):
-            searching.check_storage(self.context)
+            study_stage.check_search(self.context)
 
     def run(self, until: str = "report", *, repick: bool = False) -> bool:
         """All stages in order, up to and including ``until`` (one of `STAGES`).

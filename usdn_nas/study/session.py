@@ -16,7 +16,7 @@ from usdn_nas.study.objectives import objectives
 from usdn_nas.study.samplers import SamplerSettings, SeededSampler, goal, sampler_settings
 from usdn_nas.study.storage import one_write, open_storage, quiet
 
-__all__ = ["Study", "open_study", "planned", "read_study", "settings_that_matter"]
+__all__ = ["Study", "open_study", "planned", "read_study", "settings_that_matter", "stored_sampler"]
 
 Study = optuna.Study
 """For the annotations of those who do not import Optuna."""
@@ -115,11 +115,17 @@ def open_study(
     return study
 
 
-def read_study(config: SearchConfig, *, storage_path: Path, name: str) -> optuna.Study:
+def read_study(
+    config: SearchConfig, *, storage_path: Path, name: str, fingerprint: Mapping[str, str] | None = None
+) -> optuna.Study:
     """Opens a study that exists, to look at what it has found.
 
+    Args:
+        config, storage_path, name: As in `open_study`.
+        fingerprint: What its figures must depend on; None: whatever they do.
+
     Raises:
-        UserError: There is none.
+        UserError: There is none, or it was made with another fingerprint.
     """
     name = config.study_name or name
     if config.storage is None and not Path(storage_path).is_file():
@@ -127,10 +133,23 @@ def read_study(config: SearchConfig, *, storage_path: Path, name: str) -> optuna
     storage = open_storage(config.storage, storage_path)
     with quiet():
         try:
-            return optuna.load_study(study_name=name, storage=storage, pruner=optuna.pruners.NopPruner())
+            study = optuna.load_study(study_name=name, storage=storage, pruner=optuna.pruners.NopPruner())
         except KeyError:
             known = [study.study_name for study in storage.get_all_studies()]
             raise UserError(f"no study '{name}' in this storage", remedy=nearest(name, known or ["none"])) from None
+    if fingerprint is not None:
+        _refuse_others(name, "fingerprint", study.user_attrs.get(_FINGERPRINT, {}), fingerprint)
+    return study
+
+
+def stored_sampler(config: SearchConfig, *, storage_path: Path, name: str) -> str | None:
+    """Name of the sampler that the study there was started with; None where there is no study."""
+    name = config.study_name or name
+    if config.storage is None and not Path(storage_path).is_file():
+        return None
+    storage = open_storage(config.storage, storage_path)
+    found = [study for study in storage.get_all_studies() if study.study_name == name]
+    return found[0].user_attrs.get(_SAMPLER, {}).get("name") if found else None
 
 
 def planned(space: SearchSpace, config: SearchConfig) -> tuple[str, int]:
