@@ -266,7 +266,7 @@ def main() -> None:
     parser.add_argument("--batches", type=int, nargs="+", default=[16, 32, 64, 128])
     shares = [0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9]
     parser.add_argument("--looks", type=float, nargs="+", default=shares, help="shares of the images")
-    parser.add_argument("--orders", type=int, default=5, help="random orders of the images")
+    parser.add_argument("--orders", type=int, default=2, help="random orders of the images")
     parser.add_argument("--error", type=float, default=0.01)
     parser.add_argument("--margin", type=float, default=0.0, help="of V, that a dropped configuration may be ahead")
     parser.add_argument("--thresholds", type=int, default=64)
