@@ -216,6 +216,22 @@ class SearchSpace:
         """Number of bit configurations times placements of exits (thresholds not counted)."""
         return self.bit_configurations * 2 ** len(self.candidates)
 
+    @cached_property
+    def prefixes(self) -> tuple[int, ...]:
+        """Distinct beginnings of bit configurations up to each segment, from the first segment with a choice on.
+
+        Their sum is the number of segment runs that an enumeration in prefix order needs, heads not counted.
+        """
+        count, counts = 1, []
+        known: set[str] = set()
+        for segment in self.chain.segments:
+            here = {self.group_of[layer.name] for layer in segment.layers if layer.name in self.group_of} - known
+            count *= math.prod(len(group.choices) for group in self.groups if group.name in here)
+            known |= here
+            if known:
+                counts.append(count)
+        return tuple(counts)
+
     def layer_bits(self, bits: Mapping[str, Bits]) -> dict[str, Bits]:
         """Layer name -> (W, A) for every layer of the chain, heads included.
 

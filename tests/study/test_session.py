@@ -26,7 +26,7 @@ def test_a_worker_that_differs_is_refused(tmp_path: Path) -> None:
         opened(config(mode="scalar"), tmp_path)
     with pytest.raises(UserError, match=r"another search\.thresholds: 8, here it is 9"):
         opened(config(thresholds=9), tmp_path)
-    with pytest.raises(UserError, match=r"another search\.sampler: 'nsga2', here it is 'gp'"):
+    with pytest.raises(UserError, match=r"another search\.sampler: 'surrogate', here it is 'gp'"):
         opened(config(sampler="gp"), tmp_path)
     with pytest.raises(UserError, match=r"another study\.seed: 0, here it is 3"):
         opened(config(), tmp_path, seed=3)
@@ -76,12 +76,12 @@ def test_reading_what_is_not_there(tmp_path: Path) -> None:
 
 
 def test_a_torn_line_is_cut_on_opening(tmp_path: Path) -> None:
-    whole, _ = searched(config(), tmp_path / "whole")
-    searched(config(configurations=7), tmp_path)
+    whole, _ = searched(config(sampler="nsga2"), tmp_path / "whole")
+    searched(config(sampler="nsga2", configurations=7), tmp_path)
     journal = tmp_path / "study.journal"
     sound = journal.read_bytes()
     journal.write_bytes(sound + b'{"op_code":5,"worker_id":"')
-    study, _ = searched(config(), tmp_path)
+    study, _ = searched(config(sampler="nsga2"), tmp_path)
     assert content(study) == content(whole)
     assert journal.read_bytes().startswith(sound + b"{")
     journal.write_bytes(b'{"op_code":0')  # nothing but a torn line
@@ -131,5 +131,5 @@ def test_what_the_study_says_of_itself(tmp_path: Path) -> None:
     study, _ = searched(config(configurations=2), tmp_path)
     attributes: dict[str, Any] = study.user_attrs
     assert attributes["fingerprint"] == FINGERPRINT
-    assert attributes["sampler"] == {"name": "nsga2", "seed": 0, "population": 8}
+    assert attributes["sampler"] == {"name": "surrogate", "seed": 0, "population": 8, "initial": 4}
     assert study.metric_names == ["accuracy", "bops"]

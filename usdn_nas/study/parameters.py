@@ -30,6 +30,7 @@ __all__ = [
     "distributions",
     "exits_of",
     "indices_of",
+    "parameter_sizes",
     "params_of",
     "suggest",
     "unseen",
@@ -47,7 +48,7 @@ Indices = tuple[int, ...]
 """A bit configuration as the values of its integer parameters, in the order of `distributions`."""
 
 
-def _bit_parameters(space: SearchSpace) -> dict[str, int]:
+def parameter_sizes(space: SearchSpace) -> dict[str, int]:
     """Name -> number of values, of the integer parameters."""
     sizes: dict[str, int] = {}
     for group in space.groups:
@@ -62,7 +63,7 @@ def _bit_parameters(space: SearchSpace) -> dict[str, int]:
 def distributions(space: SearchSpace, config: SearchConfig) -> dict[str, BaseDistribution]:
     """All parameters of a trial, in order."""
     found: dict[str, BaseDistribution] = {
-        name: IntDistribution(0, size - 1) for name, size in _bit_parameters(space).items()
+        name: IntDistribution(0, size - 1) for name, size in parameter_sizes(space).items()
     }
     if config.exits == "sampled":
         found |= {f"exit.{name}": CategoricalDistribution((False, True)) for name in space.candidates}
@@ -117,14 +118,14 @@ def exits_of(space: SearchSpace, params: Mapping[str, Any]) -> tuple[str, ...]:
 
 def indices_of(space: SearchSpace, params: Mapping[str, Any]) -> Indices | None:
     """The bit configuration of ``params`` as a key; None where a parameter is still missing."""
-    found = [params.get(name) for name in _bit_parameters(space)]
+    found = [params.get(name) for name in parameter_sizes(space)]
     return None if any(index is None for index in found) else tuple(int(index) for index in found if index is not None)
 
 
 def configuration(space: SearchSpace, number: int) -> dict[str, int]:
     """Integer parameters of bit configuration ``number`` in prefix order: the last group changes fastest."""
     params = {}
-    for name, size in reversed(_bit_parameters(space).items()):
+    for name, size in reversed(parameter_sizes(space).items()):
         number, params[name] = divmod(number, size)
     return params
 
@@ -136,7 +137,7 @@ def unseen(
 
     Where all configurations are among ``seen``, ``params`` as they are.
     """
-    sizes = _bit_parameters(space)
+    sizes = parameter_sizes(space)
     names = [name for name, size in sizes.items() if size > 1]
     if len(seen) >= space.bit_configurations or not names:
         return dict(params)

@@ -34,9 +34,18 @@ from optuna.trial import FrozenTrial, TrialState
 from usdn_nas.config import SearchConfig
 from usdn_nas.errors import UserError
 from usdn_nas.space import SearchSpace
-from usdn_nas.study.parameters import Indices, configuration, distributions, indices_of, params_of, unseen
+from usdn_nas.study.parameters import (
+    Indices,
+    configuration,
+    distributions,
+    indices_of,
+    parameter_sizes,
+    params_of,
+    unseen,
+)
+from usdn_nas.study.proposals import Proposals, Seen, initial_design
 
-__all__ = ["BRUTE_LIMIT", "SamplerSettings", "SeededSampler", "goal", "sampler_settings"]
+__all__ = ["BRUTE_LIMIT", "SamplerSettings", "SeededSampler", "affordable", "goal", "sampler_settings"]
 
 BRUTE_LIMIT = 200_000
 """Most bit configurations that ``brute`` enumerates."""
@@ -50,54 +59,70 @@ class SamplerSettings:
         name: A sampler's name, ``auto`` resolved.
         seed: The study's seed.
         population: Population size of ``nsga2`` and ``nsga3``.
+        initial: Trials of ``surrogate`` that are given beforehand: the ladder, then sensitivities.
     """
 
     name: str
     seed: int
     population: int
+    initial: int = 0
 
 
 def sampler_settings(space: SearchSpace, config: SearchConfig, seed: int) -> SamplerSettings:
-    """Resolves ``auto`` and the population size.
+    """Resolves ``auto``, the population size and the number of trials given beforehand.
 
-    ``auto`` is ``brute`` where ``configurations`` covers all bit configurations (and exits are solved exactly),
-    else ``nsga2`` in mode ``pareto`` and ``tpe`` in the others. The population is a sixth of ``configurations``,
-    at least 8 and at most 50 (Optuna's default), so that a search has about six generations.
+    ``auto`` is ``brute`` where that is `affordable`, else ``surrogate``; with sampled exits ``nsga2`` in mode
+    ``pareto`` and ``tpe`` in the others. The population is a sixth of ``configurations``, at least 8 and at most 50
+    (Optuna's default), so that a search has about six generations. A third of ``configurations`` at most is given
+    beforehand, the ladder at least.
 
     Raises:
-        UserError: ``brute`` with more than `BRUTE_LIMIT` bit configurations, or with sampled exits.
+        UserError: ``brute`` with more than `BRUTE_LIMIT` bit configurations, ``brute`` or ``surrogate`` with sampled
+            exits.
     """
     name: str = config.sampler
     count = space.bit_configurations
     if name == "auto":
-        if config.exits == "exact" and count <= min(config.configurations, BRUTE_LIMIT):
-            name = "brute"
+        if config.exits == "exact":
+            name = "brute" if affordable(space, config) else "surrogate"
         else:
             name = "nsga2" if config.mode == "pareto" else "tpe"
-    if name == "brute":
-        if count > BRUTE_LIMIT:
-            raise UserError(
-                f"brute enumerates at most {BRUTE_LIMIT:,} bit configurations, this space has {count:,}",
-                where="search.sampler",
-                remedy="take another sampler, or fewer groups or choices",
-            )
-        if config.exits == "sampled":
-            raise UserError(
-                "brute enumerates bit configurations and cannot enumerate sampled exits",
-                where="search.sampler",
-                remedy='set search.exits = "exact"',
-            )
-    return SamplerSettings(name, seed, min(max(config.configurations // 6, 8), 50))
+    if name == "brute" and count > BRUTE_LIMIT:
+        raise UserError(
+            f"brute enumerates at most {BRUTE_LIMIT:,} bit configurations, this space has {count:,}",
+            where="search.sampler",
+            remedy="take another sampler, or fewer groups or choices",
+        )
+    if name in ("brute", "surrogate") and config.exits == "sampled":
+        does = "enumerates bit configurations" if name == "brute" else "learns what a configuration's best exits reach"
+        raise UserError(
+            f"{name} {does} and cannot take sampled exits",
+            where="search.sampler",
+            remedy='set search.exits = "exact"',
+        )
+    ladder = len(space.ladder())
+    given = min(ladder + len(initial_design(space)), max(config.configurations // 3, ladder))
+    return SamplerSettings(name, seed, min(max(config.configurations // 6, 8), 50), given)
+
+
+def affordable(space: SearchSpace, config: SearchConfig) -> bool:
+    """Whether ``auto`` enumerates: in prefix order, that runs no more segments than ``configurations`` one by one."""
+    count = space.bit_configurations
+    if config.exits != "exact" or count > BRUTE_LIMIT:
+        return False
+    return count <= config.configurations or sum(space.prefixes) <= config.configurations * len(space.prefixes)
 
 
 def goal(space: SearchSpace, config: SearchConfig) -> int:
     """Number of trials to complete: ``configurations``, at most as many as there are where exits are solved exactly.
 
-    A configuration run again brings nothing new there, so none is.
+    A configuration run again brings nothing new there, so none is. Where ``auto`` finds enumeration `affordable`, all.
     """
-    if config.exits == "exact":
-        return min(config.configurations, space.bit_configurations)
-    return config.configurations
+    if config.exits != "exact":
+        return config.configurations
+    if config.sampler == "auto" and affordable(space, config):
+        return space.bit_configurations
+    return min(config.configurations, space.bit_configurations)
 
 
 def _build(settings: SamplerSettings, seed: int) -> BaseSampler:
@@ -170,6 +195,9 @@ class SeededSampler(BaseSampler):
         self._ladder = [] if settings.name == "brute" else [params_of(space, bits) for bits in space.ladder()]
         self._done: set[Indices] = set()
         self._settled = 0
+        self._proposals = Proposals(space, config, settings.seed) if settings.name == "surrogate" else None
+        self._design = [dict(zip(parameter_sizes(space), codes, strict=True)) for codes in initial_design(space)]
+        self._values: dict[int, Seen] = {}
 
     @property
     def enumerates(self) -> bool:
@@ -185,7 +213,7 @@ class SeededSampler(BaseSampler):
     ) -> dict[str, Any]:
         """A value for every parameter."""
         others = _OtherTrials(study, trial.number, self._batch)
-        params = self._inner_proposal(others, trial)
+        params = self._informed(others, trial) or self._inner_proposal(others, trial)
         if trial.number < len(self._ladder):
             return params | self._ladder[trial.number]
         if self._settings.name == "brute" and trial.number < self._space.bit_configurations:
@@ -233,6 +261,30 @@ class SeededSampler(BaseSampler):
             else:
                 params[name] = inner.sample_independent(others, trial, name, distribution)
         return params
+
+    def _informed(self, others: _OtherTrials, trial: FrozenTrial) -> dict[str, Any] | None:
+        """What the surrogate proposes; None without one, or before the first trial is complete."""
+        if self._proposals is None:
+            return None
+        if len(self._ladder) <= trial.number < self._settings.initial:
+            return self._inner_proposal(others, trial) | self._design[trial.number - len(self._ladder)]
+        complete, pending = {}, {}
+        for other in others.others:
+            if other.state == TrialState.RUNNING and (codes := indices_of(self._space, other.params)) is not None:
+                pending[other.number] = codes
+            elif other.state == TrialState.COMPLETE and "front" in other.user_attrs:
+                complete[other.number] = self._found(other)
+        if trial.number < self._settings.initial or not complete:
+            return None
+        return self._proposals.propose(trial.number // self._batch, complete, pending, self._seen(others.others))
+
+    def _found(self, trial: FrozenTrial) -> Seen:
+        if trial.number not in self._values:
+            assert self._proposals is not None
+            codes = indices_of(self._space, trial.params)
+            assert codes is not None
+            self._values[trial.number] = self._proposals.seen(codes, trial.user_attrs["front"])
+        return self._values[trial.number]
 
     def _seen(self, trials: Sequence[FrozenTrial]) -> set[Indices]:
         """Bits of the trials that are done or under way. Those at the front that are finished are looked at once."""

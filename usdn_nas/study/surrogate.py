@@ -1,0 +1,170 @@
+"""A model of what a bit configuration is worth at every trade-off, learned from the trials.
+
+V_lambda(bits) is the greatest accuracy - lambda x relative BOPs over all exit policies of a configuration, exact from
+its cached outputs. For each lambda it is a Gaussian process whose covariance has three parts, of the first order, of
+the second, and of all orders (additive Gaussian processes, Duvenaud et al. 2011):
+
+    k(x, y) = 1/P sum_p k_p  +  a / Q sum_{p < q} k_p k_q  +  b prod_p k_p,    k_p(x, y) = exp(-|x_p - y_p| / l)
+
+with P parameters, Q pairs of them, values as ranks in the parameter's list, and a length l of its own for each part.
+The correlations are the same for every lambda, so that one Cholesky factor serves all; mean and scale are each
+lambda's own. The hyperparameters are those of the greatest marginal likelihood, summed over the lambdas, on a grid.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.linalg import cholesky, solve_triangular
+
+__all__ = ["Covariance", "Posterior", "Surrogate"]
+
+Array = NDArray[np.float64]
+Codes = NDArray[np.int64]
+
+_TINY = 1e-12
+_MOST_FOR_LIKELIHOOD = 256
+
+
+@dataclass(frozen=True)
+class Covariance:
+    """Hyperparameters; variances are in units of the first order's.
+
+    Attributes:
+        first: Length l of the first order, in ranks.
+        pairs: Variance a of the second order, and ``pairs_length``.
+        product: Variance b of all orders, and ``product_length``.
+        noise: Variance that no configuration shares with another.
+    """
+
+    first: float = 5.0
+    pairs: float = 0.5
+    pairs_length: float = 3.0
+    product: float = 0.5
+    product_length: float = 10.0
+    noise: float = 0.1
+
+    @property
+    def variance(self) -> float:
+        """Of any configuration, without noise."""
+        return 1.0 + self.pairs + self.product
+
+    def between(self, x: Codes, y: Codes) -> Array:
+        """(n, m) covariances of configurations ``x`` (n, P) with ``y`` (m, P), without noise."""
+        parameters = x.shape[1]
+        ranks = np.arange(max(int(x.max()), int(y.max())) + 1)
+        first_of, pairs_of = np.exp(-ranks / self.first), np.exp(-ranks / self.pairs_length)
+        first, total, squares, far = (np.zeros((len(x), len(y))) for _ in range(4))
+        for p in range(parameters):
+            distance = np.abs(x[:, p, None] - y[None, :, p])
+            first += first_of[distance]
+            k = pairs_of[distance]
+            total += k
+            squares += k * k
+            far += distance
+        total *= total
+        total -= squares
+        total *= self.pairs / max(parameters * (parameters - 1), 1)
+        first /= parameters
+        far *= -1 / self.product_length
+        return np.asarray(first + total + self.product * np.exp(far))
+
+
+_GRID = tuple(
+    Covariance(pairs=pairs, product=product, product_length=length, noise=noise)
+    for pairs, product, length, noise in itertools.product(
+        (0.1, 0.5), (0.1, 0.5, 2.0), (1.0, 3.0, 10.0), (1e-3, 0.1, 0.5)
+    )
+)
+
+
+@dataclass(frozen=True)
+class _Fit:
+    """One covariance fitted: lower Cholesky factor (n, n), whitened residuals (n, L), scale (L,), log-likelihood."""
+
+    covariance: Covariance
+    factor: Array
+    white: Array
+    scale: Array
+    likelihood: float
+
+
+def _fit(covariance: Covariance, codes: Codes, residuals: Array) -> _Fit:
+    matrix = covariance.between(codes, codes)
+    matrix[np.diag_indices_from(matrix)] += covariance.noise
+    factor = cholesky(matrix, lower=True, overwrite_a=True, check_finite=False)
+    white = solve_triangular(factor, residuals, lower=True, check_finite=False)
+    scale = np.sqrt((white**2).mean(axis=0) + _TINY)
+    determinant = np.log(np.diag(factor)).sum()
+    likelihood = -len(codes) * np.log(scale).sum() - residuals.shape[1] * determinant
+    return _Fit(covariance, factor, white, scale, float(likelihood))
+
+
+class Surrogate:
+    """The Gaussian processes, fitted to n configurations.
+
+    Args:
+        codes: (n, P) ranks of the parameters' values, n >= 1.
+        values: (n, L), V_lambda for each of L lambdas.
+        grid: Hyperparameters to choose from.
+    """
+
+    def __init__(self, codes: Codes, values: Array, grid: Sequence[Covariance] = _GRID) -> None:
+        self.mean = values.mean(axis=0)
+        residuals = values - self.mean
+        few = slice(None, None, -(-len(codes) // _MOST_FOR_LIKELIHOOD))
+        best = max((_fit(one, codes[few], residuals[few]) for one in grid), key=lambda fit: fit.likelihood)
+        fit = best if len(best.factor) == len(codes) else _fit(best.covariance, codes, residuals)
+        self.codes, self.covariance, self.scale, self._factor = codes, fit.covariance, fit.scale, fit.factor
+        self._weights = solve_triangular(fit.factor, fit.white, lower=True, trans=1, check_finite=False)
+
+    def predict(self, codes: Codes) -> Posterior:
+        """What is believed of configurations (m, P)."""
+        between = self.covariance.between(codes, self.codes)
+        explained = solve_triangular(self._factor, between.T, lower=True, check_finite=False)
+        variance = self.covariance.variance - np.einsum("nm,nm->m", explained, explained)
+        mean = self.mean + between @ self._weights
+        return Posterior(codes, mean, np.maximum(variance, _TINY), self.scale, self.covariance, [explained])
+
+    def first_order(self, levels: int) -> Array:
+        """(P, levels, L): the first order's share of the posterior mean, for each parameter and rank."""
+        ranks = np.arange(levels)
+        k = np.exp(-np.abs(ranks[:, None, None] - self.codes[None]) / self.covariance.first)  # (levels, n, P)
+        return np.einsum("vnp,nl->pvl", k, self._weights) / self.codes.shape[1]
+
+
+@dataclass
+class Posterior:
+    """What is believed of m configurations.
+
+    Attributes:
+        codes: (m, P).
+        mean: (m, L).
+        variance: (m,), of all lambdas in units of ``scale``'s square.
+        scale: (L,).
+    """
+
+    codes: Codes
+    mean: Array
+    variance: Array
+    scale: Array
+    covariance: Covariance
+    _explained: list[Array]
+
+    @property
+    def deviation(self) -> Array:
+        """(m, L) standard deviations."""
+        return np.asarray(np.sqrt(self.variance)[:, None] * self.scale)
+
+    def pend(self, index: int) -> None:
+        """Takes configuration ``index`` for one whose value will be known: the mean stays, the variance falls."""
+        row = self.covariance.between(self.codes, self.codes[index : index + 1])[:, 0]
+        for explained in self._explained:
+            row = row - explained.T @ explained[:, index]
+        row /= np.sqrt(self.variance[index] + self.covariance.noise)
+        self._explained.append(row[None])
+        self.variance = np.maximum(self.variance - row**2, _TINY)
