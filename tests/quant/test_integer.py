@@ -12,7 +12,9 @@ from torch import Tensor
 
 from tests import nets
 from tests.quant.test_supernet import SPACES
-from usdn_nas.quant import compiled, integer
+from usdn_nas.quant import compiled, integer, integer_steps, integer_trial
+from usdn_nas.quant.integer_steps import ByteLayer
+from usdn_nas.quant.integer_trial import Finding, trial
 from usdn_nas.quant.parts import PartCompiler
 from usdn_nas.quant.program import Add, Affine, Call, Geometry, Grid, Layer, Options, Program, Quantize, Slot, Tail
 from usdn_nas.quant.supernet import Supernet
@@ -90,7 +92,7 @@ def run(made: Program, *state: Tensor, options: Options = OPTIONS) -> Tensor:
 def in_bytes(made: Program) -> int:
     """How many layers the integer back end runs in bytes."""
     steps = integer.compile_program(made, OPTIONS).steps
-    return sum(isinstance(step, integer._Layer) for step, _ in steps)
+    return sum(isinstance(step, ByteLayer) for step, _ in steps)
 
 
 @needs_int8
@@ -226,12 +228,12 @@ class TestWhatIsLeftToFloat:
 
     def test_codes_of_8_bits_where_pairs_saturate(self, monkeypatch: pytest.MonkeyPatch) -> None:
         step = layer("3x3", 8, 8, 0)
-        monkeypatch.setattr(integer, "_trial", lambda: (None, False))
+        monkeypatch.setattr(integer, "trial", lambda: Finding(None, wide=False))
         self.check(program(step, first=step), values_for(step))
         assert in_bytes(program(replace(step, weight=step.weight / 2), first=step)) == 1  # W = 7: pairs fit
 
     def test_codes_of_8_bits_where_they_do_not(self) -> None:
-        if not integer._trial()[1]:
+        if not trial().wide:
             pytest.skip("no VNNI here")
         for low in (0, -100):
             step = layer("3x3", 8, 8, low)
@@ -268,15 +270,15 @@ class TestWhatIsLeftToFloat:
 class TestAvailability:
     @pytest.fixture(autouse=True)
     def fresh(self):
-        integer._trial.cache_clear()
+        trial.cache_clear()
         yield
-        integer._trial.cache_clear()
+        trial.cache_clear()
 
     def test_only_on_cpus(self) -> None:
         assert "cuda" in str(integer.unavailable(torch.device("cuda", 0)))
 
     def test_a_torch_without_the_operators(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(integer, "_Conv", lambda *given: torch.ops.onednn.no_such_operator)
+        monkeypatch.setattr(integer_steps, "_Conv", lambda *given: torch.ops.onednn.no_such_operator)
         assert "does not run" in str(integer.unavailable(CPU))
         self.falls_back()
 
@@ -284,11 +286,11 @@ class TestAvailability:
         def refuses(*given: object) -> Tensor:
             raise RuntimeError("qlinear_prepack() is missing value for argument 'x'")
 
-        monkeypatch.setattr(integer._Linear, "__call__", refuses)
+        monkeypatch.setattr(integer_steps._Linear, "__call__", refuses)
         assert "missing value" in str(integer.unavailable(CPU))
 
     def test_a_processor_that_saturates(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(integer, "_computes", lambda span, case: False)
+        monkeypatch.setattr(integer_trial, "_computes", lambda span, case: False)
         assert "add up exactly" in str(integer.unavailable(CPU))
         self.falls_back()
 
@@ -334,7 +336,7 @@ def _network(name: str):
 
 
 def in_bytes_of(part: object) -> int:
-    return sum(isinstance(step, integer._Layer) for step, _ in getattr(part, "steps", ()))
+    return sum(isinstance(step, ByteLayer) for step, _ in getattr(part, "steps", ()))
 
 
 def _through(part: PartCompiler, images: Tensor, bits: object) -> list[Tensor]:
