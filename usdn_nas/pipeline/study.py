@@ -155,7 +155,7 @@ def _work(context: Context, study: Study, progress: _Progress | None) -> None:
         context.supernet(),
         context.search_batches,
         _settings_of_engine(context, study, torch.get_num_threads()),
-        memory_bytes=int(settings.memory_gb * 1e9 / settings.workers),
+        memory_bytes=int(settings.memory_gb * 1e9),
     )
     parent = os.getppid()
     if progress is not None:
