@@ -10,6 +10,9 @@ Ratios are within one run: everything is timed in turn, medians. Brevitas is the
 from __future__ import annotations
 
 import argparse
+import copy
+import importlib.util
+import itertools
 import json
 import os
 import statistics
@@ -57,12 +60,16 @@ class Images(Split):
 
 
 def from_space(options: argparse.Namespace) -> tuple[MultiExitNetwork, Supernet, Images]:
-    """A network as initialised, its supernet with calibrated steps, and noise."""
+    """A network as initialised, its supernet with calibrated BatchNorm and steps, and noise."""
     torch.manual_seed(options.seed)
     space, network = resolve_space(load_space(find_toml(options.space, "search_spaces")))
     shape, classes = space.spec.network.input_shape, space.spec.network.num_classes
     images = torch.randn(options.images, *shape)
     labels = np.random.default_rng(options.seed).integers(classes, size=options.images)
+    with torch.no_grad():
+        for norm in (module for module in network.modules() if isinstance(module, nn.BatchNorm2d)):
+            norm.momentum = None  # statistics of these images
+        network.train()(images[:16])
     supernet = Supernet(network, space)
     supernet.initialize_steps([images[:16]])
     return network, supernet, Images(images, labels)
@@ -116,49 +123,53 @@ def _judged(logits: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     return confidence, predicted
 
 
-def brevitas_network(network: MultiExitNetwork, bits: Mapping[str, Bits], images: Tensor) -> nn.Module | None:
-    """The same network in Brevitas at the same bits, its scales calibrated on ``images``; None: not installed."""
-    try:
-        from brevitas.nn import QuantConv2d, QuantLinear
-        from brevitas.quant import Int8ActPerTensorFloat, Int8WeightPerTensorFloat, Uint8ActPerTensorFloat
-    except ImportError:
-        return None
-    import copy
+def brevitas_networks(network: MultiExitNetwork, bits: Mapping[str, Bits], images: Tensor) -> dict[str, nn.Module]:
+    """The same network in Brevitas at the same bits, scales calibrated on ``images``: as it trains, and as it infers.
 
+    Nothing where Brevitas is not installed; its mode for inference needs ONNX too.
+    """
+    if importlib.util.find_spec("brevitas") is None:
+        return {}
     network = copy.deepcopy(network)
     first = next(iter(bits))
     for prefix, part in network.parts():
         for path, layer in list(part.named_modules()):
-            if not isinstance(layer, nn.Conv2d | nn.Linear):
-                continue
-            name = f"{prefix}.{path}"
-            w, a = bits[name]
-            quantizers = {
-                "weight_quant": Int8WeightPerTensorFloat,
-                "weight_bit_width": w,
-                "input_quant": Int8ActPerTensorFloat if name == first else Uint8ActPerTensorFloat,
-                "input_bit_width": a,
-                "bias": layer.bias is not None,
-            }
-            if isinstance(layer, nn.Conv2d):
-                made = QuantConv2d(
-                    layer.in_channels,
-                    layer.out_channels,
-                    layer.kernel_size,
-                    stride=layer.stride,
-                    padding=layer.padding,
-                    groups=layer.groups,
-                    **quantizers,
-                )
-            else:
-                made = QuantLinear(layer.in_features, layer.out_features, **quantizers)
-            made.load_state_dict(layer.state_dict(), strict=False)
-            part.set_submodule(path, made)
+            if isinstance(layer, nn.Conv2d | nn.Linear):
+                name = f"{prefix}.{path}"
+                part.set_submodule(path, brevitas_layer(layer, bits[name], signed=name == first))
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    network.train()
     with torch.no_grad():
-        network(images)  # statistics of the activations
-    return network.eval()
+        network.train()(images)  # statistics of the activations
+        found = {"Brevitas": network.eval()}
+        if importlib.util.find_spec("onnx") is not None:
+            from brevitas.export.inference import quant_inference_mode
+
+            inferring = copy.deepcopy(network)
+            quant_inference_mode(inferring, cache_quant_weight=True).__enter__()
+            inferring(images)
+            found["Brevitas, quant_inference_mode"] = inferring
+    return found
+
+
+def brevitas_layer(layer: nn.Conv2d | nn.Linear, bits: Bits, *, signed: bool) -> nn.Module:
+    """The layer with its weights and input quantized."""
+    from brevitas.nn import QuantConv2d, QuantLinear
+    from brevitas.quant import Int8ActPerTensorFloat, Int8WeightPerTensorFloat, Uint8ActPerTensorFloat
+
+    settings = {
+        "bias": layer.bias is not None,
+        "weight_quant": Int8WeightPerTensorFloat,
+        "weight_bit_width": bits[0],
+        "input_quant": Int8ActPerTensorFloat if signed else Uint8ActPerTensorFloat,
+        "input_bit_width": bits[1],
+    }
+    if isinstance(layer, nn.Linear):
+        made = QuantLinear(layer.in_features, layer.out_features, **settings)
+    else:
+        geometry = {"stride": layer.stride, "padding": layer.padding, "groups": layer.groups}
+        made = QuantConv2d(layer.in_channels, layer.out_channels, layer.kernel_size, **geometry, **settings)
+    made.load_state_dict(layer.state_dict(), strict=False)
+    return made
 
 
 def shared(
@@ -216,8 +227,6 @@ def available() -> list[str]:
 
 def enumeration(supernet: Supernet, split: Images, backend: str, options: argparse.Namespace) -> Row:
     """Wall time of an enumeration in prefix order against the sum of its segment (and head) times."""
-    import itertools
-
     settings = EngineSettings(backend, options.batch_size)  # type: ignore[arg-type]
     engine = Engine(
         supernet, Batches(split, options.batch_size, CPU), settings, memory_bytes=int(options.memory_gb * 1e9)
@@ -274,8 +283,8 @@ def timings(network: MultiExitNetwork, supernet: Supernet, split: Images, option
         "FP32 folded": Compiled(PartCompiler(supernet, "float"), full, batches),
         "fake-quant": Modules(supernet, batches),
     }
-    peer = brevitas_network(network, by_layer, batches[0])
-    works["Brevitas"] = None if peer is None else Modules(peer, batches)
+    peers = brevitas_networks(network, by_layer, batches[0])
+    works |= {name: Modules(peer, batches) for name, peer in peers.items()} or {"Brevitas": None}
     one = {}
     for backend in available():
         one[backend] = f"folded ({backend})"
