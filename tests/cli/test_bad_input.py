@@ -45,6 +45,7 @@ SETTINGS = {
     "data.name=nosuchpackage:load": "nosuchpackage",
     "data.search=100000": "100000",
     "export.budget=1e-9": "export.budget: no configuration has at most 1e-09 average GBOPs; the least that this",
+    "search.workers=many": "search.workers: Input should be a valid integer",
     "search.storage=nonsense": "search.storage: expected a storage URL",
     "search.storage=foo://bar/baz": "search.storage: cannot open 'foo://bar/baz'",
     "search.storage=sqlite:////no/such/folder/x.db": "search.storage: cannot open",
@@ -70,6 +71,20 @@ def test_a_budget_that_nothing_meets(command: Command, tiny_copy: Path, tmp_path
     assert not (tmp_path / "new").exists()
     line = refused(command, tiny_copy, "export", tiny_copy, "--budget", "0.0000001")
     assert "no configuration has at most 1e-07 average GBOPs" in line
+
+
+def test_an_enumeration_where_another_sampler_was(command: Command, tiny_copy: Path, tmp_path: Path) -> None:
+    line = refused(command, tiny_copy, "search", tiny_copy, "--exhaustive")
+    assert "search/study.journal: the study here was started with the sampler 'surrogate', which 'brute'" in line
+    assert "give another folder (--out), or another name" in line
+    sampled = ("--exhaustive", "--set", "search.exits=sampled")
+    line = refused(command, tmp_path, "search", "studies/tiny.toml", "--out", "new", *sampled)
+    assert "search.sampler: brute enumerates bit configurations and cannot take sampled exits" in line
+
+
+def test_workers(command: Command, tiny_copy: Path) -> None:
+    line = refused(command, tiny_copy, "search", tiny_copy, "--workers", "0")
+    assert "search.workers: Input should be greater than or equal to 1, got 0" in line
 
 
 EXPORTS = {

@@ -7,13 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers import search_space
 from tests.pipeline.tiny import contents, context, run
-from usdn_nas.evaluation.engine import Engine, EngineSettings, distinct_prefixes
+from usdn_nas.evaluation.engine import Engine, EngineSettings
 from usdn_nas.evaluation.outputs import SupernetEvaluator
 from usdn_nas.pipeline.context import Context
 from usdn_nas.pipeline.stages import Pipeline
-from usdn_nas.pipeline.study import segment_runs
 from usdn_nas.policy.outputs import ExitOutputs
 from usdn_nas.progress import Reporter
 from usdn_nas.study.parameters import bits_of, configuration
@@ -35,13 +33,6 @@ def study_of(opened: Context, folder: Path) -> Study:
     )
 
 
-def test_segment_runs_of_the_target_space() -> None:
-    assert segment_runs(search_space(6)) == (5460, 6 * 4096)
-    space = search_space(3)
-    everything = [bits_of(space, configuration(space, number)) for number in range(64)]
-    assert segment_runs(space)[0] == distinct_prefixes(space, everything)
-
-
 def test_every_prefix_is_run_once_whatever_the_batches(opened: Context, tmp_path: Path) -> None:
     engine = Engine(opened.supernet(), opened.search_batches, EngineSettings("float", 50))
     sizes: list[int] = []
@@ -51,7 +42,7 @@ def test_every_prefix_is_run_once_whatever_the_batches(opened: Context, tmp_path
         return engine.run(batch)
 
     run_search(study_of(opened, tmp_path), opened.space, opened.study.search, counted)  # type: ignore[arg-type]
-    assert engine.runs == segment_runs(opened.space)[0] == 39
+    assert engine.runs == sum(opened.space.prefixes) == 39
     assert sizes == [3, 6, 12, 6]  # they grow
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import socket
 from collections.abc import Mapping
@@ -29,7 +28,7 @@ from usdn_nas.study.session import Study, open_study, read_study, stored_sampler
 from usdn_nas.study.storage import open_storage
 from usdn_nas.study.tables import write_tables
 
-__all__ = ["check_search", "check_start", "read", "run_worker", "search", "segment_runs"]
+__all__ = ["check_search", "check_start", "read", "run_worker", "search"]
 
 _ENGINE = "engine"
 """Study user attribute: how the supernet was run, by the latest worker that measured it."""
@@ -196,28 +195,12 @@ def _settings_of_engine(context: Context, study: Study, threads: int) -> EngineS
 
 def _announce(context: Context) -> None:
     """Says what an enumeration is going to do."""
-    space = context.space
-    shared, alone = segment_runs(space)
+    space, prefixes = context.space, context.space.prefixes
     context.reporter.say(
         f"search: enumerates {goal(space, context.study.search):,} of {space.bit_configurations:,} bit configurations "
-        f"in prefix order; all of them are {shared:,} segment runs, {alone:,} if none were shared"
+        f"in prefix order; all of them are {sum(prefixes):,} segment runs, "
+        f"{len(prefixes) * space.bit_configurations:,} if none were shared"
     )
-
-
-def segment_runs(space: SearchSpace) -> tuple[int, int]:
-    """Segment runs of a whole enumeration where each distinct prefix runs once, and without sharing.
-
-    Segments before the first that is searched, such as the stem, run once for all and are not counted.
-    """
-    choices = {group.name: len(group.choices) for group in space.groups}
-    met: dict[str, int] = {}
-    prefixes = []
-    for segment in space.chain.segments:
-        names = [space.group_of[layer.name] for layer in segment.layers if layer.name in space.group_of]
-        met |= {name: choices[name] for name in names}
-        if met:
-            prefixes.append(math.prod(met.values()))
-    return sum(prefixes), len(prefixes) * space.bit_configurations
 
 
 class _Progress:
