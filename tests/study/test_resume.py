@@ -32,6 +32,8 @@ CASES: list[dict[str, Any]] = [
     {"sampler": "nsga2", "exits": "sampled", "batch": 16},
     {"sampler": "nsga3", "configurations": 26, "batch": 4},
     {"sampler": "brute", "batch": 2},
+    {"sampler": "surrogate", "batch": 4},
+    {"sampler": "surrogate", "mode": "budget", "batch": 5, "configurations": 24},
     {"sampler": "gp", "mode": "scalar", "configurations": 12, "batch": 3},
     {"sampler": "gp", "mode": "budget", "configurations": 12, "batch": 3},
 ]
