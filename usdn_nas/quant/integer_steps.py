@@ -7,9 +7,10 @@ compiler uses (`torch._inductor`, post-training quantization on x86).
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from usdn_nas.quant.compiled import FloatStep, float_step
@@ -55,15 +56,28 @@ class ThenBytes(FloatStep):
 
 
 class _Conv:
-    """oneDNN's convolution of bytes. Weights are packed for the first input's shape; others then run too."""
+    """oneDNN's convolution of bytes. Weights are packed for the first input's shape; others then run too.
+
+    Attributes:
+        absorbed: The zero-point whose product the bias must hold. With one of its own oneDNN packs the weights anew in
+            every call, which only depthwise ones are small enough for; the rest get images padded with it.
+    """
 
     def __init__(self, weight: Tensor, geometry: Geometry, zero: int) -> None:
-        self.weight, self.zero = weight.to(torch.int8), zero
-        self.geometry = (list(geometry.stride), list(geometry.padding), list(geometry.dilation), geometry.groups)
+        self.weight = weight.to(torch.int8)
+        padding = list(geometry.padding)
+        self.absorbed = 0 if weight.shape[1] == 1 and geometry.groups > 1 else zero
+        self.zero = zero - self.absorbed
+        self.border: list[int] | None = None
+        if self.absorbed and any(padding):
+            self.border, padding = [padding[1], padding[1], padding[0], padding[0]], [0, 0]
+        self.geometry = (list(geometry.stride), padding, list(geometry.dilation), geometry.groups)
         self.zeros = torch.zeros(len(weight), dtype=torch.int32)
         self.packed = False
 
-    def __call__(self, x: Tensor, scale: Tensor, bias: Tensor | None, dtype: torch.dtype, ending: _Ending) -> Tensor:
+    def __call__(self, x: Tensor, scale: Tensor, bias: Tensor, dtype: torch.dtype, ending: _Ending) -> Tensor:
+        if self.border is not None:
+            x = F.pad(x, self.border, value=self.absorbed)
         if not self.packed:
             ones = torch.ones(len(self.weight))  # a negative scale given here spoils the weights
             self.weight = torch.ops.onednn.qconv_prepack(
@@ -71,26 +85,33 @@ class _Conv:
             )
             self.packed = True
         zero, post, bounds = ending
-        return torch.ops.onednn.qconv2d_pointwise.default(
-            x, 1.0, self.zero, self.weight, scale, self.zeros, bias, *self.geometry, 1.0, zero, dtype, post, bounds, ""
+        return cast(
+            Tensor,
+            torch.ops.onednn.qconv2d_pointwise.default(
+                *(x, 1.0, self.zero, self.weight, scale, self.zeros, bias, *self.geometry),
+                *(1.0, zero, dtype, post, bounds, ""),
+            ),
         )
 
 
 class _Linear:
-    """oneDNN's product of bytes with a matrix."""
+    """oneDNN's product of bytes with a matrix; the zero-point's is in the bias."""
 
     def __init__(self, weight: Tensor, zero: int) -> None:
-        self.weight, self.zero = weight.to(torch.int8), zero
+        self.weight, self.absorbed = weight.to(torch.int8), zero
         self.zeros = torch.zeros(len(weight), dtype=torch.int32)
         self.packed = False
 
-    def __call__(self, x: Tensor, scale: Tensor, bias: Tensor | None, dtype: torch.dtype, ending: _Ending) -> Tensor:
+    def __call__(self, x: Tensor, scale: Tensor, bias: Tensor, dtype: torch.dtype, ending: _Ending) -> Tensor:
         if not self.packed:
             self.weight = torch.ops.onednn.qlinear_prepack(self.weight, list(x.shape))
             self.packed = True
         zero, post, bounds = ending
-        return torch.ops.onednn.qlinear_pointwise.default(
-            x, 1.0, self.zero, self.weight, scale, self.zeros, bias, 1.0, zero, dtype, post, bounds, ""
+        return cast(
+            Tensor,
+            torch.ops.onednn.qlinear_pointwise.default(
+                x, 1.0, 0, self.weight, scale, self.zeros, bias, 1.0, zero, dtype, post, bounds, ""
+            ),
         )
 
 
@@ -107,6 +128,7 @@ class ByteLayer(FloatStep):
         self.step = replace(step, weight=step.weight.to("meta"))  # kept packed alone
         self.to_bytes = to_bytes
         zero = -step.source_grid.low
+        self.product: _Linear | _Conv
         self.product = _Linear(step.weight, zero) if step.geometry is None else _Conv(step.weight, step.geometry, zero)
         self.ending: _Ending = (0, "relu" if step.tail.relu and step.add is None else "none", [])
         unit = 1.0
@@ -115,7 +137,9 @@ class ByteLayer(FloatStep):
             self.ending = (-grid.low if to_bytes else 0, "hardtanh", [float(lowest), float(grid.high)])
             unit = grid.step
         self.scale = (step.scale / unit).float()
-        self.bias = None if step.bias is None else (step.bias / unit).float()
+        bias = torch.zeros_like(step.scale) if step.bias is None else step.bias
+        bias = bias - self.product.absorbed * step.scale * step.weight.flatten(1).sum(1, dtype=torch.float64)
+        self.bias = (bias / unit).float()
         self.nbytes = _packed_bytes(step.weight) + 16 * len(step.weight)
 
     def __call__(self, values: list[Any]) -> None:
@@ -140,7 +164,7 @@ def added(y: Tensor, other: Tensor, *, relu: bool) -> Tensor:
     if y.shape != other.shape:
         y = y + other
         return y.relu_() if relu else y
-    return torch.ops.aten._add_relu_.Tensor(y, other) if relu else y.add_(other)
+    return cast(Tensor, torch.ops.aten._add_relu_.Tensor(y, other)) if relu else y.add_(other)
 
 
 def _packed_bytes(weight: Tensor) -> int:
