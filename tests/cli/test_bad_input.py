@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from tests.cli.conftest import Command
 from tests.pipeline.tiny import snapshot
 from usdn_nas.pipeline.ledger import locked
+from usdn_nas.quant.backends import BACKENDS
 
 
 def refused(command: Command, folder: Path, *arguments: object) -> str:
@@ -85,6 +87,17 @@ def test_an_enumeration_where_another_sampler_was(command: Command, tiny_copy: P
 def test_workers(command: Command, tiny_copy: Path) -> None:
     line = refused(command, tiny_copy, "search", tiny_copy, "--workers", "0")
     assert "search.workers: Input should be greater than or equal to 1, got 0" in line
+
+
+def test_a_back_end_that_is_not_here(
+    command: Command, tiny_copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without = dataclasses.replace(BACKENDS["integer"], unavailable=lambda device: "no such operators")
+    monkeypatch.setitem(BACKENDS, "integer", without)
+    wanted = ("--set", "search.backend=integer")
+    line = refused(command, tmp_path, "supernet", "studies/tiny.toml", "--out", "new", *wanted)
+    assert "search.backend: the integer back end cannot run here: no such operators; take 'auto'" in line
+    assert command("search", tiny_copy, *wanted).exit_code == 0  # it is done: nothing is run
 
 
 EXPORTS = {

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import signal
 import time
+import warnings
 from pathlib import Path
 
 import pytest
 
 from usdn_nas.errors import RunError, UserError
-from usdn_nas.pipeline.processes import supervise
+from usdn_nas.pipeline.processes import orphaned, supervise
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs signals")
 
@@ -74,3 +75,30 @@ def test_an_interrupt_ends_all(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         supervise(work, (tmp_path, "interrupt"), workers=2, threads=1, watch=watch)
     assert names(tmp_path) == ["ended", "first", "interrupt", "waits"]
+
+
+def until_orphaned(folder: Path) -> None:
+    """Waits for its supervisor's end."""
+    (folder / f"waits-{os.getpid()}").touch()
+    while not orphaned():
+        time.sleep(0.01)
+    (folder / f"ended-{os.getpid()}").touch()
+
+
+def test_a_worker_knows_that_its_supervisor_was_killed(tmp_path: Path) -> None:
+    assert not orphaned()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        pid = os.fork()
+    if pid == 0:
+        supervise(until_orphaned, (tmp_path,), workers=2, threads=1, watch=lambda: None)
+        os._exit(0)
+    deadline = time.monotonic() + 60
+    while names(tmp_path) != ["waits", "waits"]:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    while names(tmp_path) != ["ended", "ended", "waits", "waits"]:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)

@@ -71,8 +71,11 @@ def test_reading_what_is_not_there(tmp_path: Path) -> None:
     study, _ = searched(config(configurations=2), tmp_path)
     with pytest.raises(UserError, match="no study 'tset' in this storage; did you mean 'test'"):
         read_study(config(), storage_path=tmp_path / "study.journal", name="tset")
-    again = read_study(config(), storage_path=tmp_path / "study.journal", name="test")
+    again = read_study(config(), storage_path=tmp_path / "study.journal", name="test", fingerprint=FINGERPRINT)
     assert content(again) == content(study)
+    with pytest.raises(UserError, match=r"another fingerprint\.split: '0123456789ab', here it is 'feed'"):
+        fingerprint = FINGERPRINT | {"split": "feed"}
+        read_study(config(), storage_path=tmp_path / "study.journal", name="test", fingerprint=fingerprint)
 
 
 def test_a_torn_line_is_cut_on_opening(tmp_path: Path) -> None:

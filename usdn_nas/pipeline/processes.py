@@ -14,7 +14,7 @@ from typing import Any
 
 from usdn_nas.errors import RunError, UserError
 
-__all__ = ["supervise"]
+__all__ = ["orphaned", "supervise"]
 
 _SECONDS_BETWEEN_LOOKS = 0.5
 _SECONDS_TO_END = 20.0
@@ -65,6 +65,12 @@ def supervise(
             _raise_failure(process, receiver)
     finally:
         _end(list(receivers))
+
+
+def orphaned() -> bool:
+    """Whether this is a worker whose supervisor is gone, killed without a chance to end it."""
+    parent = multiprocessing.parent_process()
+    return parent is not None and not parent.is_alive()
 
 
 def _raise_failure(process: SpawnProcess, receiver: Connection) -> None:

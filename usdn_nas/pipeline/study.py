@@ -17,7 +17,7 @@ from usdn_nas.errors import UserError
 from usdn_nas.evaluation.engine import Engine, EngineSettings, choose_settings
 from usdn_nas.pipeline.context import Context
 from usdn_nas.pipeline.ledger import Ledger
-from usdn_nas.pipeline.processes import supervise
+from usdn_nas.pipeline.processes import orphaned, supervise
 from usdn_nas.progress import Reporter, Task
 from usdn_nas.quant.backends import BACKENDS
 from usdn_nas.space import SearchSpace
@@ -156,7 +156,6 @@ def _work(context: Context, study: Study, progress: _Progress | None) -> None:
         _settings_of_engine(context, study, torch.get_num_threads()),
         memory_bytes=int(settings.memory_gb * 1e9),
     )
-    parent = os.getppid()
     if progress is not None:
         progress.begin(study)
     run_search(
@@ -165,8 +164,7 @@ def _work(context: Context, study: Study, progress: _Progress | None) -> None:
         settings,
         engine.run,
         on_trial=None if progress is None else lambda t: progress.note(t.number, t.accuracy, t.bops),
-        # A supervisor that was killed leaves orphans, which have other parents.
-        should_stop=None if progress is not None else lambda: os.getppid() != parent,
+        should_stop=orphaned,
     )
 
 
