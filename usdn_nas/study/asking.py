@@ -86,8 +86,8 @@ def take(
     parameters: Mapping[str, BaseDistribution],
     batch: Batch,
     trials: Collection[FrozenTrial],
-    complete: int,
-    wanted: int,
+    count: int,
+    missing: int,
 ) -> list[Asked]:
     """Takes over and creates trials, all of one batch, and gives each its parameters. To be called while `asking`.
 
@@ -95,16 +95,16 @@ def take(
         study: The study.
         parameters: All that a trial has.
         batch: What belongs together.
-        trials: All trials as they are now.
-        complete: How many of them count for ``wanted``.
-        wanted: Complete trials at the end of the search.
+        trials: At least all that are not finished.
+        count: Of all trials.
+        missing: Trials yet to be completed, those under way included.
 
     Returns:
         None of them where others are at the rest.
     """
     storage, free, under_way = study._storage, *open_trials(trials)
-    room = wanted - complete - under_way
-    end = batch.end(free[0].number if free else len(trials))
+    room = missing - under_way
+    end = batch.end(free[0].number if free else count)
     taken: list[int] = []
     try:
         adopted = [trial for trial in free if trial.number < end][: max(room, 0)]
@@ -114,7 +114,7 @@ def take(
         if taken:
             lease_trials(storage, taken)
         asked = [_with_parameters(study, trial_id, parameters) for trial_id in taken]
-        number = len(trials)
+        number = count
         while number < end and len(taken) < room:
             # Created with its lease in one write, so that a kill leaves either no trial or one that can be adopted.
             template = optuna.trial.create_trial(state=TrialState.RUNNING, user_attrs={LEASE: new_lease()})

@@ -106,12 +106,16 @@ class _Complete:
         self._counts_distinct = distinct
         self._keys: dict[int, Indices | None] = {}
         self._distinct: set[Indices | None] = set()
+        self._settled = 0
 
-    def look(self, trials: Iterable[FrozenTrial]) -> None:
-        """Adds those of ``trials`` that are new."""
-        for trial in trials:
+    def look(self, trials: Sequence[FrozenTrial]) -> Sequence[FrozenTrial]:
+        """Adds those of all ``trials`` that are new; gives those behind the finished ones at the front."""
+        for trial in trials[self._settled :]:
             if trial.state == TrialState.COMPLETE and trial.number not in self._keys:
                 self.add(trial.number, trial.params)
+        while self._settled < len(trials) and trials[self._settled].state.is_finished():
+            self._settled += 1
+        return trials[self._settled :]
 
     def add(self, number: int, params: dict[str, Any]) -> None:
         """Adds one."""
@@ -219,16 +223,12 @@ class _Search:
         """The next batch; empty where others are at the rest, None once there are enough complete trials."""
         storage = self._study._storage
         with asking(storage):
-            trials = self._look()
-            if self._complete.count >= self._wanted:
+            trials = self._study.get_trials(deepcopy=False)
+            unsettled = self._complete.look(trials)
+            missing = self._wanted - self._complete.count
+            if missing <= 0:
                 return None
-            complete = self._complete.count
-            return take(self._study, self._parameters, self._sizes.batch, trials, complete, self._wanted)
-
-    def _look(self) -> list[FrozenTrial]:
-        trials = self._study.get_trials(deepcopy=False)
-        self._complete.look(trials)
-        return trials
+            return take(self._study, self._parameters, self._sizes.batch, unsettled, len(trials), missing)
 
     def run(self, asked: list[Asked]) -> None:
         """Evaluates, judges and tells a batch; gives up what is not told if something is raised."""
@@ -240,7 +240,7 @@ class _Search:
             with renewed(storage, untold.keys()):
                 for index, outputs, repeated in self._outputs.of(batch):
                     if len(untold) == len(asked):
-                        self._look()
+                        self._complete.look(self._study.get_trials(deepcopy=False))
                     trial, bits = asked[index], batch[index]
                     judgement = judge(self._space, self._config, trial.params, bits, outputs)
                     now = time.perf_counter()
