@@ -24,6 +24,8 @@ _IMAGES = (8, 16, 32, 64, 128, 256)
 _SECONDS = 0.25
 """A forward pass that takes longer than this is not tried with more images."""
 _REPEATS = 3
+_HOPELESS = 4
+"""What takes this many times as long as the fastest is not tried again: threads on a busy machine may take minutes."""
 _CLEARLY = 0.95
 """More threads, or another back end than the float one, must take less than this share of the time."""
 
@@ -79,7 +81,7 @@ def choose_settings(
         if layout or name == "float"
     ]
     trials = {settings: _Trial(supernet, settings) for settings in tried}
-    best = _fastest({settings: trial for settings, trial in trials.items()}, images)
+    best = _fastest(trials, images)
     return replace(best, images=_image_count(trials[best], images))
 
 
@@ -138,8 +140,11 @@ class _Trial:
 def _fastest(trials: dict[EngineSettings, _Trial], images: Tensor) -> EngineSettings:
     """The settings whose pass is fastest, taken in turn; the simpler ones unless others are clearly faster."""
     few = images[: _IMAGES[0]]
-    seconds = {settings: trial.seconds(few) for settings, trial in trials.items()}  # warms up
-    count = min(len(images), max(_IMAGES[0], int(len(few) * 0.1 / min(seconds.values()))))
+    first = {settings: trial.seconds(few) for settings, trial in trials.items()}  # warms up
+    trials = {
+        settings: trial for settings, trial in trials.items() if first[settings] < _HOPELESS * min(first.values())
+    }
+    count = min(len(images), max(_IMAGES[0], int(len(few) * 0.1 / min(first.values()))))
     seconds = dict.fromkeys(trials, float("inf"))
     for _, (settings, trial) in itertools.product(range(_REPEATS), trials.items()):
         seconds[settings] = min(seconds[settings], trial.seconds(images[:count]))
