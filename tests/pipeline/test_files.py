@@ -71,7 +71,7 @@ def test_everything_promised_is_there_and_nothing_is_left_over(tiny: Path, retra
         "report.html",
     }  # fmt: skip
     stems = {Path(name).stem for name in figures}
-    assert figures == {f"figures/{stem}{suffix}" for stem in stems for suffix in (".png", ".svg")}
+    assert figures == {f"figures/{stem}{suffix}" for stem in stems for suffix in (".png", ".svg", ".pdf")}
     assert {"bits", "front", "exits", "reliability", "training"} <= stems
 
 

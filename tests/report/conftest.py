@@ -231,6 +231,32 @@ def write_search(folder: Path, space: SearchSpace, trials: int = 128) -> tuple[d
     return chosen, Architecture(bits, exits, tuple(json.loads(chosen["thresholds"])))  # type: ignore[arg-type]
 
 
+def write_sensitivity(folder: Path, space: SearchSpace) -> None:
+    """Additive effects that shrink along the chain; shares of variance as they follow from these."""
+    generator = np.random.default_rng(2)
+    trade_offs = [0.0, 0.01, 0.1, 1.0]
+    groups, variances = [], []
+    for i, group in enumerate(space.groups):
+        scale = 0.03 * np.exp(-2 * i / len(space.groups)) * generator.uniform(0.3, 1)
+        bits = np.array([np.sqrt(w * a) for w, a in group.choices])
+        accuracy = scale * (1 - np.exp(1 - bits))
+        cost = bits**2 / 16 / len(space.groups)
+        value = (accuracy - accuracy.mean())[:, None] - np.outer(cost - cost.mean(), trade_offs)
+        variances.append([float((accuracy - accuracy.mean()).var()), *value.var(axis=0)])
+        entry = {"name": group.name, "choices": [list(pair) for pair in group.choices]}
+        groups.append(entry | {"accuracy": list(accuracy - accuracy.mean()), "value": value.tolist()})
+    shares = np.array(variances) / np.sum(variances, axis=0)
+    for entry, row in zip(groups, shares, strict=True):
+        entry["importance"] = row[1:].tolist()
+    payload = {
+        "trials": 127,
+        "trade_offs": trade_offs,
+        "groups": groups,
+        "importance_of_accuracy": shares[:, 0].tolist(),
+    }
+    write_json(folder / "search/sensitivity.json", {"schema": "usdn-nas/sensitivity/1", **payload})
+
+
 def write_architecture(path: Path, space: SearchSpace, architecture: Architecture, row: dict[str, Any]) -> None:
     rows = layer_table(space, architecture)
     costs = exit_costs(space, architecture.bits).placed(architecture.exits)
@@ -320,6 +346,7 @@ def write_run(folder: Path, space: SearchSpace, name: str = "synthetic") -> Run:
     write_study(folder, space, name)
     names = [exit_.name for exit_ in space.chain.exits]
     row, architecture = write_search(folder, space)
+    write_sensitivity(folder, space)
     write_architecture(folder / "export/architecture.json", space, architecture, row)
     retrained = folder / f"retrain/{architecture.network_digest[:12]}"
     refitted = architecture.with_thresholds([t - 0.05 for t in architecture.thresholds])

@@ -1,7 +1,12 @@
 import itertools
+import json
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,26 +15,36 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from usdn_nas.architecture import Architecture
+from usdn_nas.cost import layer_table
 from usdn_nas.errors import UserError
 from usdn_nas.report import (
     Run,
     draw_figures,
+    load_run,
     plot_bits,
     plot_exits,
     plot_front,
+    plot_history,
+    plot_importance,
     plot_ladder,
     plot_reliability,
+    plot_sensitivity,
     plot_thresholds,
     plot_training,
     table1,
     write_figures,
     write_report,
 )
+from usdn_nas.report.figures._places import text_inches
 from usdn_nas.report.figures._style import bops_unit
-from usdn_nas.report.figures.bits import _bits_data, _flag_rows, _text_inches
+from usdn_nas.report.figures.bars import _flag_rows
 from usdn_nas.report.figures.exits import _exits_data
 from usdn_nas.report.figures.front import accuracy_floor, front_data
+from usdn_nas.report.figures.history import _history_data, hypervolume
+from usdn_nas.report.figures.importance import _importance_data
+from usdn_nas.report.figures.layers import bits_data
 from usdn_nas.report.figures.reliability import _reliability_data
+from usdn_nas.report.figures.sensitivity import _sensitivity_data
 from usdn_nas.report.figures.thresholds import _thresholds_data
 from usdn_nas.report.figures.training import _ladder_data, _training_data
 from usdn_nas.report.figures.write import FIGURES, figure_svg
@@ -41,7 +56,7 @@ def _every_exit(run: Run) -> Architecture:
 
 
 def test_bits_data_follows_the_chain(resnet18: Run) -> None:
-    data = _bits_data(resnet18.space, _every_exit(resnet18), heads=False)
+    data = bits_data(resnet18.space, _every_exit(resnet18), heads=False)
     assert len(data.layers) == 21
     assert [name for name, *_ in data.blocks][:2] == ["stem", "layer1.0"] and data.blocks[-1][0] == "final"
     assert sum(count for *_, count in data.blocks) == 21
@@ -54,7 +69,7 @@ def test_bits_data_follows_the_chain(resnet18: Run) -> None:
 
 
 def test_bits_data_with_heads(resnet18: Run) -> None:
-    data = _bits_data(resnet18.space, _every_exit(resnet18), heads=True)
+    data = bits_data(resnet18.space, _every_exit(resnet18), heads=True)
     assert len(data.layers) == 21 + 7 * 4
     assert ("head 0", 3, 4) in data.blocks
 
@@ -64,7 +79,7 @@ def test_flags_meet_no_text_and_no_line(positions: list[int], inches: float) -> 
     flags = [(position, f"block{position}\n≥ 0.50") for position in sorted(positions)]
     rows = _flag_rows(flags, inches)
     for (i, (start, text)), (j, (later, _)) in itertools.combinations(enumerate(flags), 2):
-        if later < start + _text_inches(text) / inches:
+        if later < start + text_inches(text) / inches:
             assert rows[i] > rows[j], "a line that ends at its own text must end below a text it would cross"
 
 
@@ -136,6 +151,134 @@ def test_training_and_ladder_data(resnet18: Run) -> None:
     assert ladder.labels == ("2/2", "3/3", "4/4", "5/5") and ladder.errors[0] == 0
 
 
+@pytest.mark.parametrize("share", ["macs", "bops"])
+def test_shares_are_those_of_the_layers_shown(resnet18: Run, share: Any) -> None:
+    data = bits_data(resnet18.space, resnet18.winner, heads=False)
+    rows = [row for row in layer_table(resnet18.space, resnet18.winner) if not row["exit"] or row["part"] == "final"]
+    total = sum(row[share] for row in rows)
+    assert data.share(share) == pytest.approx([100 * row[share] / total for row in rows])
+    panel = plot_bits(resnet18, share=share).child_axes[-1]
+    assert [bar.get_height() for bar in panel.patches] == pytest.approx(list(data.share(share)))  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("name", ["short_run", "resnet18", "long_run"])
+def test_several_architectures_stand_layer_under_layer(name: str, request: pytest.FixtureRequest) -> None:
+    run = request.getfixturevalue(name)
+    last = run.point(run.front["trial"].iloc[-1])
+    apart = Architecture(
+        {group: (w, 6) for group, (w, _) in run.winner.bits.items()},
+        run.space.candidates,
+        (0.5,) * len(run.space.candidates),
+    )
+    ax = plot_bits(run, {"the winner": run.winner, "most accurate": last, "A 6": apart}, share="bops")
+    figure = ax.get_figure(root=True)
+    assert figure is not None
+    figure.draw_without_rendering()
+    assert not _overlaps(ax.texts) and not _overlaps(ax.get_yticklabels()) and not _overlaps(ax.get_xticklabels())
+    numbers = [int(text.get_text()) for text in ax.texts if text.get_text().isdigit()]
+    layers = len(bits_data(run.space, last, heads=False).layers)
+    assert len(numbers) == 4 * layers, "one strip each where W = A, two where not"
+    weights = [layer.weight_bits for layer in bits_data(run.space, run.winner, heads=False).layers]
+    assert numbers[:layers] == weights
+    with pytest.raises(UserError, match="heads are not shown of several"):
+        plot_bits(run, {"a": last}, heads=True)
+
+
+def test_front_with_others_and_baselines(resnet18: Run, short_run: Run) -> None:
+    marks = {"by hand": (2e10, 0.9), "by luck": (2.01e10, 0.901)}
+    ax = plot_front(resnet18, others={"short": short_run}, baselines=marks)
+    texts = [text.get_text() for text in ax.texts]
+    assert {"2/2", "5/5", "by hand", "by luck"} < set(texts) and not _overlaps(ax.texts)
+    legend = ax.get_legend()
+    assert legend is not None
+    assert f"front of short ({len(short_run.front)})" in [text.get_text() for text in legend.get_texts()]
+    assert ax.get_xscale() == "log" and plot_front(resnet18, log=False).get_xscale() == "linear"
+
+
+@pytest.mark.parametrize("name", ["short_run", "resnet18", "long_run"])
+def test_labels_of_groups_do_not_overlap(name: str, request: pytest.FixtureRequest) -> None:
+    run = request.getfixturevalue(name)
+    for axes in ([plot_sensitivity(run)], plot_importance(run), [plot_sensitivity(run, trade_off=0.1)]):
+        figure = axes[0].get_figure(root=True)
+        assert figure is not None
+        figure.draw_without_rendering()
+        for ax in axes:
+            assert (
+                not _overlaps(ax.get_xticklabels()) and not _overlaps(ax.get_yticklabels()) and not _overlaps(ax.texts)
+            )
+            for second in ax.child_axes:
+                assert not _overlaps(second.get_xticklabels())  # type: ignore[attr-defined]
+
+
+def test_sensitivity_data(resnet18: Run) -> None:
+    data = _sensitivity_data(resnet18.space, resnet18.sensitivity, None)
+    assert [effect.label for effect in data.effects] == ["2", "3", "4", "5"] and not data.apart
+    file = resnet18.sensitivity["groups"]
+    assert [i for i, _ in data.effects[0].rows] == list(range(len(file)))
+    assert [y for _, y in data.effects[0].rows] == pytest.approx([100 * group["accuracy"][0] for group in file])
+    weighed = _sensitivity_data(resnet18.space, resnet18.sensitivity, 0.09)
+    assert weighed.what == "accuracy - 0.1 × relative BOPs"
+    assert weighed.effects[3].rows[2][1] == pytest.approx(100 * file[2]["value"][3][2])
+
+
+def test_bits_chosen_apart_have_main_effects(short_run: Run) -> None:
+    name = short_run.space.groups[0].name
+    choices = [[w, a] for w in (2, 3, 4) for a in (2, 4)]
+    effects = [0.01 * w - 0.02 * a for w, a in choices]
+    content = {"trials": 9, "trade_offs": [0.0], "groups": [{"name": name, "choices": choices, "accuracy": effects}]}
+    data = _sensitivity_data(short_run.space, content, None)
+    assert data.apart and [effect.label for effect in data.effects] == ["W 2", "W 3", "W 4", "A 2", "A 4"]
+    values = [effect.rows[0][1] for effect in data.effects]
+    assert values == pytest.approx([-1, 0, 1, 2, -2])
+
+
+def test_importance_data(resnet18: Run) -> None:
+    data = _importance_data(resnet18.space, resnet18.sensitivity, resnet18.front, 0.1)
+    assert sum(data.accuracy) == pytest.approx(100) and sum(data.value) == pytest.approx(100)
+    first = sum(resnet18.space.candidates[0] in exits for exits in resnet18.front["exits"])
+    assert data.placed[0] == pytest.approx(100 * first / len(resnet18.front)) and data.trade_off == 0.1
+
+
+def _area(points: Sequence[tuple[float, float]], reference: tuple[float, float], steps: int = 200) -> float:
+    """Hypervolume on a grid of cells."""
+    accuracy = reference[0] + (np.arange(steps) + 0.5) / steps * (1 - reference[0])
+    bops = (np.arange(steps) + 0.5) / steps * reference[1]
+    reached = np.zeros((steps, steps), dtype=bool)
+    for a, b in points:
+        reached |= (accuracy[:, None] <= a) & (bops[None, :] >= b)
+    return float(reached.mean() * (1 - reference[0]) * reference[1])
+
+
+@given(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 2)), max_size=8))
+def test_hypervolume_is_the_area(points: list[tuple[float, float]]) -> None:
+    a, b = np.array(points).reshape(-1, 2).T
+    assert hypervolume(a, b, (0.25, 1.5)) == pytest.approx(_area(points, (0.25, 1.5)), abs=0.02)
+
+
+def test_history_rises_to_the_front_s_hypervolume(resnet18: Run) -> None:
+    reference = (0.7, 3e10)
+    (data,) = _history_data({"a": resnet18}, reference).values()
+    assert len(data.hypervolume) == len(data.seconds) == 127 and not data.all_points
+    assert (np.diff(data.hypervolume) >= 0).all() and data.seconds[-1] == pytest.approx(127 * 0.2)
+    accuracy, bops = (resnet18.front[key].to_numpy(float) for key in ("accuracy", "bops"))
+    box = (accuracy.max() - reference[0]) * (reference[1] - bops.min())
+    assert data.hypervolume[-1] == pytest.approx(hypervolume(accuracy, bops, reference) / box)
+    assert len(plot_history(resnet18, others=[resnet18])) == 2
+
+
+def test_history_of_all_points_where_they_are_on_record(short_run: Run, tmp_path: Path) -> None:
+    shutil.copytree(short_run.path, tmp_path / "run")
+    path = tmp_path / "run/search/trials.csv"
+    trials = pd.read_csv(path)
+    trials["front"] = [
+        json.dumps([[a, b], [a / 2, b / 2]]) for a, b in zip(trials["accuracy"], trials["bops"], strict=True)
+    ]
+    trials.to_csv(path, index=False)
+    (data,) = _history_data({"a": load_run(tmp_path / "run")}, None).values()
+    assert data.all_points
+    assert plot_history(load_run(tmp_path / "run"))[0].get_title("left") == "What the search has found"
+
+
 @pytest.mark.parametrize(("value", "unit"), [(3.4e10, "GBOPs"), (2e6, "MBOPs"), (900.0, "kBOPs")])
 def test_units(value: float, unit: str) -> None:
     assert bops_unit([1.0, value])[1] == unit
@@ -166,10 +309,11 @@ def test_callers_settings_are_left_alone(short_run: Run) -> None:
 
 def test_every_figure_is_written(short_run: Run, tmp_path: Path) -> None:
     paths = write_figures(short_run, tmp_path)
-    assert sorted(path.name for path in paths) == sorted(f"{n}.{s}" for n in FIGURES for s in ("png", "svg"))
+    assert sorted(path.name for path in paths) == sorted(f"{n}.{s}" for n in FIGURES for s in ("png", "svg", "pdf"))
     for path in paths:
         content = path.read_bytes()
-        assert content.startswith(b"\x89PNG" if path.suffix == ".png" else b"<?xml") and len(content) > 5_000
+        assert content.startswith({".png": b"\x89PNG", ".svg": b"<?xml", ".pdf": b"%PDF"}[path.suffix])
+        assert len(content) > 5_000
     assert {p.name for p in tmp_path.iterdir()} == {p.name for p in paths}, "no temporary file stays"
 
 
@@ -183,7 +327,7 @@ def test_drawn_once_for_files_and_page(short_run: Run, tmp_path: Path) -> None:
     assert write_report(short_run, tmp_path / "once.html", drawn=drawn).read_text(encoding="utf-8") == write_report(
         short_run, tmp_path / "again.html"
     ).read_text(encoding="utf-8")
-    assert set(draws.values()) == {3}, "PNG, SVG, page: a layout engine would have drawn each twice"
+    assert set(draws.values()) == {4}, "PNG, SVG, PDF, page: a layout engine would have drawn each twice"
 
 
 def test_same_data_same_bytes(short_run: Run) -> None:
@@ -199,5 +343,6 @@ def test_an_unfinished_run_has_the_figures_it_has_data_for(started: Callable[[],
     (run.path / "pretrain/history.csv").write_text("epoch,step,loss,lr,seconds,accuracy_final\n1,9,2.1,.1,3,\n")
     (tmp_path / "figures").mkdir()
     (tmp_path / "figures/front.png").write_bytes(b"of an earlier run")
-    names = [path.name for path in write_figures(run, tmp_path / "figures")]
-    assert names == sorted(path.name for path in (tmp_path / "figures").iterdir()) == ["training.png", "training.svg"]
+    names = sorted(path.name for path in write_figures(run, tmp_path / "figures"))
+    assert names == ["training.pdf", "training.png", "training.svg"]
+    assert names == sorted(path.name for path in (tmp_path / "figures").iterdir())

@@ -19,8 +19,11 @@ if TYPE_CHECKING:
         plot_bits,
         plot_exits,
         plot_front,
+        plot_history,
+        plot_importance,
         plot_ladder,
         plot_reliability,
+        plot_sensitivity,
         plot_thresholds,
         plot_training,
         write_figures,
@@ -28,6 +31,7 @@ if TYPE_CHECKING:
     from usdn_nas.report.html import write_report
     from usdn_nas.report.rendering import render
     from usdn_nas.report.run import MissingPartError, Run, load_run
+    from usdn_nas.report.runs import front
     from usdn_nas.report.tables import bits_table, front_table, gap_table, ladder_table, stage_table, table1, table2
 
 __all__ = [
@@ -35,6 +39,7 @@ __all__ = [
     "Run",
     "bits_table",
     "draw_figures",
+    "front",
     "front_table",
     "gap_table",
     "ladder_table",
@@ -42,8 +47,11 @@ __all__ = [
     "plot_bits",
     "plot_exits",
     "plot_front",
+    "plot_history",
+    "plot_importance",
     "plot_ladder",
     "plot_reliability",
+    "plot_sensitivity",
     "plot_thresholds",
     "plot_training",
     "render",
@@ -57,7 +65,8 @@ __all__ = [
 _TABLES = ("bits_table", "front_table", "gap_table", "ladder_table", "stage_table", "table1", "table2")
 _HOME = {name: "figures" for name in __all__ if name.startswith("plot_")}
 _HOME |= dict.fromkeys(_TABLES, "tables") | dict.fromkeys(("MissingPartError", "Run", "load_run"), "run")
-_HOME |= dict.fromkeys(("draw_figures", "write_figures"), "figures") | {"render": "rendering", "write_report": "html"}
+_HOME |= dict.fromkeys(("draw_figures", "write_figures"), "figures") | {"front": "runs"}
+_HOME |= {"render": "rendering", "write_report": "html"}
 
 
 def __getattr__(name: str) -> Any:

@@ -179,6 +179,17 @@ class Run:
         return self._json("supernet/ladder.json", "supernet", "usdn-nas/ladder/1")
 
     @cached_property
+    def sensitivity(self) -> dict[str, Any]:
+        """``search/sensitivity.json``: effects of each group's choices, and how much of the spread each group explains.
+
+        Keys: ``trials`` (number), ``trade_offs`` (L weights of relative BOPs), ``groups``: for each ``name``,
+        ``choices`` (C pairs (W, A)), ``accuracy`` (C effects on the accuracy without exits, fractions), ``value``
+        (C x L effects on accuracy - trade-off x relative BOPs), ``importance`` (L shares of variance); and
+        ``importance_of_accuracy``, one share a group.
+        """
+        return self._json("search/sensitivity.json", "search", "usdn-nas/sensitivity/1")
+
+    @cached_property
     def stages(self) -> dict[str, Any]:
         """Stage name -> status, seconds, time it finished, in the order they ran."""
         return dict(self._json("stages.json", "run", "usdn-nas/stages/1")["stages"])

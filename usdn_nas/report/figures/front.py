@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from numpy.typing import NDArray
 
+from usdn_nas.report.figures._places import label_points
 from usdn_nas.report.figures._style import (
     BLUE,
     FAINT,
@@ -17,17 +20,26 @@ from usdn_nas.report.figures._style import (
     MUTED,
     ORANGE,
     PAPER,
+    PURPLE,
+    SKY,
     VERMILLION,
     bops_unit,
     grid,
-    halo,
     legend_below,
     new_axes,
     styled,
 )
 from usdn_nas.report.run import MissingPartError, Run
+from usdn_nas.report.runs import named_runs
 
-__all__ = ["FrontData", "Mark", "draw_front", "front_data", "plot_front"]
+__all__ = ["FrontData", "Mark", "accuracy_floor", "draw_front", "front_data", "logarithmic", "plot_front"]
+
+_OTHERS: tuple[tuple[str, Any, str], ...] = (
+    (PURPLE, "--", "v"),
+    (SKY, "-.", "s"),
+    (GREEN, ":", "D"),
+    (INK, (0, (5, 1, 1, 1)), "P"),
+)
 
 Points = NDArray[np.float64]
 """(K, 2): average BOPs and accuracy (fraction)."""
@@ -54,6 +66,8 @@ class FrontData:
         search: The retrained models on the search split (thresholds fitted there).
         test: The retrained models on the test split; labels as in ``search``.
         search_n, test_n: Images in each, where known.
+        others: Fronts of other runs, by name.
+        baselines: Points from elsewhere.
     """
 
     trials: Points
@@ -64,6 +78,20 @@ class FrontData:
     test: tuple[Mark, ...]
     search_n: int | None
     test_n: int | None
+    others: Mapping[str, Points] = field(default_factory=dict)
+    baselines: tuple[Mark, ...] = ()
+
+    @property
+    def marks(self) -> tuple[Mark, ...]:
+        """Everything that is a point with a name of its own."""
+        chosen = (self.chosen,) if self.chosen else ()
+        return (*self.ladder, *self.search, *self.test, *self.baselines, *chosen)
+
+    @property
+    def costs(self) -> list[float]:
+        """Average BOPs of everything but trials: what the axis must show."""
+        fronts = [points[:, 0] for points in (self.front, *self.others.values())]
+        return [*np.concatenate(fronts).tolist(), *(mark.bops for mark in self.marks)]
 
 
 def front_data(run: Run) -> FrontData:
@@ -121,44 +149,70 @@ def accuracy_floor(trials: Sequence[float], others: Sequence[float]) -> float:
     return max(low - 0.35 * max(high - low, 0.01), min(min(trials, default=low), low) - 0.08 * (high - low))
 
 
-def draw_front(ax: Axes, data: FrontData) -> Axes:
-    """Draws ``data`` on ``ax``; trials far below the front are counted, not shown."""
-    marks = [*data.ladder, *data.search, *data.test, *([data.chosen] if data.chosen else [])]
-    scale, unit = bops_unit([*data.front[:, 0], *(mark.bops for mark in marks)])
-    named = [*data.front[:, 1], *(mark.accuracy for mark in marks)]
+def logarithmic(costs: Sequence[float]) -> bool:
+    """Whether costs spread so far that a linear axis would crowd the cheap ones."""
+    return min(costs) > 0 and max(costs) > 5 * min(costs)
+
+
+def draw_front(ax: Axes, data: FrontData, *, log: bool) -> Axes:
+    """Draws ``data`` on ``ax``; trials far below the front are counted, not shown. ``log``: logarithmic costs."""
+    everything = [data.front, *data.others.values()]
+    scale, unit = bops_unit(data.costs)
+    named = [*np.concatenate(everything)[:, 1], *(mark.accuracy for mark in data.marks)]
     floor = accuracy_floor(list(data.trials[:, 1]), named)
+    _draw_runs(ax, data, scale)
+    _draw_marks(ax, data, scale)
+    ax.set_ylim(bottom=100 * floor)
+    if log:
+        _log_axis(ax)
+    hidden = int((data.trials[:, 1] < floor).sum())
     where = f"search split{f', n = {data.search_n:,}' if data.search_n else ''}"
+    ax.set_xlabel(f"average {unit} per image{' (log scale)' if log else ''}")
+    ax.set_ylabel("accuracy (%)")
+    ax.set_title(f"Pareto front ({where})")
+    if hidden:
+        text = f"{hidden} trials lie below the frame"
+        ax.text(0.99, 0.015, text, transform=ax.transAxes, ha="right", va="bottom", fontsize=7, color=MUTED)
+    grid(ax)
+    legend_below(ax, 3)
+    texts = [*data.ladder, *data.baselines, *([data.chosen] if data.chosen else [])]
+    corners = np.column_stack([data.front[1:, 0], data.front[:-1, 1]])  # of the steps
+    points = np.concatenate([data.front, corners, *(np.array([[m.bops, m.accuracy]]) for m in data.marks)])
+    label_points(
+        ax,
+        [(mark.label, mark.bops / scale, 100 * mark.accuracy) for mark in texts],
+        [(x / scale, 100 * y) for x, y in points],
+    )
+    return ax
+
+
+def _draw_runs(ax: Axes, data: FrontData, scale: float) -> None:
+    """Trials, the run's front, those of others."""
     trials, front = data.trials / [scale, 0.01], data.front / [scale, 0.01]
     ax.scatter(trials[:, 0], trials[:, 1], s=11, color=FAINT, linewidths=0, label=f"trials ({len(trials)})", zorder=1)
     ax.plot(front[:, 0], front[:, 1], color=BLUE, drawstyle="steps-post", linewidth=1.8, zorder=3)
     ax.plot([], [], color=BLUE, marker="o", markersize=4, label=f"Pareto front ({len(front)} points)")
     ax.scatter(front[:, 0], front[:, 1], s=16, color=BLUE, linewidths=0, zorder=4)
+    for (color, line, marker), (name, points) in zip(_OTHERS * len(data.others), data.others.items(), strict=False):
+        x, y = points[:, 0] / scale, 100 * points[:, 1]
+        ax.plot(x, y, color=color, drawstyle="steps-post", linestyle=line, linewidth=1.4, zorder=3)
+        style = {"color": color, "linestyle": line, "marker": marker, "markersize": 4, "markerfacecolor": PAPER}
+        ax.plot(x, y, **(style | {"linestyle": "none"}), zorder=4)
+        ax.plot([], [], **style, label=f"front of {name} ({len(points)})")
+
+
+def _draw_marks(ax: Axes, data: FrontData, scale: float) -> None:
+    """Uniform bit-widths, baselines, the chosen point, retrained networks."""
     if data.ladder:
         x, y = [m.bops / scale for m in data.ladder], [100 * m.accuracy for m in data.ladder]
         ax.plot(x, y, "^--", color=ORANGE, markersize=6, linewidth=1, label="uniform bits, no early exit", zorder=2)
-        for mark in data.ladder:
-            ax.annotate(
-                mark.label,
-                (mark.bops / scale, 100 * mark.accuracy),
-                xytext=(4, -4),
-                textcoords="offset points",
-                va="top",
-                fontsize=7.5,
-                path_effects=halo(),
-                zorder=6,
-            )
+    if data.baselines:
+        x, y = [m.bops / scale for m in data.baselines], [100 * m.accuracy for m in data.baselines]
+        ax.scatter(x, y, marker="X", s=42, color=INK, edgecolor=PAPER, linewidths=0.7, label="baselines", zorder=5)
     if data.chosen:
-        ax.scatter(
-            data.chosen.bops / scale,
-            100 * data.chosen.accuracy,
-            marker="*",
-            s=170,
-            color=PAPER,
-            edgecolor=INK,
-            linewidths=1.1,
-            label=data.chosen.label,
-            zorder=6,
-        )
+        x, y = [data.chosen.bops / scale], [100 * data.chosen.accuracy]
+        star: dict[str, Any] = {"marker": "*", "s": 170, "color": PAPER, "edgecolor": INK, "linewidths": 1.1}
+        ax.scatter(x, y, **star, label=data.chosen.label, zorder=6)
     shapes = {"retrained, KD": ("D", GREEN), "retrained, CE": ("s", VERMILLION)}
     test = f"test, n = {data.test_n:,}" if data.test_n else "test"
     for group, suffix in ((data.search, "search"), (data.test, test)):
@@ -175,25 +229,42 @@ def draw_front(ax: Axes, data: FrontData) -> Axes:
                 label=f"{mark.label} ({suffix})",
                 zorder=5,
             )
-    ax.set_ylim(bottom=100 * floor)
-    hidden = int((data.trials[:, 1] < floor).sum())
-    ax.set_xlabel(f"average {unit} per image")
-    ax.set_ylabel("accuracy (%)")
-    ax.set_title(f"Pareto front ({where})")
-    if hidden:
-        text = f"{hidden} trials lie below the frame"
-        ax.text(0.99, 0.015, text, transform=ax.transAxes, ha="right", va="bottom", fontsize=7, color=MUTED)
-    grid(ax)
-    legend_below(ax, 3)
-    return ax
+
+
+def _log_axis(ax: Axes) -> None:
+    """Costs on a logarithmic axis with a few plain numbers."""
+    ax.set_xscale("log")
+    ax.xaxis.set_major_locator(LogLocator(10, subs=(1, 2, 5)))
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    ax.xaxis.set_minor_formatter(NullFormatter())
 
 
 @styled
-def plot_front(run: Run, *, ax: Axes | None = None) -> Axes:
+def plot_front(
+    run: Run,
+    *,
+    others: Sequence[Run] | Mapping[str, Run] = (),
+    baselines: Mapping[str, tuple[float, float]] | None = None,
+    log: bool | None = None,
+    ax: Axes | None = None,
+) -> Axes:
     """The front in bold, all trials faint, uniform bit-widths, the chosen point; search and test apart.
 
-    Trials, front, chosen point and uniform bit-widths were measured with the supernet's weights on the search split,
-    on which the front was selected; filled diamonds and squares are retrained networks on the test split.
+    Trials, fronts, chosen point and uniform bit-widths were measured with the supernet's weights on the search split,
+    on which the fronts were selected; filled diamonds and squares are retrained networks on the test split.
+
+    Args:
+        run: With a search.
+        others: Runs whose fronts are drawn too.
+        baselines: Points from elsewhere, by name: (average BOPs, accuracy as a fraction).
+        log: Costs on a logarithmic axis; default: where the largest is more than five times the smallest.
+        ax: Where to draw.
     """
     data = front_data(run)
-    return draw_front(new_axes(6.2, 4.4)[0] if ax is None else ax, data)
+    names = list(named_runs(run, others).items())[1:]
+    fronts = {name: other.front[["bops", "accuracy"]].to_numpy(float) for name, other in names}
+    marks = tuple(Mark(name, *point) for name, point in (baselines or {}).items())
+    data = replace(data, others=fronts, baselines=marks)
+    if log is None:
+        log = logarithmic(data.costs)
+    return draw_front(new_axes(6.2, 4.4)[0] if ax is None else ax, data, log=log)

@@ -1,4 +1,4 @@
-"""Figures as files: PNG and SVG, the same bytes for the same data."""
+"""Figures as files: PNG to look at, SVG and PDF to print, the same bytes for the same data."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ from usdn_nas.report.figures._style import lay_out
 from usdn_nas.report.figures.bits import plot_bits
 from usdn_nas.report.figures.exits import plot_exits
 from usdn_nas.report.figures.front import plot_front
+from usdn_nas.report.figures.history import plot_history
+from usdn_nas.report.figures.importance import plot_importance
 from usdn_nas.report.figures.reliability import plot_reliability
+from usdn_nas.report.figures.sensitivity import plot_sensitivity
 from usdn_nas.report.figures.thresholds import plot_thresholds
 from usdn_nas.report.figures.training import plot_ladder, plot_training
 from usdn_nas.report.run import MissingPartError, Run
@@ -31,6 +34,9 @@ FIGURES: dict[str, Callable[[Run], Axes | list[Axes]]] = {
     "exits": plot_exits,
     "reliability": plot_reliability,
     "thresholds": plot_thresholds,
+    "history": plot_history,
+    "importance": plot_importance,
+    "sensitivity": plot_sensitivity,
     "ladder": plot_ladder,
     "training": plot_training,
 }
@@ -69,7 +75,7 @@ def figure_svg(figure: Figure, *, text: bool = False) -> str:
 
 
 def write_figures(run: Run, folder: Path | str, *, drawn: Drawn | None = None) -> list[Path]:
-    """Writes every figure for which ``run`` has the data as ``<name>.png`` and ``<name>.svg``, atomically.
+    """Writes every figure for which ``run`` has the data as ``<name>.png``, ``.svg`` and ``.pdf``, atomically.
 
     A figure of an earlier time whose data is gone is removed.
 
@@ -84,7 +90,7 @@ def write_figures(run: Run, folder: Path | str, *, drawn: Drawn | None = None) -
     """
     paths = []
     for name, figure in (draw_figures(run) if drawn is None else drawn).items():
-        for suffix in (".png", ".svg"):
+        for suffix in (".png", ".svg", ".pdf"):
             path = Path(folder) / f"{name}{suffix}"
             if isinstance(figure, MissingPartError):
                 path.unlink(missing_ok=True)
@@ -92,8 +98,11 @@ def write_figures(run: Run, folder: Path | str, *, drawn: Drawn | None = None) -
             with atomic_path(path) as temporary:
                 if suffix == ".svg":
                     temporary.write_text(figure_svg(figure), encoding="utf-8")
+                elif suffix == ".pdf":
+                    with rc_context({"pdf.fonttype": 42}):  # TrueType: some publishers refuse Type 3
+                        figure.savefig(temporary, format="pdf", metadata={"CreationDate": None})
                 else:
-                    figure.savefig(temporary, dpi=_DPI, metadata={"Software": None})
+                    figure.savefig(temporary, format="png", dpi=_DPI, metadata={"Software": None})
             paths.append(path)
     if not paths:
         raise UserError("nothing to draw yet", where=run.path, remedy="usdn-nas run STUDY goes on from here")
