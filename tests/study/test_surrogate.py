@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 
 import numpy as np
@@ -10,17 +9,14 @@ import pytest
 
 from usdn_nas.study.surrogate import Covariance, Surrogate
 
-HYPER = Covariance(first=4.0, pairs=0.7, pairs_length=2.0, product=0.3, product_length=6.0, noise=0.05)
+HYPER = Covariance(length=3.0, product=0.3, product_length=1.5, noise=0.05)
 GENERATOR = np.random.default_rng(0)
 
 
 def by_definition(x: list[int], y: list[int], c: Covariance) -> float:
-    count = len(x)
-    first = [math.exp(-abs(a - b) / c.first) for a, b in zip(x, y, strict=True)]
-    second = [math.exp(-abs(a - b) / c.pairs_length) for a, b in zip(x, y, strict=True)]
-    pairs = [a * b for a, b in itertools.combinations(second, 2)]
-    product = math.prod(math.exp(-abs(a - b) / c.product_length) for a, b in zip(x, y, strict=True))
-    return sum(first) / count + c.pairs * (sum(pairs) / len(pairs) if pairs else 0) + c.product * product
+    apart = [abs(a - b) for a, b in zip(x, y, strict=True)]
+    first = sum(math.exp(-distance / c.length) for distance in apart) / len(x)
+    return first + c.product * math.prod(math.exp(-distance / (len(x) * c.product_length)) for distance in apart)
 
 
 @pytest.mark.parametrize("parameters", [1, 2, 5])
@@ -28,8 +24,7 @@ def test_covariance_is_what_the_formula_says(parameters: int) -> None:
     x, y = GENERATOR.integers(4, size=(6, parameters)), GENERATOR.integers(4, size=(3, parameters))
     expected = [[by_definition(a, b, HYPER) for b in y.tolist()] for a in x.tolist()]
     np.testing.assert_allclose(HYPER.between(x, y), expected, rtol=1e-12)
-    own = np.diag(HYPER.between(x, x))
-    np.testing.assert_allclose(own, HYPER.variance if parameters > 1 else HYPER.variance - HYPER.pairs)
+    np.testing.assert_allclose(np.diag(HYPER.between(x, x)), HYPER.variance)
 
 
 def test_posterior_is_that_of_a_gaussian_process() -> None:
@@ -44,6 +39,7 @@ def test_posterior_is_that_of_a_gaussian_process() -> None:
     np.testing.assert_allclose(posterior.variance, variance)
     scale = np.sqrt((centred * np.linalg.solve(matrix, centred)).mean(axis=0))
     np.testing.assert_allclose(posterior.scale, scale)
+    np.testing.assert_allclose(posterior.bound(1, 2.0), posterior.mean[:, 1] + 2 * np.sqrt(variance) * scale[1])
     np.testing.assert_allclose(posterior.deviation, np.sqrt(variance)[:, None] * scale)
 
 
@@ -61,7 +57,7 @@ def test_what_is_pending_narrows_the_posterior_as_an_observation_does() -> None:
 
 
 def test_the_first_orders_share_adds_up() -> None:
-    alone = Covariance(pairs=0.0, product=0.0)
+    alone = Covariance(product=0.0)
     codes = GENERATOR.integers(3, size=(12, 4))
     surrogate = Surrogate(codes, GENERATOR.normal(size=(12, 2)), [alone])
     effects = surrogate.first_order(3)
@@ -73,8 +69,8 @@ def test_the_first_orders_share_adds_up() -> None:
 
 def test_hyperparameters_are_those_of_the_greatest_likelihood() -> None:
     smooth, rough = (
-        Covariance(first=20.0, pairs=0.0, product=0.0, noise=1e-3),
-        Covariance(first=0.2, pairs=0.0, product=0.0, noise=1e-3),
+        Covariance(length=20.0, product=0.0, noise=1e-3),
+        Covariance(length=0.2, product=0.0, noise=1e-3),
     )
     codes = np.stack(np.unravel_index(np.arange(64), (4, 4, 4)), axis=1)
     for truth in (smooth, rough):

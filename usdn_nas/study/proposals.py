@@ -1,10 +1,9 @@
-"""What the surrogate proposes: first sensitivities, then whatever promises most hypervolume under the front.
+"""What the surrogate proposes: first sensitivities, then what may raise the front at one cost after another.
 
 A trial's policies reach the line of slope lambda at V_lambda, and the front's hull at cost c lies at the least
-V_lambda + lambda c over the lambdas. A configuration that raises V_lambda thus raises the hull where that lambda is the
-least one: the *weight* of a lambda is the length of that range of costs. A proposal maximises the sum over lambdas of
-weight x expected improvement of V_lambda (Jones et al. 1998); trials under way count as done, with their predicted
-values (a "kriging believer", Ginsbourger et al. 2010).
+V_lambda + lambda c over the lambdas. Every trial aims at the lambda that bounds the hull at some cost, the costs spread
+evenly over the trials, and takes the configuration with the greatest upper confidence bound of that V_lambda (Srinivas
+et al. 2010); trials under way count as observed, which narrows the bounds beside them (GP-BUCB, Desautels et al. 2014).
 """
 
 from __future__ import annotations
@@ -15,7 +14,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import ndtr
 
 from usdn_nas.config import SearchConfig
 from usdn_nas.cost import reference_bops
@@ -31,6 +29,10 @@ HIGHEST_COST = 1.2
 """The hypervolume's range of costs ends there, in reference BOPs, unless the most accurate policy costs more."""
 
 _CELLS = 600
+_GOLDEN = (5**0.5 - 1) / 2
+"""Its multiples, modulo 1, are spread evenly however many there are."""
+_CONFIDENCE = 0.5
+"""Standard deviations above the mean."""
 _MOST_TRIALS = 512
 
 Array = NDArray[np.float64]
@@ -45,10 +47,9 @@ class Seen:
 
 
 def initial_design(space: SearchSpace) -> list[Indices]:
-    """Sensitivities: from the most bits everywhere, each parameter in turn at its least."""
+    """Sensitivities: from the least bits everywhere, each parameter in turn at its most."""
     sizes = list(parameter_sizes(space).values())
-    top = [size - 1 for size in sizes]
-    return [tuple(0 if p == q else top[q] for q in range(len(sizes))) for p in range(len(sizes)) if sizes[p] > 1]
+    return [tuple(sizes[p] - 1 if p == q else 0 for q in range(len(sizes))) for p in range(len(sizes)) if sizes[p] > 1]
 
 
 def trade_off_weights(best: Array, trade_offs: Array, low: float, high: float) -> Array:
@@ -64,11 +65,13 @@ def trade_off_weights(best: Array, trade_offs: Array, low: float, high: float) -
     return np.bincount(bounding, minlength=len(best)) / len(costs)
 
 
-def expected_improvement(posterior: Posterior, best: Array) -> Array:
-    """(m, L) expected amounts by which V_lambda exceeds ``best`` (L,)."""
-    deviation = posterior.deviation
-    z = (posterior.mean - best) / deviation
-    return np.asarray(deviation * (z * ndtr(z) + np.exp(-z * z / 2) / np.sqrt(2 * np.pi)))
+def aim(weights: Array, number: int) -> int:
+    """Which trade-off trial ``number`` aims at: over the trials, each in proportion to the root of its weight.
+
+    The root, since long ranges of costs where one trade-off bounds the hull are flat, with little to gain.
+    """
+    shares = np.cumsum(np.sqrt(weights))
+    return int(np.searchsorted(shares, (number * _GOLDEN) % 1.0 * shares[-1], side="right"))
 
 
 class Proposals:
@@ -96,11 +99,17 @@ class Proposals:
         return Seen(codes, support(policies[:, 0], policies[:, 1] / self._reference, self._trade_offs)[0])
 
     def propose(
-        self, batch: int, complete: Mapping[int, Seen], pending: Mapping[int, Indices], unwanted: Collection[Indices]
+        self,
+        number: int,
+        batch: int,
+        complete: Mapping[int, Seen],
+        pending: Mapping[int, Indices],
+        unwanted: Collection[Indices],
     ) -> dict[str, Any]:
         """Parameters of a trial.
 
         Args:
+            number: The trial's.
             batch: Number of its batch: random candidates are drawn for a batch, not for a trial.
             complete: By trial number; at least one.
             pending: Trials under way, by number.
@@ -110,7 +119,7 @@ class Proposals:
         if self._batch is None or self._batch[0] != key or not self._batch[1].goes_on_to(pending):
             # What is kept here can be had from the trials again: it spares a fit, and changes no proposal.
             self._batch = (key, self._prepare(batch, [complete[number] for number in sorted(complete)], pending))
-        return self._params(*self._batch[1].pick(pending, unwanted))
+        return self._params(*self._batch[1].pick(number, pending, unwanted))
 
     def _prepare(self, batch: int, complete: Sequence[Seen], pending: Mapping[int, Indices]) -> _Batch:
         codes = np.array([seen.codes for seen in complete], dtype=np.int64)
@@ -128,7 +137,7 @@ class Proposals:
         extra = [code for code in pending.values() if known is not None and code not in known]
         if extra:
             candidates = np.concatenate([candidates, np.array(extra, dtype=np.int64)])
-        return _Batch(surrogate.predict(candidates), best, weights)
+        return _Batch(surrogate.predict(candidates), weights)
 
     def _weights(self, best: Array) -> Array:
         config = self._config
@@ -160,8 +169,8 @@ def _informative(values: Array, best: Array, weights: Array) -> NDArray[np.intp]
 class _Batch:
     """The posterior over the candidates as a batch goes on."""
 
-    def __init__(self, posterior: Posterior, best: Array, weights: Array) -> None:
-        self._posterior, self._best, self._weights = posterior, best, weights
+    def __init__(self, posterior: Posterior, weights: Array) -> None:
+        self._posterior, self._weights = posterior, weights
         self._index = {tuple(code): i for i, code in enumerate(posterior.codes.tolist())}
         self._pended: list[tuple[int, Indices]] = []
 
@@ -170,15 +179,12 @@ class _Batch:
         trials = sorted(pending.items())
         return trials[: len(self._pended)] == self._pended and all(code in self._index for _, code in trials)
 
-    def pick(self, pending: Mapping[int, Indices], unwanted: Collection[Indices]) -> tuple[Indices, int]:
-        """The best candidate, and the number of the trade-off that it promises most at."""
+    def pick(self, number: int, pending: Mapping[int, Indices], unwanted: Collection[Indices]) -> tuple[Indices, int]:
+        """The best candidate for trial ``number``, and the number of the trade-off that it aims at."""
         for trial in sorted(pending.items())[len(self._pended) :]:
-            index = self._index[trial[1]]
-            self._posterior.pend(index)
-            self._best = np.maximum(self._best, self._posterior.mean[index])
+            self._posterior.pend(self._index[trial[1]])
             self._pended.append(trial)
-        gain = expected_improvement(self._posterior, self._best) * self._weights
-        total = gain.sum(axis=1)
-        total[[self._index[code] for code in unwanted if code in self._index]] = -1.0
-        index = int(total.argmax())
-        return tuple(int(rank) for rank in self._posterior.codes[index]), int(gain[index].argmax())
+        trade_off = aim(self._weights, number)
+        bound = self._posterior.bound(trade_off, _CONFIDENCE)
+        bound[[self._index[code] for code in unwanted if code in self._index]] = -np.inf
+        return tuple(int(rank) for rank in self._posterior.codes[int(bound.argmax())]), trade_off

@@ -276,7 +276,9 @@ class SeededSampler(BaseSampler):
                 complete[other.number] = self._found(other)
         if trial.number < self._settings.initial or not complete:
             return None
-        return self._proposals.propose(trial.number // self._batch, complete, pending, self._seen(others.others))
+        return self._proposals.propose(
+            trial.number, trial.number // self._batch, complete, pending, self._seen(others.others)
+        )
 
     def _found(self, trial: FrozenTrial) -> Seen:
         if trial.number not in self._values:

@@ -1,14 +1,14 @@
 """A model of what a bit configuration is worth at every trade-off, learned from the trials.
 
 V_lambda(bits) is the greatest accuracy - lambda x relative BOPs over all exit policies of a configuration, exact from
-its cached outputs. For each lambda it is a Gaussian process whose covariance has three parts, of the first order, of
-the second, and of all orders (additive Gaussian processes, Duvenaud et al. 2011):
+its cached outputs. For each lambda it is a Gaussian process whose covariance has a part of the first order and one of
+all orders (additive Gaussian processes, Duvenaud et al. 2011, with the orders between left to the last),
 
-    k(x, y) = 1/P sum_p k_p  +  a / Q sum_{p < q} k_p k_q  +  b prod_p k_p,    k_p(x, y) = exp(-|x_p - y_p| / l)
+    k(x, y) = 1/P sum_p exp(-|x_p - y_p| / l)  +  b exp(-sum_p |x_p - y_p| / (P m))
 
-with P parameters, Q pairs of them, values as ranks in the parameter's list, and a length l of its own for each part.
-The correlations are the same for every lambda, so that one Cholesky factor serves all; mean and scale are each
-lambda's own. The hyperparameters are those of the greatest marginal likelihood, summed over the lambdas, on a grid.
+with P parameters and values as ranks in the parameter's list. The correlations are the same for every lambda, so that
+one Cholesky factor serves all; mean and scale are each lambda's own. The hyperparameters b, m and the noise are those
+of the greatest marginal likelihood, summed over the lambdas, on a grid.
 """
 
 from __future__ import annotations
@@ -35,50 +35,37 @@ class Covariance:
     """Hyperparameters; variances are in units of the first order's.
 
     Attributes:
-        first: Length l of the first order, in ranks.
-        pairs: Variance a of the second order, and ``pairs_length``.
-        product: Variance b of all orders, and ``product_length``.
+        length: Of the first order (l above), in ranks.
+        product: Variance of all orders (b above).
+        product_length: Its length (m above), in ranks of one parameter.
         noise: Variance that no configuration shares with another.
     """
 
-    first: float = 5.0
-    pairs: float = 0.5
-    pairs_length: float = 3.0
-    product: float = 0.5
-    product_length: float = 10.0
+    length: float = 4.0
+    product: float = 1.0
+    product_length: float = 1.0
     noise: float = 0.1
 
     @property
     def variance(self) -> float:
         """Of any configuration, without noise."""
-        return 1.0 + self.pairs + self.product
+        return 1.0 + self.product
 
     def between(self, x: Codes, y: Codes) -> Array:
         """(n, m) covariances of configurations ``x`` (n, P) with ``y`` (m, P), without noise."""
         parameters = x.shape[1]
-        ranks = np.arange(max(int(x.max()), int(y.max())) + 1)
-        first_of, pairs_of = np.exp(-ranks / self.first), np.exp(-ranks / self.pairs_length)
-        first, total, squares, far = (np.zeros((len(x), len(y))) for _ in range(4))
+        correlations = np.exp(-np.arange(max(int(x.max()), int(y.max())) + 1) / self.length)
+        first, distance = np.zeros((len(x), len(y))), np.zeros((len(x), len(y)), dtype=np.int64)
         for p in range(parameters):
-            distance = np.abs(x[:, p, None] - y[None, :, p])
-            first += first_of[distance]
-            k = pairs_of[distance]
-            total += k
-            squares += k * k
-            far += distance
-        total *= total
-        total -= squares
-        total *= self.pairs / max(parameters * (parameters - 1), 1)
-        first /= parameters
-        far *= -1 / self.product_length
-        return np.asarray(first + total + self.product * np.exp(far))
+            apart = np.abs(x[:, p, None] - y[None, :, p])
+            first += correlations[apart]
+            distance += apart
+        return np.asarray(first / parameters + self.product * np.exp(distance / (-parameters * self.product_length)))
 
 
 _GRID = tuple(
-    Covariance(pairs=pairs, product=product, product_length=length, noise=noise)
-    for pairs, product, length, noise in itertools.product(
-        (0.1, 0.5), (0.1, 0.5, 2.0), (1.0, 3.0, 10.0), (1e-3, 0.1, 0.5)
-    )
+    Covariance(product=product, product_length=length, noise=noise)
+    for product, length, noise in itertools.product((0.3, 1.0, 3.0), (0.3, 1.0), (1e-3, 1e-2, 0.1, 0.5))
 )
 
 
@@ -133,7 +120,7 @@ class Surrogate:
     def first_order(self, levels: int) -> Array:
         """(P, levels, L): the first order's share of the posterior mean, for each parameter and rank."""
         ranks = np.arange(levels)
-        k = np.exp(-np.abs(ranks[:, None, None] - self.codes[None]) / self.covariance.first)  # (levels, n, P)
+        k = np.exp(-np.abs(ranks[:, None, None] - self.codes[None]) / self.covariance.length)  # (levels, n, P)
         return np.einsum("vnp,nl->pvl", k, self._weights) / self.codes.shape[1]
 
 
@@ -159,6 +146,10 @@ class Posterior:
     def deviation(self) -> Array:
         """(m, L) standard deviations."""
         return np.asarray(np.sqrt(self.variance)[:, None] * self.scale)
+
+    def bound(self, trade_off: int, deviations: float) -> Array:
+        """(m,) upper confidence bounds of one V_lambda: so many standard deviations above the mean."""
+        return np.asarray(self.mean[:, trade_off] + deviations * np.sqrt(self.variance) * self.scale[trade_off])
 
     def pend(self, index: int) -> None:
         """Takes configuration ``index`` for one whose value will be known: the mean stays, the variance falls."""
