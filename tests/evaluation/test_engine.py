@@ -130,7 +130,7 @@ def test_equal_results_for_any_order_and_batch(small: Supernet) -> None:
 def test_left_half_way(small: Supernet) -> None:
     split = split_for(small, 9)
     configurations = every(small)[:20]
-    made = engine(small, split, memory=600_000)
+    made = engine(small, split, memory=200_000)
     next(iter(made.run(configurations)))
     fresh = run(engine(small, split), configurations, 20)
     for outputs, expected in zip(run(made, configurations, 20), fresh, strict=True):
@@ -215,7 +215,7 @@ def test_memory(name: str, images: int, factor: float) -> None:
 def test_memory_is_used_for_states(small: Supernet) -> None:
     split = split_for(small, 300)
     runs = []
-    for memory in (700_000, 1_500_000, 20_000_000):
+    for memory in (300_000, 1_000_000, 20_000_000):
         made = engine(small, split, 20, memory)
         for bits in every(small)[:32]:
             made(bits)

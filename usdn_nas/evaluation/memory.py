@@ -33,7 +33,7 @@ class Budget:
 
 
 def divide(memory_bytes: int, compiler: PartCompiler, images: int, samples: int) -> Budget:
-    """Divides ``memory_bytes``: what the walk needs first; of the rest a quarter each to outputs and compiled parts.
+    """Divides ``memory_bytes``: what one configuration needs first; of the rest, half to the trail, the others alike.
 
     Args:
         images: Images a batch, asked for.
@@ -45,17 +45,18 @@ def divide(memory_bytes: int, compiler: PartCompiler, images: int, samples: int)
     each = sum(compiler.state_bytes) + compiler.work_bytes
     # While a part is compiled, its codes, and one layer in double precision and as it becomes, are alive beside it.
     making = 5 * max(compiler.weight_bytes)
+    compiled = sum(compiler.weight_bytes)
     outputs = 3 * len(compiler.supernet.chain.heads) * samples * OUTPUT_BYTES
-    rest = 4 * max(outputs, sum(compiler.weight_bytes) + making)
-    if memory_bytes < 2 * each + rest:
+    needed = making + compiled + outputs
+    if memory_bytes < 2 * each + needed:
         raise UserError(
             f"{memory_bytes / 1e9:.3g} GB are too little for one configuration",
             where="search.memory_gb",
-            remedy=f"give {(2 * each + rest) / 1e9:.3g} or more",
+            remedy=f"give {(2 * each + needed) / 1e9:.3g} or more",
         )
-    images = max(1, min(images, memory_bytes // 2 // each, (memory_bytes - rest) // each))
-    rest = memory_bytes - images * each
-    return Budget(images, rest // 4, rest // 4 - making, rest // 2)
+    images = max(1, min(images, memory_bytes // 2 // each, (memory_bytes - needed) // each))
+    rest = memory_bytes - needed - images * each
+    return Budget(images, outputs + rest // 4, compiled + rest // 4, rest // 2)
 
 
 def kept_batches(budget: Budget, compiler: PartCompiler, samples: int) -> list[int]:
