@@ -2,7 +2,8 @@
 
 Workers are processes that run the real loop: a supernet with random weights, all candidate exits, a journal, the
 engine with its float back end. They are started, warmed up, and set off together; rounds of one and of two workers
-alternate, so that a busy machine strikes both alike. Seconds are from the start of all to the end of the last.
+alternate, so that a busy machine strikes both alike. Seconds are from the start of all to the end of the last. Two
+workers with a study each, of half the configurations, show what the machine itself allows.
 
 python benchmarks/scaling.py --configurations 128 --samples 2000
 """
@@ -87,29 +88,30 @@ def work(options: argparse.Namespace, folder: Path, barrier: Barrier, results: A
     results.put((began, time.time(), time.process_time() - processor, told))
 
 
-def round_of(options: argparse.Namespace, workers: int) -> dict[str, Any]:
-    """One study with so many workers, from nothing to its end."""
+def round_of(options: argparse.Namespace, workers: int, studies: int) -> dict[str, Any]:
+    """So many workers on one study, or on one each, from nothing to their end."""
     spawn = multiprocessing.get_context("spawn")
+    options = argparse.Namespace(**{**vars(options), "configurations": options.configurations // studies})
     with tempfile.TemporaryDirectory(dir=options.folder) as name:
-        folder = Path(name)
+        folders = [Path(name) / str(number % studies) for number in range(workers)]
         barrier, results = spawn.Barrier(workers), spawn.SimpleQueue()
-        processes = [spawn.Process(target=work, args=(options, folder, barrier, results)) for _ in range(workers)]
+        processes = [spawn.Process(target=work, args=(options, folder, barrier, results)) for folder in folders]
         for process in processes:
             process.start()
         found = [results.get() for _ in processes]
         for process in processes:
             process.join()
         space, _ = resolve_space(load_space(find_toml(options.space, "search_spaces")))
-        study, _ = opened(options, space, folder)
-        trials = study.get_trials(deepcopy=False)
+        trials = [t for f in set(folders) for t in opened(options, space, f)[0].get_trials(deepcopy=False)]
     told = [number for _, _, _, numbers in found for number in numbers]
-    complete = {trial.number for trial in trials if trial.state.name == "COMPLETE"}
+    complete = sum(trial.state.name == "COMPLETE" for trial in trials)
     bits = {tuple(sorted((k, v) for k, v in trial.params.items() if k != "trade_off")) for trial in trials}
+    doubled = len(told) - len(set(told)) + len(trials) - len(bits) if studies == 1 else None
     return {
         "seconds": max(end for _, end, _, _ in found) - min(began for began, _, _, _ in found),
         "processor_seconds": sum(processor for _, _, processor, _ in found),
-        "lost": options.configurations - len(complete),
-        "doubled": len(told) - len(set(told)) + len(trials) - len(bits),
+        "lost": options.configurations * studies - complete,
+        "doubled": doubled,
         "shares": sorted(len(numbers) for _, _, _, numbers in found),
     }
 
@@ -129,23 +131,24 @@ def main() -> None:
     parser.add_argument("--format", choices=("table", "json"), default="table")
     options = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = str(options.threads)
-    rounds: dict[int, list[dict[str, Any]]] = {1: [], 2: []}
+    rounds: dict[tuple[int, int], list[dict[str, Any]]] = {(1, 1): [], (2, 1): [], (2, 2): []}
     for _ in range(options.rounds):
-        for workers, found in rounds.items():
-            found.append(round_of(options, workers))
+        for (workers, studies), found in rounds.items():
+            found.append(round_of(options, workers, studies))
     rows = [
         {
             "workers": workers,
+            "studies": studies,
             "trials_per_second": options.configurations / statistics.median(one["seconds"] for one in found),
             "ratio": statistics.median(
-                first["seconds"] / one["seconds"] for first, one in zip(rounds[1], found, strict=True)
+                first["seconds"] / one["seconds"] for first, one in zip(rounds[1, 1], found, strict=True)
             ),
             "processor_seconds": statistics.median(one["processor_seconds"] for one in found),
             "lost": sum(one["lost"] for one in found),
-            "doubled": sum(one["doubled"] for one in found),
+            "doubled": sum(one["doubled"] for one in found) if studies == 1 else None,
             "rounds": found,
         }
-        for workers, found in rounds.items()
+        for (workers, studies), found in rounds.items()
     ]
     if options.format == "json":
         print(json.dumps({"settings": vars(options), "torch": torch.__version__, "rows": rows}, indent=2))
@@ -154,11 +157,12 @@ def main() -> None:
         f"{options.space}, {options.configurations} configurations in batches of {options.batch}, {options.samples} "
         f"images, {options.sampler}, {options.threads} thread a worker, median of {options.rounds} rounds"
     )
-    print("workers  trials/s  ratio  processor s  lost  doubled  trials each (last round)")
+    print("workers  studies  trials/s  ratio  processor s  lost  doubled  trials each (last round)")
     for row in rows:
         print(
-            f"{row['workers']:7} {row['trials_per_second']:9.2f} {row['ratio']:6.2f} {row['processor_seconds']:12.1f}"
-            f" {row['lost']:5} {row['doubled']:8}  {row['rounds'][-1]['shares']}"
+            f"{row['workers']:7} {row['studies']:8} {row['trials_per_second']:9.2f} {row['ratio']:6.2f}"
+            f" {row['processor_seconds']:12.1f} {row['lost']:5} {row['doubled'] if row['studies'] == 1 else '-':>8}"
+            f"  {row['rounds'][-1]['shares']}"
         )
 
 
