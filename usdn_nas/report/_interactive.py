@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from usdn_nas.report.figures._style import bops_unit
-from usdn_nas.report.figures.front import FrontData, Mark, accuracy_floor, front_data
+from usdn_nas.report.figures.front import FrontData, Mark, accuracy_floor, front_data, logarithmic
 from usdn_nas.report.run import Run
 
 __all__ = ["front_payload"]
@@ -53,9 +53,8 @@ def front_payload(run: Run) -> dict[str, Any]:
     """
     data = front_data(run)
     groups = [group.name for group in run.space.groups]
-    named = [*data.ladder, *data.search, *data.test, *([data.chosen] if data.chosen else [])]
-    scale, unit = bops_unit([*data.front[:, 0], *(mark.bops for mark in named)])
-    floor = accuracy_floor(list(data.trials[:, 1]), [*data.front[:, 1], *(mark.accuracy for mark in named)])
+    scale, unit = bops_unit(data.costs)
+    floor = accuracy_floor(list(data.trials[:, 1]), [*data.front[:, 1], *(mark.accuracy for mark in data.marks)])
     front = []
     for row in run.front.to_dict("records"):
         exits = [[name, threshold] for name, threshold in zip(row["exits"], row["thresholds"], strict=True)]
@@ -66,7 +65,9 @@ def front_payload(run: Run) -> dict[str, Any]:
     if data.ladder:
         lines.append(["triangle", "ladder", "uniform bits, no early exit"])
     return {
+        "run": "/".join(run.path.absolute().parts[-2:]),
         "unit": unit,
+        "log": logarithmic(data.costs),
         "floor": 100 * floor,
         "groups": groups,
         "front": front,

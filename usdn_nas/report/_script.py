@@ -25,6 +25,13 @@ SCRIPT = r"""
     for (let v = Math.ceil(low / step) * step; v <= high + step * 1e-9; v += step) out.push(v);
     return [out, Math.max(0, -Math.floor(Math.log10(step) + 1e-9) + (step / power === 2.5 ? 1 : 0))];
   };
+  const powers = (low, high) => {
+    const out = [];
+    for (let p = Math.floor(Math.log10(low)); p <= Math.log10(high); p++) {
+      [1, 2, 5].map((m) => m * 10 ** p).filter((v) => v >= low && v <= high).forEach((v) => out.push(v));
+    }
+    return out;
+  };
   const shape = (kind, x, y, parent, css) => {
     const star = () => Array.from({ length: 10 }, (_, i) => {
       const r = i % 2 ? 4 : 10, a = -Math.PI / 2 + (i * Math.PI) / 5;
@@ -49,7 +56,7 @@ SCRIPT = r"""
   const marks = [...data.ladder, ...data.marks];
   const solid = [...data.front, ...marks];
   const hoverable = [...solid, ...data.trials.filter((p) => p.y >= data.floor)];
-  let places = [], tip = null, ring = null, svg = null, at = -1;
+  let places = [], tip = null, ring = null, kept = null, svg = null, at = -1, pinned = -1;
 
   const show = (index) => {
     at = index;
@@ -72,8 +79,16 @@ SCRIPT = r"""
     tip.style.left = Math.max(0, Math.min(room, x + (x > box.clientWidth / 2 ? -tip.offsetWidth - 14 : 14))) + "px";
     tip.style.top = (y > tip.offsetHeight + 16 ? y - tip.offsetHeight - 12 : y + 14) + "px";
   };
+  const mark = () => {
+    if (pinned < 0) return;
+    kept.setAttribute("visibility", "visible");
+    kept.setAttribute("cx", places[pinned][0]);
+    kept.setAttribute("cy", places[pinned][1]);
+  };
   const pin = () => {
     if (at < 0) return;
+    pinned = at;
+    mark();
     const point = hoverable[at];
     panel.replaceChildren();
     html("b", point.name, panel);
@@ -83,6 +98,9 @@ SCRIPT = r"""
       list.className = "chips";
       data.groups.forEach((group, i) => html("li", `${group} ${point.bits[i]}`, list));
       panel.appendChild(list);
+    }
+    if (pinned < data.front.length) {
+      html("code", `usdn-nas export ${data.run} --trial ${point.name}`, html("div", "Export it: ", panel));
     }
     panel.hidden = false;
   };
@@ -100,24 +118,29 @@ SCRIPT = r"""
     const left = 58, right = 12, top = 10, bottom = 44;
     const xs = solid.map((p) => p.x), ys = hoverable.map((p) => p.y);
     const [x0, x1] = [Math.min(...xs), Math.max(...xs)], [y0, y1] = [data.floor, Math.max(...ys)];
-    const padX = 0.05 * (x1 - x0 || x1 || 1), padY = 0.06 * (y1 - y0 || 1);
-    const X = (v) => left + ((v - x0 + padX) / (x1 - x0 + 2 * padX)) * (width - left - right);
+    const scale = data.log ? Math.log10 : (v) => v;
+    const [s0, s1] = [scale(x0), scale(x1)], padX = 0.05 * (s1 - s0 || s1 || 1), padY = 0.06 * (y1 - y0 || 1);
+    const X = (v) => left + ((scale(v) - s0 + padX) / (s1 - s0 + 2 * padX)) * (width - left - right);
     const Y = (v) => height - bottom - ((v - y0) / (y1 - y0 + padY)) * (height - top - bottom);
     const label = box.getAttribute("aria-label");
     const view = `0 0 ${width} ${height}`;
     svg = node("svg", { width, height, viewBox: view, role: "img", tabindex: 0, "aria-label": label });
     const text = (x, y, content, more) => { node("text", { x, y, ...more }, svg).textContent = content; };
-    const [tx, dx] = ticks(x0 - padX, x1 + padX, width / 90), [ty, dy] = ticks(y0, y1 + padY, 6);
+    const [tx, dx] = data.log
+      ? [powers(10 ** (s0 - padX), 10 ** (s1 + padX)), null] : ticks(s0 - padX, s1 + padX, width / 90);
+    const [ty, dy] = ticks(y0, y1 + padY, 6);
     tx.forEach((v) => {
       node("line", { x1: X(v), x2: X(v), y1: top, y2: height - bottom, class: "grid" }, svg);
-      text(X(v), height - bottom + 17, v.toFixed(dx), { "text-anchor": "middle" });
+      const number = dx === null ? String(+v.toPrecision(1)) : v.toFixed(dx);
+      text(X(v), height - bottom + 17, number, { "text-anchor": "middle" });
     });
     ty.forEach((v) => {
       node("line", { x1: left, x2: width - right, y1: Y(v), y2: Y(v), class: "grid" }, svg);
       text(left - 6, Y(v) + 4, v.toFixed(dy), { "text-anchor": "end" });
     });
     node("path", { d: `M${left} ${top}V${height - bottom}H${width - right}`, fill: "none", class: "axis" }, svg);
-    text((left + width - right) / 2, height - 8, `average ${data.unit} per image`, { "text-anchor": "middle" });
+    const axis = `average ${data.unit} per image${data.log ? " (log scale)" : ""}`;
+    text((left + width - right) / 2, height - 8, axis, { "text-anchor": "middle" });
     const turned = `translate(12 ${(height - bottom) / 2}) rotate(-90)`;
     text(0, 0, "accuracy (%)", { "text-anchor": "middle", transform: turned });
     data.trials.filter((p) => p.y >= data.floor)
@@ -134,8 +157,10 @@ SCRIPT = r"""
     node("path", { d: path(data.front, true), class: "step" }, svg);
     data.front.forEach((p) => node("circle", { cx: X(p.x), cy: Y(p.y), r: 3.4, class: "front" }, svg));
     data.marks.forEach((p) => shape(p.shape, X(p.x), Y(p.y), svg, p.css));
+    kept = node("circle", { r: 11, class: "kept", visibility: "hidden" }, svg);
     ring = node("circle", { r: 9, class: "ring", visibility: "hidden" }, svg);
     places = hoverable.map((p) => [X(p.x), Y(p.y)]);
+    mark();
     svg.addEventListener("pointermove", (event) => show(nearest(event)));
     svg.addEventListener("pointerleave", () => show(-1));
     svg.addEventListener("click", (event) => { show(nearest(event)); pin(); });

@@ -52,7 +52,7 @@ def _front(run: Run, figures: Figures) -> Section:
         paragraph(
             "Accuracy and average BOPs of the supernet's configurations. The front was selected on the very images it "
             "is measured on, so it flatters; filled diamonds and squares are retrained networks on the test split. "
-            "Point at a mark for its bits, exits and thresholds; click to keep it; arrow keys walk along the front.",
+            "Point at a mark for its bits, exits and thresholds; click to mark it; arrow keys walk along the front.",
             "note",
         )
         + '<figure class="interactive"><div id="front-chart" aria-label="Pareto front: accuracy against average BOPs">'
@@ -63,6 +63,28 @@ def _front(run: Run, figures: Figures) -> Section:
         + f'<script type="application/json" id="front-data">{data}</script><script>{SCRIPT}</script>'
     )
     return Section("front", "Pareto front", body, "search")
+
+
+def _matters(run: Run, figures: Figures) -> Section:
+    body = _figure(
+        figures,
+        "importance",
+        "How much of the spread between configurations each group explains (shares of variance), and how many points "
+        "of the front place each candidate exit.",
+    ) + _figure(
+        figures,
+        "sensitivity",
+        "What each choice of a group does to the last exit's accuracy, all other groups averaged over.",
+    )
+    return Section("matters", "Which groups and exits matter", body, "search")
+
+
+def _history(run: Run, figures: Figures) -> Section:
+    caption = (
+        'Hypervolume of what was found so far, of the final value. Where it says "at least", only points of the final '
+        "front and the policy that stands for each trial are on record: exact at the end, a lower bound before."
+    )
+    return Section("history", "How fast the search got there", _figure(figures, "history", caption), "search")
 
 
 def _bits(run: Run, figures: Figures) -> Section:
@@ -168,6 +190,8 @@ SECTIONS: tuple[Callable[[Run, Figures], Section], ...] = (
     _exits,
     _calibration,
     _gap,
+    _matters,
+    _history,
     _ladder,
     _training,
     _stages,

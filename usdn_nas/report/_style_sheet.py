@@ -74,6 +74,7 @@ code { font: .85em ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; }
 .interactive .kd { stroke: var(--green); fill: var(--green); stroke-width: 1.6; }
 .interactive .ce { stroke: var(--vermillion); fill: var(--vermillion); stroke-width: 1.6; }
 .interactive .hollow { fill: var(--paper); }
+.interactive .kept { fill: none; stroke: var(--vermillion); stroke-width: 2.4; }
 .interactive .ring { fill: none; stroke: var(--ink); stroke-width: 1.6; }
 .tip { position: absolute; pointer-events: none; background: var(--paper); color: var(--ink);
   border: 1px solid var(--faint); border-radius: 8px; padding: .4rem .65rem; font-size: .8rem; line-height: 1.45;

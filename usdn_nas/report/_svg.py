@@ -4,42 +4,52 @@ from __future__ import annotations
 
 import html
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from matplotlib.figure import Figure
 
+from usdn_nas.architecture import Bits
 from usdn_nas.report.figures import _style
 from usdn_nas.report.figures.write import figure_svg
+from usdn_nas.space import SearchSpace
 
-__all__ = ["depth_variables", "inline_svg"]
+__all__ = ["color_variables", "inline_svg"]
 
 _NAMES = ("BLUE", "ORANGE", "GREEN", "VERMILLION", "PURPLE", "SKY", "INK", "MUTED", "FAINT", "BAND", "PAPER")
 _VARIABLES = {getattr(_style, name): f"var(--{name.lower()})" for name in _NAMES}
 
 
-def depth_variables(exits: int) -> tuple[dict[str, str], str, str]:
-    """Colours of ``exits`` depths as CSS variables.
+def color_variables(space: SearchSpace) -> tuple[dict[str, str], str, str]:
+    """Colours of exits by depth and of choices by bits, as CSS variables.
 
     Returns:
         Hex colour -> ``var(...)``; the variables' declarations for a light page, and for a dark one.
     """
-    light = _style.depth_colors(exits)
-    dark = _style.depth_colors(exits, first=0.45, last=1.0)
-    names = [f"--depth-{i}" for i in range(len(light))]
+    depths = len(space.candidates)
+    light = dict(enumerate(_style.depth_colors(depths)))
+    dark = dict(enumerate(_style.depth_colors(depths, first=0.45, last=1.0)))
+    for count in sorted({n for group in space.groups for n in _counts(group.choices)}):
+        for color, darker in zip(_style.bit_colors(count), _style.bit_colors(count, last=0.3), strict=True):
+            light[len(light)], dark[len(dark)] = color, darker
     return (
-        {color: f"var({name})" for color, name in zip(light, names, strict=True)},
-        "".join(f"{name}:{color};" for name, color in zip(names, light, strict=True)),
-        "".join(f"{name}:{color};" for name, color in zip(names, dark, strict=True)),
+        {color: f"var(--shade-{i})" for i, color in light.items()},
+        "".join(f"--shade-{i}:{color};" for i, color in light.items()),
+        "".join(f"--shade-{i}:{color};" for i, color in dark.items()),
     )
 
 
-def inline_svg(figure: Figure, name: str, depths: Mapping[str, str]) -> str:
+def _counts(choices: Sequence[Bits]) -> tuple[int, ...]:
+    """How many colours a scale of these choices may have: one a pair, or one a W and one an A."""
+    return len(choices), len({w for w, _ in choices}), len({a for _, a in choices})
+
+
+def inline_svg(figure: Figure, name: str, shades: Mapping[str, str]) -> str:
     """``figure`` as an ``<svg>`` element to stand in a page.
 
     Args:
         figure: The figure.
         name: What a screen reader says, and the prefix of its ids: figures of one page do not share any.
-        depths: From `depth_variables`.
+        shades: From `color_variables`.
     """
     text = figure_svg(figure, text=True)
     text = text[text.index("<svg") :]
@@ -49,7 +59,7 @@ def inline_svg(figure: Figure, name: str, depths: Mapping[str, str]) -> str:
     text = re.sub(r'\bid="([^"]+)"', rf'id="{name}-\1"', text)
     text = re.sub(r'href="#([^"]+)"', rf'href="#{name}-\1"', text)
     text = re.sub(r"url\(#([^)]+)\)", rf"url(#{name}-\1)", text)
-    for color, variable in (_VARIABLES | dict(depths)).items():
+    for color, variable in (_VARIABLES | dict(shades)).items():
         text = re.sub(color, variable, text, flags=re.IGNORECASE)
     text = re.sub(r"font-family: [^;\"]+", "font-family: var(--figure-font)", text)
     text = re.sub(r"(font: [^;\"]*?px) '[^;\"]*", r"\1 var(--figure-font)", text)

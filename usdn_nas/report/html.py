@@ -15,7 +15,7 @@ from usdn_nas.files import write_text
 from usdn_nas.report._markup import Section, paragraph, prose, section
 from usdn_nas.report._sections import SECTIONS, cost
 from usdn_nas.report._style_sheet import STYLE_SHEET
-from usdn_nas.report._svg import depth_variables, inline_svg
+from usdn_nas.report._svg import color_variables, inline_svg
 from usdn_nas.report.figures.write import Drawn, draw_figures
 from usdn_nas.report.run import MissingPartError, Run
 
@@ -135,12 +135,12 @@ def _summary(run: Run) -> str:
 
 def page(run: Run, drawn: Drawn) -> str:
     """The page's text."""
-    depths, light, dark = depth_variables(len(run.space.candidates))
+    shades, light, dark = color_variables(run.space)
     figures: dict[str, str | MissingPartError] = {}
     parts: list[Section] = []
     missing: dict[str, None] = {}
     for name, figure in drawn.items():
-        figures[name] = inline_svg(figure, name, depths) if isinstance(figure, Figure) else figure
+        figures[name] = inline_svg(figure, name, shades) if isinstance(figure, Figure) else figure
     for build in SECTIONS:
         try:
             parts.append(build(run, figures))

@@ -168,3 +168,8 @@ def depth_colors(count: int, first: float = 0.0, last: float = 0.85) -> list[str
     """``count`` colours for exits along the chain, from dark to light in grey too: a stretch of cividis."""
     steps = [first + (last - first) * i / max(count - 1, 1) for i in range(count)]
     return [to_hex(colormaps["cividis"](step)) for step in steps]
+
+
+def bit_colors(count: int, first: float = 0.9, last: float = 0.05) -> list[str]:
+    """``count`` colours for choices of bits, from light (few) to dark (many)."""
+    return depth_colors(count, first, last)

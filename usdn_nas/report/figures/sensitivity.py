@@ -9,7 +9,7 @@ from typing import Any
 from matplotlib.axes import Axes
 
 from usdn_nas.report.figures._places import Places, draw_places, group_places
-from usdn_nas.report.figures._style import INK, MUTED, depth_colors, grid, new_axes, size_inches, styled
+from usdn_nas.report.figures._style import INK, MUTED, bit_colors, grid, new_axes, size_inches, styled
 from usdn_nas.report.run import Run
 from usdn_nas.space import SearchSpace
 
@@ -126,7 +126,7 @@ def draw_sensitivity(ax: Axes, data: SensitivityData) -> Axes:
 
 def _draw_column(ax: Axes, effects: Sequence[Effect], count: int, per_place: float) -> None:
     """Marks of one offset in every place, light to dark by bits, on a line."""
-    colors = depth_colors(len(effects), first=0.9, last=0.05)
+    colors = bit_colors(len(effects))
     for place in range(count):
         values = [value for effect in effects for at, value in effect.rows if at == place]
         if values:
