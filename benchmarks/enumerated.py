@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 from rich.progress import track
 
 from usdn_nas.architecture import Bits
@@ -113,6 +112,3 @@ class Enumerated:
             self.record["segment_runs"] += engine.runs - runs
             self.record["engine"] = {"backend": settings.backend, "images": settings.images}
             write_json(self._record, self.record)
-
-
-Scores = NDArray[np.float64]
