@@ -7,15 +7,15 @@ import math
 import numpy as np
 import pytest
 
-from usdn_nas.study.surrogate import Covariance, Surrogate
+from usdn_nas.study.surrogate import FIRST_ORDER_LENGTH, Covariance, Surrogate
 
-HYPER = Covariance(length=3.0, product=0.3, product_length=1.5, noise=0.05)
+HYPER = Covariance(product=0.3, product_length=1.5, noise=0.05)
 GENERATOR = np.random.default_rng(0)
 
 
 def by_definition(x: list[int], y: list[int], c: Covariance) -> float:
     apart = [abs(a - b) for a, b in zip(x, y, strict=True)]
-    first = sum(math.exp(-distance / c.length) for distance in apart) / len(x)
+    first = sum(math.exp(-distance / FIRST_ORDER_LENGTH) for distance in apart) / len(x)
     return first + c.product * math.prod(math.exp(-distance / (len(x) * c.product_length)) for distance in apart)
 
 
@@ -68,10 +68,7 @@ def test_the_first_orders_share_adds_up() -> None:
 
 
 def test_hyperparameters_are_those_of_the_greatest_likelihood() -> None:
-    smooth, rough = (
-        Covariance(length=20.0, product=0.0, noise=1e-3),
-        Covariance(length=0.2, product=0.0, noise=1e-3),
-    )
+    smooth, rough = Covariance(0.1, 3.0, 1e-3), Covariance(3.0, 0.2, 0.5)
     codes = np.stack(np.unravel_index(np.arange(64), (4, 4, 4)), axis=1)
     for truth in (smooth, rough):
         matrix = truth.between(codes, codes) + truth.noise * np.eye(64)

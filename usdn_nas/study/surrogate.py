@@ -26,6 +26,9 @@ __all__ = ["Covariance", "Posterior", "Surrogate"]
 Array = NDArray[np.float64]
 Codes = NDArray[np.int64]
 
+FIRST_ORDER_LENGTH = 4.0
+"""l above."""
+
 _TINY = 1e-12
 _MOST_FOR_LIKELIHOOD = 256
 
@@ -35,13 +38,11 @@ class Covariance:
     """Hyperparameters; variances are in units of the first order's.
 
     Attributes:
-        length: Of the first order (l above), in ranks.
         product: Variance of all orders (b above).
         product_length: Its length (m above), in ranks of one parameter.
         noise: Variance that no configuration shares with another.
     """
 
-    length: float = 4.0
     product: float = 1.0
     product_length: float = 1.0
     noise: float = 0.1
@@ -53,14 +54,28 @@ class Covariance:
 
     def between(self, x: Codes, y: Codes) -> Array:
         """(n, m) covariances of configurations ``x`` (n, P) with ``y`` (m, P), without noise."""
-        parameters = x.shape[1]
-        correlations = np.exp(-np.arange(max(int(x.max()), int(y.max())) + 1) / self.length)
-        first, distance = np.zeros((len(x), len(y))), np.zeros((len(x), len(y)), dtype=np.int64)
-        for p in range(parameters):
-            apart = np.abs(x[:, p, None] - y[None, :, p])
-            first += correlations[apart]
-            distance += apart
-        return np.asarray(first / parameters + self.product * np.exp(distance / (-parameters * self.product_length)))
+        return self.of(*relations(x, y))
+
+    def of(self, first: Array, distance: Array) -> Array:
+        """(n, m) covariances from what `relations` gives."""
+        return np.asarray(first + self.product * np.exp(distance * (-1 / self.product_length)))
+
+
+def relations(x: Codes, y: Codes) -> tuple[Array, Array]:
+    """(n, m) each: the first order's covariances, and the mean distance in ranks.
+
+    Both are sums over the parameters of what a table says of two ranks: products with one-hot encodings.
+    """
+    parameters = x.shape[1]
+    ranks = np.arange(max(int(x.max()), int(y.max())) + 1)
+    apart = np.abs(ranks[:, None] - ranks)
+    ones_x, ones_y = ((codes[:, :, None] == ranks).astype(np.float64) for codes in (x, y))
+    shape = (-1, parameters * len(ranks))
+    first, distance = (
+        ones_x.reshape(shape) @ (ones_y @ table).reshape(shape).T / parameters
+        for table in (np.exp(-apart / FIRST_ORDER_LENGTH), apart)
+    )
+    return first, distance
 
 
 _GRID = tuple(
@@ -80,14 +95,14 @@ class _Fit:
     likelihood: float
 
 
-def _fit(covariance: Covariance, codes: Codes, residuals: Array) -> _Fit:
-    matrix = covariance.between(codes, codes)
+def _fit(covariance: Covariance, related: tuple[Array, Array], residuals: Array) -> _Fit:
+    matrix = covariance.of(*related)
     matrix[np.diag_indices_from(matrix)] += covariance.noise
     factor = cholesky(matrix, lower=True, overwrite_a=True, check_finite=False)
     white = solve_triangular(factor, residuals, lower=True, check_finite=False)
     scale = np.sqrt((white**2).mean(axis=0) + _TINY)
     determinant = np.log(np.diag(factor)).sum()
-    likelihood = -len(codes) * np.log(scale).sum() - residuals.shape[1] * determinant
+    likelihood = -len(residuals) * np.log(scale).sum() - residuals.shape[1] * determinant
     return _Fit(covariance, factor, white, scale, float(likelihood))
 
 
@@ -104,8 +119,10 @@ class Surrogate:
         self.mean = values.mean(axis=0)
         residuals = values - self.mean
         few = slice(None, None, -(-len(codes) // _MOST_FOR_LIKELIHOOD))
-        best = max((_fit(one, codes[few], residuals[few]) for one in grid), key=lambda fit: fit.likelihood)
-        fit = best if len(best.factor) == len(codes) else _fit(best.covariance, codes, residuals)
+        related = relations(codes[few], codes[few])
+        fit = max((_fit(one, related, residuals[few]) for one in grid), key=lambda fit: fit.likelihood)
+        if len(fit.factor) < len(codes):
+            fit = _fit(fit.covariance, relations(codes, codes), residuals)
         self.codes, self.covariance, self.scale, self._factor = codes, fit.covariance, fit.scale, fit.factor
         self._weights = solve_triangular(fit.factor, fit.white, lower=True, trans=1, check_finite=False)
 
@@ -120,7 +137,7 @@ class Surrogate:
     def first_order(self, levels: int) -> Array:
         """(P, levels, L): the first order's share of the posterior mean, for each parameter and rank."""
         ranks = np.arange(levels)
-        k = np.exp(-np.abs(ranks[:, None, None] - self.codes[None]) / self.covariance.length)  # (levels, n, P)
+        k = np.exp(-np.abs(ranks[:, None, None] - self.codes[None]) / FIRST_ORDER_LENGTH)  # (levels, n, P)
         return np.einsum("vnp,nl->pvl", k, self._weights) / self.codes.shape[1]
 
 
