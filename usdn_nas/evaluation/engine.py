@@ -18,7 +18,7 @@ from torch import Tensor
 from usdn_nas.architecture import Bits
 from usdn_nas.evaluation.memory import OUTPUT_BYTES, divide, kept_batches
 from usdn_nas.evaluation.outputs import Batches
-from usdn_nas.evaluation.prefixes import Path, Paths, distinct_prefixes, tree
+from usdn_nas.evaluation.prefixes import Key, Path, Paths, distinct_prefixes, tree
 from usdn_nas.evaluation.settings import EngineSettings, choose_settings, thread_limit
 from usdn_nas.evaluation.walk import HeadOutputs, Place, Trail, Walk
 from usdn_nas.policy.outputs import ExitOutputs
@@ -27,6 +27,9 @@ from usdn_nas.quant.program import CompiledPart
 from usdn_nas.quant.supernet import Supernet
 
 __all__ = ["Engine", "EngineSettings", "choose_settings", "distinct_prefixes"]
+
+_Name = tuple[str, int, Key]
+"""Of a compiled part: kind, number, choices."""
 
 
 class Engine:
@@ -118,14 +121,14 @@ class Engine:
 
     def _assemble(self, path: Path, outputs: Mapping[Place, HeadOutputs]) -> ExitOutputs:
         found = [outputs[place] for place in self._places(path)]
-        confidence = np.stack([head.confidence.numpy() for head in found])
-        return ExitOutputs(confidence, np.stack([head.correct.numpy() for head in found]), self.names)
+        confidence = np.stack([head.confidence for head in found])
+        return ExitOutputs(confidence, np.stack([head.correct for head in found]), self.names)
 
     @torch.inference_mode()
     def _run_chunk(self, configurations: Mapping[Path, Mapping[str, Bits]]) -> dict[Place, HeadOutputs]:
         count = len(self._labels)
         places = {place for path in configurations for place in self._places(path)}
-        outputs = {place: HeadOutputs(torch.empty(count), torch.empty(count, dtype=torch.bool)) for place in places}
+        outputs = {place: _empty(count) for place in places}
         roots = tree(self.space, configurations, self._exits)
         images = self._images()
         with thread_limit(self.settings.threads):
@@ -161,27 +164,33 @@ class Engine:
         return at
 
 
+def _empty(count: int) -> HeadOutputs:
+    return HeadOutputs(torch.empty(count).numpy(), torch.empty(count, dtype=torch.bool).numpy())
+
+
 class _Parts:
     """Compiled parts, made when first asked for; the longest unused go where they take more than ``limit`` bytes."""
 
     def __init__(self, compiler: PartCompiler, limit: int) -> None:
         self.compiler, self.limit = compiler, limit
-        self._kept: OrderedDict[tuple[object, ...], CompiledPart] = OrderedDict()
+        self._kept: OrderedDict[_Name, CompiledPart] = OrderedDict()
         self._bytes = 0
 
-    def segment(self, index: int, bits: Mapping[str, Bits]) -> CompiledPart:
-        key = ("segment", index, *map(bits.__getitem__, self.compiler.segment_layers(index)))
-        return self._get(key, functools.partial(self.compiler.segment, index, bits))
+    def segment(self, index: int, key: Key, bits: Mapping[str, Bits]) -> CompiledPart:
+        return self._kept_one(("segment", index, key)) or self._make("segment", index, key, bits)
 
-    def head(self, index: int, bits: Mapping[str, Bits]) -> CompiledPart:
-        key = ("head", index, *map(bits.__getitem__, self.compiler.head_layers(index)))
-        return self._get(key, functools.partial(self.compiler.head, index, bits))
+    def head(self, index: int, key: Key, bits: Mapping[str, Bits]) -> CompiledPart:
+        return self._kept_one(("head", index, key)) or self._make("head", index, key, bits)
 
-    def _get(self, key: tuple[object, ...], make: Callable[[], CompiledPart]) -> CompiledPart:
-        if key in self._kept:
-            self._kept.move_to_end(key)
-            return self._kept[key]
-        self._kept[key] = part = make()
+    def _kept_one(self, name: _Name) -> CompiledPart | None:
+        part = self._kept.get(name)
+        if part is not None:
+            self._kept.move_to_end(name)
+        return part
+
+    def _make(self, kind: str, index: int, key: Key, bits: Mapping[str, Bits]) -> CompiledPart:
+        part = (self.compiler.segment if kind == "segment" else self.compiler.head)(index, bits)
+        self._kept[kind, index, key] = part
         self._bytes += part.nbytes
         while self._bytes > self.limit and len(self._kept) > 1:
             self._bytes -= self._kept.popitem(last=False)[1].nbytes

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from usdn_nas.architecture import Bits
@@ -16,16 +18,17 @@ __all__ = ["HeadOutputs", "Place", "Trail", "Walk"]
 
 Place = tuple[tuple[Key, ...], Key]
 """Where outputs belong: the keys of the segments up to there, and the key of the head."""
-_Judged = tuple[Tensor, Tensor]
-"""Confidence (float32) and correctness (bool) of a batch's images, (B,) each."""
+_FEW_CLASSES = 128
+_Judged = tuple[NDArray[np.float32], NDArray[np.bool_]]
+"""Confidence and correctness of a batch's images, (B,) each."""
 
 
 @dataclass
 class HeadOutputs:
-    """Confidence (N,) float32 and correctness (N,) bool at one place, on the CPU."""
+    """Confidence (N,) and correctness (N,) at one place."""
 
-    confidence: Tensor
-    correct: Tensor
+    confidence: NDArray[np.float32]
+    correct: NDArray[np.bool_]
 
 
 @dataclass
@@ -51,7 +54,7 @@ class Walk:
         rows: The batch's place in the split.
         labels: (B,).
         images: Gives the batch, where the trail does not have the first state.
-        segment, head: Compiled parts by number and layer bits.
+        segment, head: Compiled parts by number, key, and the layer bits that the key stands for.
         exits: Segment -> number of its exit.
         outputs: Where results go.
         segment_runs: Segments that were run, by number.
@@ -62,8 +65,8 @@ class Walk:
     rows: slice
     labels: Tensor
     images: Callable[[], Tensor]
-    segment: Callable[[int, Mapping[str, Bits]], CompiledPart]
-    head: Callable[[int, Mapping[str, Bits]], CompiledPart]
+    segment: Callable[[int, Key, Mapping[str, Bits]], CompiledPart]
+    head: Callable[[int, Key, Mapping[str, Bits]], CompiledPart]
     exits: Mapping[int, int]
     outputs: Mapping[Place, HeadOutputs]
     segment_runs: list[int]
@@ -87,7 +90,7 @@ class Walk:
             return trail[level]
         del trail[level:]
         state = (self.images(),) if state is None else state
-        left = _Left(prefix[-1], self.segment(level, node.bits)(state))
+        left = _Left(prefix[-1], self.segment(level, prefix[-1], node.bits)(state))
         self.segment_runs[level] += len(self.labels)
         if level < self.kept and level == len(trail):
             trail.append(left)
@@ -98,11 +101,14 @@ class Walk:
             if key not in left.heads:
                 if len(left.heads) == HEADS_KEPT:
                     del left.heads[next(iter(left.heads))]
-                left.heads[key] = self._run_head(node.segment, bits, left.state)
+                (logits,) = self.head(self.exits[node.segment], key, bits)(left.state)
+                left.heads[key] = self._judged(logits)
             outputs = self.outputs[prefix, key]
             outputs.confidence[self.rows], outputs.correct[self.rows] = left.heads[key]
 
-    def _run_head(self, segment: int, bits: Mapping[str, Bits], state: tuple[Tensor, ...]) -> _Judged:
-        (logits,) = self.head(self.exits[segment], bits)(state)
-        confidence, predicted = logits.softmax(dim=-1).max(dim=-1)
-        return confidence.float(), predicted == self.labels
+    def _judged(self, logits: Tensor) -> _Judged:
+        if logits.shape[1] < _FEW_CLASSES:  # across the images many are done at once
+            confidence, predicted = logits.t().contiguous().softmax(dim=0).max(dim=0)
+        else:
+            confidence, predicted = logits.softmax(dim=1).max(dim=1)
+        return confidence.float().cpu().numpy(), (predicted == self.labels).cpu().numpy()
