@@ -107,7 +107,9 @@ class Pipeline:
             "search": {**settings_that_matter(settings), "sampler": self._sampler},
             "supernet weights": self._weights("supernet"),
         }
-        outputs = ("search/front.csv", "search/trials.csv")
+        outputs: tuple[str, ...] = ("search/front.csv", "search/trials.csv")
+        if settings.exits == "exact":
+            outputs += ("search/sensitivity.json",)
         return self._stage(
             "search",
             inputs,

@@ -24,6 +24,7 @@ from usdn_nas.space import SearchSpace
 from usdn_nas.study.points import completed
 from usdn_nas.study.samplers import goal
 from usdn_nas.study.search import run_search
+from usdn_nas.study.sensitivity import write_sensitivity
 from usdn_nas.study.session import Study, open_study, read_study, stored_sampler
 from usdn_nas.study.storage import open_storage
 from usdn_nas.study.tables import write_tables
@@ -118,6 +119,8 @@ def search(context: Context, inputs: dict[str, Any]) -> None:
                 )
                 progress.look(study)
     write_tables(study, space, context.folder / "search")
+    if settings.exits == "exact":
+        write_sensitivity(study, space, context.folder / "search" / "sensitivity.json")
 
 
 def run_worker(name: str, study: Any, spec: Any, folder: Path, fingerprint: dict[str, str]) -> None:

@@ -16,7 +16,16 @@ from usdn_nas.policy.front import pareto_front
 from usdn_nas.space import SearchSpace
 from usdn_nas.study.parameters import bits_of
 
-__all__ = ["FrontPoint", "all_points", "best_point", "completed", "find_point", "front_points", "select"]
+__all__ = [
+    "FrontPoint",
+    "all_points",
+    "best_point",
+    "complete_trials",
+    "completed",
+    "find_point",
+    "front_points",
+    "select",
+]
 
 
 @dataclass(frozen=True)
@@ -43,7 +52,7 @@ class FrontPoint:
         return Architecture(self.bits, self.exits, self.thresholds)
 
 
-def _complete(study: optuna.Study) -> list[FrozenTrial]:
+def complete_trials(study: optuna.Study) -> list[FrozenTrial]:
     """Those that carry a front: somebody may have told others by hand."""
     trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     return [trial for trial in trials if "front" in trial.user_attrs]
@@ -70,12 +79,12 @@ def _point(space: SearchSpace, trial: FrozenTrial, policy: int) -> FrontPoint:
 
 def all_points(study: optuna.Study, space: SearchSpace) -> list[FrontPoint]:
     """Every policy on every complete trial's own front, by trial, then by BOPs."""
-    return [_point(space, trial, i) for trial in _complete(study) for i in range(len(trial.user_attrs["front"]))]
+    return [_point(space, trial, i) for trial in complete_trials(study) for i in range(len(trial.user_attrs["front"]))]
 
 
 def front_points(study: optuna.Study, space: SearchSpace) -> list[FrontPoint]:
     """The study's front: the non-dominated policies of all trials, by rising BOPs, accuracy strictly rising."""
-    places = [(trial, i) for trial in _complete(study) for i in range(len(trial.user_attrs["front"]))]
+    places = [(trial, i) for trial in complete_trials(study) for i in range(len(trial.user_attrs["front"]))]
     figures = np.array([trial.user_attrs["front"][i][:2] for trial, i in places], dtype=np.float64).reshape(-1, 2)
     return [_point(space, *places[int(k)]) for k in pareto_front(figures[:, 0], figures[:, 1])]
 
@@ -89,7 +98,7 @@ def find_point(study: optuna.Study, space: SearchSpace, name: str) -> FrontPoint
     number, dot, policy = name.partition(".")
     if not number.isdecimal() or (dot and not policy.isdecimal()):
         raise UserError(f"expected a trial (12) or a trial and a policy (12.3), got '{name}'")
-    trials = {trial.number: trial for trial in _complete(study)}
+    trials = {trial.number: trial for trial in complete_trials(study)}
     trial = trials.get(int(number))
     if trial is None:
         raise UserError(
