@@ -43,7 +43,7 @@ def test_there_are_notebooks() -> None:
 def test_code_runs_top_to_bottom(path: Path, tiny: Path, beside: Path) -> None:
     (beside / "runs/digits").symlink_to(tiny)
     names = _run(path)
-    if path.stem == "01_search_and_front":
+    if path.stem == "02_bits_and_exits":
         _check_leaving_early(names, load_run(tiny).evaluation["models"]["kd"])
 
 
