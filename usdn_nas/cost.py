@@ -1,6 +1,7 @@
 """MACs and BOPs as arithmetic over layer records.
 
-BOPs of a layer = MACs x W bits x A bits (A: of the layer's input), summed over convolutions and linear layers.
+BOPs of a layer = MACs x W bits x A bits (A: of the layer's input), summed over convolutions and linear layers, and
+over what is opaque at 32 x 32.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from usdn_nas.architecture import Architecture, Bits
-from usdn_nas.records import FINAL_EXIT, ExitRecord, LayerRecord, SegmentRecord
+from usdn_nas.records import FINAL_EXIT, OPAQUE, ExitRecord, LayerRecord, SegmentRecord
 from usdn_nas.space import SearchSpace
 
 __all__ = [
@@ -83,7 +84,7 @@ def least_bops(space: SearchSpace) -> int:
 
 
 def uniform_bops(space: SearchSpace, width: int, *, ends: int | None = 8) -> int:
-    """BOPs without internal classifiers, every layer between the ends at ``width``/``width``.
+    """BOPs without internal classifiers, every layer between the ends at ``width``/``width``, what is opaque at 32/32.
 
     Args:
         ends: Bits of the stem and the final classifier; None: ``width`` there too. ``bits.fixed`` is not heeded.
@@ -91,7 +92,9 @@ def uniform_bops(space: SearchSpace, width: int, *, ends: int | None = 8) -> int
     inner = [layer for segment in space.chain.segments[1:] for layer in segment.layers]
     outer = [*space.chain.segments[0].layers, *space.chain.exits[-1].layers]
     end = width if ends is None else ends
-    return sum(layer.macs for layer in inner) * width**2 + sum(layer.macs for layer in outer) * end**2
+    opaque = sum(layer.macs for layer in (*inner, *outer) if layer.kind == OPAQUE)
+    inside, outside = (sum(layer.macs for layer in part if layer.kind != OPAQUE) for part in (inner, outer))
+    return inside * width**2 + outside * end**2 + opaque * 32**2
 
 
 def reference_bops(space: SearchSpace) -> int:

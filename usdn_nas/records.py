@@ -10,19 +10,22 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-__all__ = ["FINAL_EXIT", "ChainRecord", "ExitRecord", "LayerRecord", "SegmentRecord"]
+__all__ = ["FINAL_EXIT", "OPAQUE", "ChainRecord", "ExitRecord", "LayerRecord", "SegmentRecord"]
 
 FINAL_EXIT = "final"
 """Name of the last exit: the network's own classifier. It is always placed and accepts every sample."""
 
+OPAQUE = "opaque"
+"""Kind of what computes multiply-accumulates but stays at full precision, such as attention in one call."""
+
 
 @dataclass(frozen=True)
 class LayerRecord:
-    """A convolution or linear layer.
+    """A convolution or linear layer, or something opaque that stays at full precision.
 
     Attributes:
         name: Qualified by its segment (``"layer1.0.conv1"``) or exit (``"exit:layer1.0.conv0"``).
-        kind: ``"conv"`` or ``"linear"``.
+        kind: ``"conv"``, ``"linear"`` or `OPAQUE` (of which ``reads``, ``signed`` and ``feature_count`` say nothing).
         macs: Multiply-accumulates for one sample.
         weights: Number of weights, bias not among them.
         reads: Name of the tensor it reads; layers of a group that read the same one share its quantizer.
@@ -62,6 +65,7 @@ class ChainRecord:
 
     Attributes:
         not_counted: Operator name -> number of calls in one forward pass through all segments and exits.
+        dropped: Modules of the original network that are not in the chain, such as auxiliary heads.
     """
 
     network: str
@@ -70,6 +74,7 @@ class ChainRecord:
     segments: tuple[SegmentRecord, ...]
     exits: tuple[ExitRecord, ...]
     not_counted: dict[str, int]
+    dropped: tuple[str, ...] = ()
 
     @property
     def candidates(self) -> tuple[str, ...]:
@@ -102,6 +107,7 @@ class ChainRecord:
             segments=tuple(SegmentRecord(s["name"], _layers(s)) for s in payload["segments"]),
             exits=tuple(ExitRecord(e["name"], e["segment"], _layers(e)) for e in payload["exits"]),
             not_counted=dict(payload["not_counted"]),
+            dropped=tuple(payload.get("dropped", ())),
         )
 
 

@@ -12,12 +12,21 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveInt, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveInt,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 from usdn_nas.architecture import Architecture, Bits
 from usdn_nas.errors import UserError, nearest
 from usdn_nas.files import digest, read_toml
-from usdn_nas.records import FINAL_EXIT, ChainRecord, LayerRecord
+from usdn_nas.records import FINAL_EXIT, OPAQUE, ChainRecord, LayerRecord
 from usdn_nas.validation import validate
 
 __all__ = ["Group", "SearchSpace", "SpaceSpec", "load_space"]
@@ -39,7 +48,12 @@ class _Strict(BaseModel):
 
 
 class NetworkSpec(_Strict):
-    """Which network. ``depth`` is 6n+2 and ``width`` the channels of the first stage of a CIFAR-style ResNet."""
+    """Which network. ``depth`` is 6n+2 and ``width`` the channels of the first stage of a CIFAR-style ResNet.
+
+    Of a network of one's own (``"torchvision:NAME"``, ``"package.module:function"``): ``segments`` is about how many
+    of equal MACs lie between stem and classifier, one for every block unless given; ``weights`` is a file of
+    pretrained weights, ``.pth`` or safetensors.
+    """
 
     name: str
     input_shape: tuple[PositiveInt, PositiveInt, PositiveInt]
@@ -47,6 +61,14 @@ class NetworkSpec(_Strict):
     depth: PositiveInt | None = None
     width: PositiveInt | None = None
     stem_stride: PositiveInt | None = None
+    segments: PositiveInt | None = None
+    weights: str | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_not_given(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leaves out settings that came later, where they are not used: the digests of older files still hold."""
+        written: dict[str, Any] = handler(self)
+        return {k: v for k, v in written.items() if v is not None or k not in ("segments", "weights")}
 
 
 class BitsSpec(_Strict):
@@ -157,7 +179,9 @@ class SearchSpace:
         explicit = {name: spec.fixed[pattern] for pattern, found in matched.items() for name in found}
         members: dict[str, list[str]] = {}
         for group, layer in self._group_names():
-            if layer.name in explicit:
+            if layer.kind == OPAQUE:
+                self.fixed[layer.name] = (32, 32)
+            elif layer.name in explicit:
                 self.fixed[layer.name] = explicit[layer.name]
             elif isinstance(group, tuple):
                 self.fixed[layer.name] = group

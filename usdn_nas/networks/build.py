@@ -10,8 +10,10 @@ from torch import nn
 
 from usdn_nas.errors import UserError, nearest
 from usdn_nas.networks.chain import MultiExitNetwork, exit_prefix
+from usdn_nas.networks.find import is_own
 from usdn_nas.networks.graph import PartGraph, analyze
 from usdn_nas.networks.heads import build_head
+from usdn_nas.networks.own import own_backbone
 from usdn_nas.networks.resnet import Backbone, cifar_resnet, torchvision_resnet18
 from usdn_nas.records import FINAL_EXIT, ChainRecord, ExitRecord, SegmentRecord
 from usdn_nas.space import NetworkSpec, SearchSpace, SpaceSpec
@@ -22,7 +24,7 @@ NETWORKS: dict[str, Callable[[NetworkSpec], Backbone]] = {
     "resnet_cifar": cifar_resnet,
     "torchvision:resnet18": torchvision_resnet18,
 }
-"""Name in ``network.name`` -> builder of its chain."""
+"""Name in ``network.name`` -> builder of its chain. Other names with a colon are networks of one's own."""
 
 
 def build_network(spec: SpaceSpec) -> MultiExitNetwork:
@@ -31,31 +33,43 @@ def build_network(spec: SpaceSpec) -> MultiExitNetwork:
     Initialisation draws from torch's global generator: seed it for repeatable weights.
 
     Raises:
-        UserError: The network or an exit candidate is unknown.
+        UserError: The network or an exit candidate is unknown, or the network cannot be cut.
     """
-    name = spec.network.name
-    if name not in NETWORKS:
-        raise UserError(f"unknown network '{name}'", where="network.name", remedy=nearest(name, NETWORKS))
-    backbone = NETWORKS[name](spec.network)
+    backbone = _backbone(spec.network)
     names = list(backbone.segments)
     shapes = _state_shapes(backbone, spec.network.input_shape)
     heads: dict[str, nn.Module] = {}
-    for candidate in _candidates(spec, names):
+    for candidate in _candidates(spec, names, shapes):
         heads[candidate] = build_head(
             spec.exits.head,
-            shapes[names.index(candidate)],
+            shapes[candidate],
             spec.network.num_classes,
             width=spec.exits.head_width,
             stem_width=backbone.stem_width,
+            channels_last=candidate in backbone.channels_last,
         )
     heads[FINAL_EXIT] = backbone.classifier
     where = {exit_: names.index(exit_) for exit_ in heads if exit_ != FINAL_EXIT} | {FINAL_EXIT: len(names) - 1}
-    return MultiExitNetwork(backbone.segments, heads, where)
+    return MultiExitNetwork(backbone.segments, heads, where, backbone.dropped)
 
 
-def _candidates(spec: SpaceSpec, segments: list[str]) -> list[str]:
+def _backbone(spec: NetworkSpec) -> Backbone:
+    name = spec.name
+    if name in NETWORKS and spec.segments is None:
+        return NETWORKS[name](spec)
+    if is_own(name):
+        return own_backbone(spec)
+    if name in NETWORKS:
+        raise UserError(f"{name} has no 'segments' to set", where="network.segments")
+    remedy = nearest(name, NETWORKS)
+    if remedy.startswith("valid"):
+        remedy += ", torchvision:NAME, package.module:function"
+    raise UserError(f"unknown network '{name}'", where="network.name", remedy=remedy)
+
+
+def _candidates(spec: SpaceSpec, segments: list[str], shapes: dict[str, tuple[int, ...]]) -> list[str]:
     """Exit candidates in the order of the chain; after the last segment stands the final exit."""
-    possible = segments[1:-1]
+    possible = [name for name in segments[1:-1] if len(shapes[name]) > 1]
     chosen = spec.exits.candidates
     if chosen == "every-block":
         return possible
@@ -65,14 +79,13 @@ def _candidates(spec: SpaceSpec, segments: list[str]) -> list[str]:
     return [name for name in possible if name in chosen]
 
 
-def _state_shapes(backbone: Backbone, input_shape: tuple[int, int, int]) -> list[tuple[int, int, int]]:
-    """Shape (C, H, W) of the state's last tensor after each segment."""
+def _state_shapes(backbone: Backbone, input_shape: tuple[int, int, int]) -> dict[str, tuple[int, ...]]:
+    """Segment -> shape of its state's last tensor for one image: (C, H, W), (H, W, C), (N, C) or (F,)."""
     state: tuple[torch.Tensor, ...] = (torch.empty(1, *input_shape, device="meta"),)
-    shapes = []
+    shapes = {}
     for name, segment in backbone.segments.items():
         state = analyze(segment, name, state, [False] * len(state)).outputs
-        channels, height, width = state[-1].shape[1:]
-        shapes.append((channels, height, width))
+        shapes[name] = tuple(state[-1].shape[1:])
     return shapes
 
 
@@ -105,6 +118,7 @@ def chain_record(network: MultiExitNetwork, spec: NetworkSpec) -> ChainRecord:
             for (name, graph), segment in zip(graphs[count:], network.exit_segments, strict=True)
         ),
         not_counted=dict(sorted(operators.items())),
+        dropped=network.dropped,
     )
 
 

@@ -22,12 +22,18 @@ class MultiExitNetwork(nn.Module):
         heads: Exit name -> module that takes a state's tensors and returns logits (B, C). The last is
             `FINAL_EXIT`.
         exit_segments: Exit name -> number of the segment that it follows, strictly rising.
+        dropped: Modules of the original network that are not in the chain, such as auxiliary heads.
     """
 
     def __init__(
-        self, segments: Mapping[str, nn.Module], heads: Mapping[str, nn.Module], exit_segments: Mapping[str, int]
+        self,
+        segments: Mapping[str, nn.Module],
+        heads: Mapping[str, nn.Module],
+        exit_segments: Mapping[str, int],
+        dropped: tuple[str, ...] = (),
     ) -> None:
         super().__init__()
+        self.dropped = dropped
         if list(heads)[-1] != FINAL_EXIT or exit_segments[FINAL_EXIT] != len(segments) - 1:
             raise ValueError(f"the last exit must be '{FINAL_EXIT}' and follow the last segment")
         self.segment_names = tuple(segments)
@@ -69,7 +75,7 @@ class MultiExitNetwork(nn.Module):
         segments = dict(zip(self.segment_names, self.segments, strict=True))
         heads = dict(zip(self.exit_names, self.heads, strict=True))
         where = dict(zip(self.exit_names, self.exit_segments, strict=True))
-        return MultiExitNetwork(segments, {n: heads[n] for n in names}, {n: where[n] for n in names})
+        return MultiExitNetwork(segments, {n: heads[n] for n in names}, {n: where[n] for n in names}, self.dropped)
 
 
 def exit_prefix(name: str) -> str:

@@ -1,4 +1,8 @@
-"""What `torch.fx` says of one part of a chain: its layers, which BatchNorm a layer feeds, signs, shapes."""
+"""What `torch.fx` says of one part of a chain: its layers, which BatchNorm a layer feeds, signs, shapes.
+
+What computes multiply-accumulates and is no convolution or linear layer that can be switched is opaque: it stays at
+full precision. Its multiply-accumulates are those that torch's own counter finds.
+"""
 
 from __future__ import annotations
 
@@ -7,22 +11,31 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.fx.passes.shape_prop import ShapeProp
+from torch.nn.utils import parametrize
+from torch.utils.flop_counter import FlopCounterMode
+from torchvision.ops import StochasticDepth
 
-from usdn_nas.records import LayerRecord
+from usdn_nas.networks.kept import Kept
+from usdn_nas.records import OPAQUE, LayerRecord
 
-__all__ = ["PartGraph", "analyze"]
+__all__ = ["PartGraph", "analyze", "is_layer", "meta_copy", "propagate"]
 
 _NON_NEGATIVE = ("ReLU", "ReLU6", "Sigmoid", "Hardsigmoid", "Softmax", "relu", "relu_", "sigmoid", "hardsigmoid")
+_ARITHMETIC = ("add", "add_", "iadd", "mul", "mul_", "imul")
 _SIGN_KEEPING = (
     *("MaxPool2d", "AvgPool2d", "AdaptiveAvgPool2d", "AdaptiveMaxPool2d", "Dropout", "Flatten", "Identity"),
     *("max_pool2d", "boolean_dispatch", "avg_pool2d", "adaptive_avg_pool2d", "flatten", "dropout", "getitem", "pad"),
-    *("add", "iadd", "mul", "cat", "mean", "view", "reshape", "contiguous"),
+    *("cat", "mean", "view", "reshape", "contiguous", "StochasticDepth", "permute", "transpose", "chunk", "split"),
+    *("squeeze", "unsqueeze", "expand", "interpolate", *_ARITHMETIC),
 )
-_SHAPE_ONLY = ("getitem", "getattr", "flatten", "Flatten", "view", "reshape", "contiguous", "size", "Identity", "pad")
+_SHAPE_ONLY = (
+    *("getitem", "getattr", "flatten", "Flatten", "view", "reshape", "contiguous", "size", "Identity", "pad"),
+    *("permute", "transpose", "chunk", "split", "squeeze", "unsqueeze", "expand"),
+)
 
 
 @dataclass
@@ -30,7 +43,8 @@ class PartGraph:
     """A segment or head as a graph.
 
     Attributes:
-        layers: Its convolutions and linear layers, in the order they run. ``LayerRecord.name`` carries the prefix.
+        layers: Its convolutions and linear layers, and what is opaque, in the order they run. ``LayerRecord.name``
+            carries the prefix.
         norm_of: Path of a BatchNorm -> path of the layer whose (W, A) it follows: the one that feeds it, else the
             one it feeds through an activation.
         operators: Name -> calls, of what is neither a convolution nor a linear layer and computes something.
@@ -45,17 +59,66 @@ class PartGraph:
     non_negative: tuple[bool, ...] = ()
 
 
+def is_layer(module: object) -> bool:
+    """Whether ``module`` is a convolution or linear layer that can be switched: torch's own, its weight a parameter."""
+    if isinstance(module, nn.Conv2d | nn.Linear):
+        own = type(module).forward in (nn.Conv2d.forward, nn.Linear.forward)
+        return own and isinstance(module.weight, nn.Parameter) and not parametrize.is_parametrized(module)
+    return False
+
+
+def meta_copy(module: nn.Module) -> nn.Module:
+    """A copy on the meta device, floating point as float32; no memory is taken for its tensors."""
+    memo: dict[int, object] = {}
+    for tensor in (*module.parameters(), *module.buffers()):
+        kind = torch.float32 if tensor.is_floating_point() else tensor.dtype
+        twin = torch.empty_like(tensor, device="meta", dtype=kind)
+        memo[id(tensor)] = nn.Parameter(twin, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else twin
+    return copy.deepcopy(module, memo)
+
+
+class _Propagate(fx.Interpreter):
+    """Puts down the value of every node and the multiply-accumulates that it took."""
+
+    def __init__(self, module: fx.GraphModule, counter: FlopCounterMode) -> None:
+        super().__init__(module)
+        self.counter = counter
+
+    def run_node(self, n: fx.Node) -> Any:
+        before = self.counter.get_total_flops()
+        n.meta["value"] = value = super().run_node(n)
+        n.meta["macs"] = (self.counter.get_total_flops() - before) // 2
+        return value
+
+
+def propagate(module: fx.GraphModule, *state: Tensor) -> None:
+    """Runs a graph on the meta device; nodes then have ``meta["value"]`` and ``meta["macs"]``."""
+    with FlopCounterMode(display=False) as counter, torch.device("meta"), torch.enable_grad():
+        _Propagate(module.eval(), counter).run(*state)
+
+
+class _Tracer(fx.Tracer):
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return isinstance(m, StochasticDepth | Kept) or super().is_leaf_module(m, module_qualified_name)
+
+
+def _graph_module(module: nn.Module) -> fx.GraphModule:
+    """A copy on the meta device as a graph; one that already is a graph is not traced again."""
+    twin = meta_copy(module).train()
+    return twin if isinstance(twin, fx.GraphModule) else fx.GraphModule(twin, _Tracer().trace(twin))
+
+
 def analyze(module: nn.Module, prefix: str, state: Sequence[Tensor], non_negative: Sequence[bool]) -> PartGraph:
     """Traces ``module`` with `torch.fx` and propagates shapes (on the meta device) and signs.
 
     Args:
-        module: A segment or head; its leaves are torch.nn modules.
+        module: A segment or head; its leaves are torch.nn modules, or `Kept`.
         prefix: Goes before the layers' names, with a dot.
         state: Meta tensors with a batch of one, its arguments.
         non_negative: For each of ``state``: whether it can never be negative.
     """
-    traced = fx.symbolic_trace(copy.deepcopy(module).train().to("meta", torch.float32))
-    ShapeProp(traced.eval()).propagate(*state)
+    traced = _graph_module(module)
+    propagate(traced, *state)
     part = PartGraph()
     signs: dict[fx.Node, bool] = {}
     placeholders = iter(zip(state, non_negative, strict=True))
@@ -73,8 +136,18 @@ def analyze(module: nn.Module, prefix: str, state: Sequence[Tensor], non_negativ
 
 
 def _shape(node: fx.Node) -> torch.Size:
-    shape: torch.Size = node.meta["tensor_meta"].shape
-    return shape
+    value = node.meta["value"]
+    return value.shape if isinstance(value, Tensor) else torch.Size()
+
+
+def _keeps_sign(node: fx.Node, name: str) -> bool:
+    """Whether what ``node`` gives is not negative where none of its tensors is."""
+    if name not in _SIGN_KEEPING:
+        return False
+    given = (*node.args, *node.kwargs.values()) if name in _ARITHMETIC else ()
+    if name == "pad":
+        given = (node.args[3] if len(node.args) > 3 else node.kwargs.get("value"),)
+    return not any(isinstance(value, int | float) and value < 0 for value in given)
 
 
 def _visit(
@@ -84,10 +157,13 @@ def _visit(
     leaf = leaves.get(str(node.target)) if node.op == "call_module" else None
     name = type(leaf).__name__ if leaf is not None else getattr(node.target, "__name__", str(node.target))
     signs[node] = name in _NON_NEGATIVE or (
-        name in _SIGN_KEEPING and bool(inputs) and all(signs.get(source, False) for source in inputs)
+        _keeps_sign(node, name) and bool(inputs) and all(signs.get(source, False) for source in inputs)
     )
-    if isinstance(leaf, nn.Conv2d | nn.Linear):
+    if isinstance(leaf, nn.Conv2d | nn.Linear) and is_layer(leaf):
         part.layers.append(_layer(node, leaf, prefix, signs[inputs[0]]))
+        return
+    if node.meta["macs"]:
+        part.layers.append(_opaque(node, leaf, prefix))
         return
     if isinstance(leaf, nn.BatchNorm2d) and (layer := _neighbour(node, leaves)) is not None:
         part.norm_of[str(node.target)] = layer
@@ -109,12 +185,19 @@ def _layer(node: fx.Node, leaf: nn.Conv2d | nn.Linear, prefix: str, non_negative
     )
 
 
+def _opaque(node: fx.Node, leaf: nn.Module | None, prefix: str) -> LayerRecord:
+    tensors = leaf.parameters() if leaf is not None else [source.meta["value"] for source in node.all_input_nodes]
+    weights = sum(t.numel() for t in tensors if isinstance(t, nn.Parameter))
+    name = node.target if leaf is not None else node.name
+    return LayerRecord(f"{prefix}.{name}", OPAQUE, node.meta["macs"], weights, reads="", signed=True, feature_count=0)
+
+
 def _neighbour(norm: fx.Node, leaves: dict[str, nn.Module]) -> str | None:
     """The layer that feeds a BatchNorm, else the one that it feeds through an activation."""
 
     def layer(node: fx.Node) -> str | None:
         leaf = leaves.get(str(node.target)) if node.op == "call_module" else None
-        return str(node.target) if isinstance(leaf, nn.Conv2d | nn.Linear) else None
+        return str(node.target) if is_layer(leaf) else None
 
     if (feeding := layer(norm.all_input_nodes[0])) is not None:
         return feeding

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
 
 from usdn_nas.errors import UserError
+from usdn_nas.networks.foreign import load_foreign
 from usdn_nas.space import NetworkSpec
 
 __all__ = ["Backbone", "cifar_resnet", "torchvision_resnet18"]
@@ -17,11 +19,19 @@ __all__ = ["Backbone", "cifar_resnet", "torchvision_resnet18"]
 
 @dataclass
 class Backbone:
-    """Segments in order (the first is the stem), and the classifier that reads the last one's state."""
+    """Segments in order (the first is the stem), and the classifier that reads the last one's state.
+
+    Attributes:
+        stem_width: Channels that the stem gives.
+        dropped: Modules of the original network that are not in the chain.
+        channels_last: Segments whose state is (B, H, W, C).
+    """
 
     segments: dict[str, nn.Module]
     classifier: nn.Module
     stem_width: int
+    dropped: tuple[str, ...] = ()
+    channels_last: frozenset[str] = frozenset()
 
 
 class CifarBlock(nn.Module):
@@ -93,6 +103,8 @@ def torchvision_resnet18(spec: NetworkSpec) -> Backbone:
             f"torchvision:resnet18 reads 3 channels, got {spec.input_shape[0]}", where="network.input_shape"
         )
     net = torchvision.models.resnet18(weights=None, num_classes=spec.num_classes)
+    if spec.weights is not None:
+        load_foreign(net, Path(spec.weights))
     stem = OrderedDict(conv1=net.conv1, bn1=net.bn1, relu=net.relu, maxpool=net.maxpool)
     segments: dict[str, nn.Module] = {"stem": nn.Sequential(stem)}
     for stage in range(1, 5):

@@ -21,6 +21,7 @@ from usdn_nas.quant.layers import (
     SwitchableQuantizer,
 )
 from usdn_nas.quant.quantizers import LearnedStep
+from usdn_nas.records import OPAQUE
 from usdn_nas.space import SearchSpace
 
 __all__ = ["Supernet", "materialize"]
@@ -49,6 +50,8 @@ class Supernet(nn.Module):
         shared: dict[tuple[str, str], SwitchableQuantizer] = {}
         for (prefix, part), (_, graph) in zip(self.chain.parts(), graphs, strict=True):
             for record in graph.layers:  # type: ignore[attr-defined]
+                if record.kind == OPAQUE:
+                    continue
                 group = self.space.group_of.get(record.name)
                 pairs = choices[group] if group else (self.space.fixed[record.name],)
                 key = (record.reads, group or record.name)
@@ -73,7 +76,8 @@ class Supernet(nn.Module):
 
         The one place where bits are switched.
         """
-        self.set_layer_bits(dict.fromkeys(self.layers, FULL_PRECISION) if bits is None else self.space.layer_bits(bits))
+        chosen = {} if bits is None else self.space.layer_bits(bits)
+        self.set_layer_bits({name: chosen.get(name, FULL_PRECISION) for name in self.layers})
 
     def set_layer_bits(self, by_layer: Mapping[str, Bits]) -> None:
         """Switches the layers named, and the BatchNorms that follow them: for a part that runs by itself."""

@@ -13,11 +13,12 @@ import torch.nn.functional as F
 from torch import fx, nn
 from torchvision.ops import StochasticDepth
 
+from usdn_nas.networks.kept import Kept
 from usdn_nas.quant.layers import SwitchableBatchNorm2d, SwitchableLayer
 
 __all__ = ["call_of", "is_add", "is_nothing", "is_relu", "module_of", "trace"]
 
-_LEAVES = (SwitchableLayer, SwitchableBatchNorm2d, StochasticDepth)
+_LEAVES = (SwitchableLayer, SwitchableBatchNorm2d, StochasticDepth, Kept)
 _NOTHING = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.AlphaDropout, StochasticDepth)
 _RELU = (F.relu, F.relu_, torch.relu, torch.relu_)
 _ADD = (operator.add, operator.iadd, torch.add)
@@ -52,7 +53,7 @@ def trace(part: nn.Module, arity: int) -> fx.Graph | None:
         arity: Tensors in the state that it takes.
     """
     try:
-        graph = _Tracer(arity).trace(part)
+        graph = copy.deepcopy(part.graph) if isinstance(part, fx.GraphModule) else _Tracer(arity).trace(part)
     except Exception:  # any code may run here, and whatever stops fx is a reason to run the part as it is
         return None
     changes = any(_in_place(node, part) and len(node.all_input_nodes[0].users) > 1 for node in graph.nodes)

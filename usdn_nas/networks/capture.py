@@ -1,0 +1,256 @@
+"""A whole model as one `torch.fx` graph that holds in training and in evaluation, and the modules it calls.
+
+It is traced in both modes: a tracer bakes ``self.training`` into calls, so arguments that differ are made to follow
+the mode again. A module inside which tracing fails is a leaf, and runs as it stands. Outputs beside the logits
+(auxiliary heads) are dropped.
+"""
+
+from __future__ import annotations
+
+import inspect
+import operator
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import torch
+from torch import fx, nn
+from torchvision.ops import StochasticDepth
+
+from usdn_nas.errors import UserError
+from usdn_nas.networks.graph import is_layer
+from usdn_nas.networks.kept import ByMode, Kept
+
+__all__ = ["Captured", "capture", "owner_of"]
+
+_ASSERTS = (torch._assert,)
+
+
+@dataclass
+class Captured:
+    """A model as a graph.
+
+    Attributes:
+        graph: Its only output is the logits.
+        targets: Target of a ``call_module`` or ``get_attr`` node -> module, parameter or constant.
+        kept: Path of a module that stays as it is -> why.
+        dropped: Paths of modules with parameters that the logits do not depend on.
+    """
+
+    graph: fx.Graph
+    targets: dict[str, Any]
+    kept: dict[str, str] = field(default_factory=dict)
+    dropped: tuple[str, ...] = ()
+
+
+def owner_of(node: fx.Node) -> tuple[tuple[str, type], ...]:
+    """The modules in whose ``forward`` a node's call stands, (path, type) each, outermost first; without the root."""
+    stack = node.meta.get("nn_module_stack") or {}
+    return tuple((path, kind) for path, kind in stack.values() if path and path != node.target)
+
+
+class _Tracer(fx.Tracer):
+    """Remembers the innermost module in which tracing failed."""
+
+    def __init__(self, leaves: Mapping[str, str]) -> None:
+        super().__init__()
+        self.leaves = leaves
+        self.failed: str | None = None
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        known = module_qualified_name in self.leaves or isinstance(m, StochasticDepth | Kept)
+        return known or super().is_leaf_module(m, module_qualified_name)
+
+    def call_module(
+        self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        try:
+            return super().call_module(m, forward, args, kwargs)
+        except Exception:
+            self.failed = self.failed or self.path_of_module(m)
+            raise
+
+
+def capture(model: nn.Module, name: str) -> Captured:
+    """Traces ``model``; it is left in the mode it was in.
+
+    Args:
+        model: On any device; takes images (B, C, H, W).
+        name: For messages.
+
+    Raises:
+        UserError: It cannot be traced, or computes something else in training than in evaluation; where, and why.
+    """
+    kept: dict[str, str] = {}
+    while True:
+        training, evaluation = (_trace(model, kept, mode, name) for mode in (True, False))
+        flags = _flags(training, evaluation)
+        if not isinstance(flags, fx.Node):
+            break
+        where = next((path for path, _ in reversed(owner_of(flags)) if path not in kept), None)
+        if where is None:
+            raise UserError(
+                f"computes something else in training than in evaluation, from '{flags.format_node()}' on",
+                where=name,
+                remedy="move what differs into a module of its own",
+            )
+        kept[where] = "computes something else in training than in evaluation"
+    targets = _targets(training, model)
+    _follow_mode(flags, targets)
+    _keep(training, targets, kept)
+    return Captured(training, targets, kept, tuple(_unused(model, training)))
+
+
+def _trace(model: nn.Module, kept: dict[str, str], mode: bool, name: str) -> fx.Graph:
+    """The clean graph in one mode; modules in which tracing fails are added to ``kept``."""
+    modes = {module: module.training for module in model.modules()}
+    model.train(mode)
+    try:
+        while True:
+            tracer = _Tracer(kept)
+            try:
+                return _clean(tracer.trace(model, _defaults(model)))
+            except Exception as error:  # any code may run here
+                where, why = tracer.failed, f"{type(error).__name__}: {error}".splitlines()[0]
+                if where is None or where in kept:
+                    raise UserError(
+                        f"torch.fx cannot trace {type(model).__name__}.forward: {why}",
+                        where=name,
+                        remedy="move what depends on values into a module of its own, which is then kept as it is",
+                    ) from None
+                kept[where] = f"torch.fx cannot trace it ({why})"
+    finally:
+        for module, before in modes.items():
+            module.training = before
+
+
+def _defaults(model: nn.Module) -> dict[str, Any]:
+    """Arguments of ``forward`` after the first, which keep their defaults."""
+    arguments = list(inspect.signature(model.forward).parameters.values())[1:]
+    return {a.name: a.default for a in arguments if a.default is not inspect.Parameter.empty}
+
+
+def _clean(graph: fx.Graph) -> fx.Graph:
+    """Without assertions, with the logits as only output, without what they do not need."""
+    for node in list(graph.nodes):
+        if node.op == "call_function" and node.target in _ASSERTS:
+            graph.erase_node(node)
+        elif not node.users and _changes_its_input(node):
+            _use_instead(node.all_input_nodes[0], node)
+    output = next(iter(reversed(graph.nodes)))
+    logits = _logits(output.args[0])
+    if not isinstance(logits, fx.Node):
+        raise TypeError("it returns something else than a tensor of logits")
+    output.args = (logits,)
+    for node in reversed(graph.nodes):
+        if not node.users and node.op not in ("placeholder", "output"):
+            graph.erase_node(node)
+    return graph
+
+
+def _changes_its_input(node: fx.Node) -> bool:
+    named = str(getattr(node.target, "__name__", node.target))
+    in_place = named.endswith("_") and not named.endswith("__")
+    return bool(node.all_input_nodes) and (in_place or node.kwargs.get("inplace") is True)
+
+
+def _use_instead(source: fx.Node, changed: fx.Node) -> None:
+    """Lets what comes after ``changed`` read it instead of ``source``, whose memory it changed."""
+    later, node = set(), changed.next
+    while node.op != "root":
+        later.add(node)
+        node = node.next
+    source.replace_all_uses_with(changed, delete_user_cb=lambda user: user in later)
+
+
+def _logits(returned: Any) -> Any:
+    """The logits among what a model returns: its only tensor, or that called so, or the first."""
+    if isinstance(returned, dict):
+        return next(
+            (returned[key] for key in ("logits", "out") if key in returned), next(iter(returned.values()), None)
+        )
+    if isinstance(returned, fx.Node) and hasattr(returned.target, "_fields"):  # a named tuple
+        fields = list(returned.target._fields)
+        return returned.args[fields.index("logits") if "logits" in fields else 0]
+    return returned[0] if isinstance(returned, tuple | list) and returned else returned
+
+
+_Flags = dict[fx.Node, tuple[list[int], list[str]]]
+
+
+def _flags(training: fx.Graph, evaluation: fx.Graph) -> _Flags | fx.Node:
+    """For nodes of the first graph: positions and names of arguments that are True in training, else False.
+
+    Where the graphs differ otherwise, the node (of the first) where they begin to.
+    """
+    number = {node: i for graph in (training, evaluation) for i, node in enumerate(graph.nodes)}
+    flags: _Flags = {}
+    for one, other in zip(training.nodes, evaluation.nodes, strict=False):
+        if one.op != other.op or not _same_target(one, other) or len(one.args) != len(other.args):
+            return cast(fx.Node, one)
+        if one.kwargs.keys() != other.kwargs.keys():
+            return cast(fx.Node, one)
+        pairs = [*enumerate(zip(one.args, other.args, strict=True))]
+        positions = [i for i, (a, b) in pairs if a is True and b is False]
+        names = [k for k, a in one.kwargs.items() if a is True and other.kwargs[k] is False]
+        rest = [(a, b) for i, (a, b) in pairs if i not in positions]
+        rest += [(a, other.kwargs[k]) for k, a in one.kwargs.items() if k not in names]
+        plain = [[fx.node.map_arg(x, lambda n: f"node {number[n]}") for x in side] for side in zip(*rest, strict=True)]
+        if plain and str(plain[0]) != str(plain[1]):
+            return cast(fx.Node, one)
+        if positions or names:
+            if one.op != "call_function":
+                return cast(fx.Node, one)
+            flags[one] = (positions, names)
+    shorter, longer = sorted((training, evaluation), key=lambda graph: len(graph.nodes))
+    if len(shorter.nodes) != len(longer.nodes):
+        return cast(fx.Node, list(training.nodes)[len(shorter.nodes) - 1])
+    return flags
+
+
+def _same_target(one: fx.Node, other: fx.Node) -> bool:
+    constants = all(str(node.target).startswith("_tensor_constant") for node in (one, other))
+    return one.target == other.target or one.op in ("placeholder", "output") or constants
+
+
+def _targets(graph: fx.Graph, model: nn.Module) -> dict[str, Any]:
+    names = {str(node.target) for node in graph.nodes if node.op in ("call_module", "get_attr")}
+    return {name: operator.attrgetter(name)(model) for name in sorted(names)}
+
+
+def _follow_mode(flags: _Flags, targets: dict[str, Any]) -> None:
+    for node, (positions, names) in flags.items():
+        stack = owner_of(node)
+        path = ".".join(filter(None, (stack[-1][0] if stack else "", f"{node.name}_by_mode")))
+        targets[path] = ByMode(cast(Callable[..., Any], node.target), positions, names)
+        node.op, node.target = "call_module", path
+
+
+def _keep(graph: fx.Graph, targets: dict[str, Any], kept: dict[str, str]) -> None:
+    """Wraps what must stay as it is: leaves by need, and layers and norms that are called or read elsewhere too."""
+    calls = Counter(str(node.target) for node in graph.nodes if node.op == "call_module")
+    read = {str(node.target).rpartition(".")[0] for node in graph.nodes if node.op == "get_attr"}
+    wrapped: dict[int, Kept] = {}
+    by_identity = Counter(id(targets[path]) for path in calls)
+    for path, count in calls.items():
+        module = targets[path]
+        if path not in kept and (is_layer(module) or isinstance(module, nn.BatchNorm2d)):
+            if count > 1 or by_identity[id(module)] > 1:
+                kept[path] = "called more than once"
+            elif path in read:
+                kept[path] = "its parameters are also read elsewhere"
+        if path in kept:
+            targets[path] = wrapped.setdefault(id(module), Kept(module))
+
+
+def _unused(model: nn.Module, graph: fx.Graph) -> Iterator[str]:
+    """The outermost modules with parameters of which the graph uses none."""
+    used = {str(node.target) for node in graph.nodes if node.op in ("call_module", "get_attr")}
+    prefixes = {path[:end] for path in used for end in range(len(path) + 1) if path[end : end + 1] in ("", ".")}
+    found: list[str] = []
+    for path, module in model.named_modules():
+        inside = any(path.startswith(f"{known}.") for known in (*found, *used))
+        if path and not inside and path not in prefixes and any(True for _ in module.parameters()):
+            found.append(path)
+    yield from found

@@ -1,0 +1,139 @@
+"""Finds networks of one's own: torchvision's classifiers by name, and whatever a function returns."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import inspect
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torchvision
+from torch import nn
+
+from usdn_nas.errors import UserError, nearest
+from usdn_nas.networks.foreign import load_foreign
+from usdn_nas.space import NetworkSpec
+
+__all__ = ["PREFIX", "call_function", "is_own", "make_model", "own_size", "torchvision_names"]
+
+PREFIX = "torchvision:"
+_WHERE = "network.name"
+
+
+@functools.cache
+def torchvision_names() -> tuple[str, ...]:
+    """Names of torchvision's classification models."""
+    return tuple(torchvision.models.list_models(module=torchvision.models))
+
+
+def is_own(name: str) -> bool:
+    """Whether ``name`` is one of torchvision's models or names a function."""
+    return ":" in name
+
+
+def own_size(name: str) -> tuple[int, int, int]:
+    """(C, H, W) that a torchvision model is made for; 3x224x224 of anything else.
+
+    Raises:
+        UserError: torchvision has no such model.
+    """
+    if not name.startswith(PREFIX):
+        return (3, 224, 224)
+    _check_torchvision(name)
+    side = torchvision.models.get_model_weights(name.removeprefix(PREFIX)).DEFAULT.transforms().crop_size[0]
+    return (3, side, side)
+
+
+def _check_torchvision(name: str) -> None:
+    if name.removeprefix(PREFIX) not in torchvision_names():
+        known = [PREFIX + known for known in torchvision_names()]
+        raise UserError(f"torchvision has no classifier '{name}'", where=_WHERE, remedy=nearest(name, known))
+
+
+def make_model(spec: NetworkSpec) -> nn.Module:
+    """The model that ``spec.name`` names, with the weights of ``spec.weights`` where they are given.
+
+    Raises:
+        UserError: There is no such model or function, it fails, or returns something else; or the weights do not fit.
+    """
+    for setting in ("depth", "width", "stem_stride"):
+        if getattr(spec, setting) is not None:
+            raise UserError(f"{spec.name} has no '{setting}' to set", where=f"network.{setting}")
+    model = _torchvision(spec) if spec.name.startswith(PREFIX) else call_function(spec.name, spec.num_classes)
+    if spec.weights is not None:
+        load_foreign(model, Path(spec.weights))
+    return model
+
+
+def _torchvision(spec: NetworkSpec) -> nn.Module:
+    _check_torchvision(spec.name)
+    channels, height, width = spec.input_shape
+    if channels != 3:
+        raise UserError(f"{spec.name} reads 3 channels, got {channels}", where="network.input_shape")
+    builder = torchvision.models.get_model_builder(spec.name.removeprefix(PREFIX))
+    known = inspect.signature(builder).parameters
+    options: dict[str, Any] = {"num_classes": spec.num_classes}
+    if spec.name.startswith(f"{PREFIX}vit_"):
+        options["image_size"] = height
+    if "input_size" in known or spec.name == f"{PREFIX}maxvit_t":
+        options["input_size"] = (height, width)
+    if spec.name in (f"{PREFIX}googlenet", f"{PREFIX}inception_v3"):
+        options["init_weights"] = True  # their default, of which they warn that it will change
+    try:
+        return builder(weights=None, **options)
+    except ValueError as error:
+        raise UserError(str(error), where="network.input_shape") from None
+
+
+def call_function(name: str, num_classes: int | None) -> nn.Module:
+    """What a function of the user's returns; ``num_classes`` is handed over where it takes that."""
+    function = _find(name)
+    try:
+        parameters = inspect.signature(function).parameters
+    except (TypeError, ValueError):
+        parameters = {}  # type: ignore[assignment]
+    keywords = {"num_classes": num_classes} if "num_classes" in parameters and num_classes is not None else {}
+    try:
+        model = function(**keywords)
+    except Exception as error:  # the user's code
+        raise UserError(f"{name}({_given(keywords)}) failed: {type(error).__name__}: {error}", where=_WHERE) from None
+    if not isinstance(model, nn.Module):
+        raise UserError(f"{name} returned {type(model).__name__}, expected a torch.nn.Module", where=_WHERE)
+    return model
+
+
+def _given(keywords: dict[str, Any]) -> str:
+    return ", ".join(f"{key}={value}" for key, value in keywords.items())
+
+
+def _find(name: str) -> Callable[..., Any]:
+    """The function that ``"package.module:function"`` names; modules of the working directory are found too."""
+    module_name, _, attribute = name.partition(":")
+    if not module_name or not attribute:
+        raise UserError(f"expected 'package.module:function', got '{name}'", where=_WHERE)
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.append(here)
+    try:
+        module = importlib.import_module(module_name)
+    except Exception as error:  # the user's code runs
+        remedy = "install it, set PYTHONPATH, or start from the folder that it is in"
+        missing = isinstance(error, ModuleNotFoundError) and module_name.startswith(error.name or "?")
+        why = "is not found" if missing else f"cannot be imported: {type(error).__name__}: {error}"
+        raise UserError(f"module '{module_name}' {why}", where=_WHERE, remedy=remedy if missing else None) from None
+    found: Any = module
+    for part in attribute.split("."):
+        if not hasattr(found, part):
+            functions = [n for n, value in vars(module).items() if callable(value) and not n.startswith("_")]
+            raise UserError(
+                f"module '{module_name}' has no '{attribute}'",
+                where=_WHERE,
+                remedy=nearest(attribute, functions) if functions else None,
+            )
+        found = getattr(found, part)
+    if not callable(found):
+        raise UserError(f"'{name}' is no function but a {type(found).__name__}", where=_WHERE)
+    return found

@@ -1,0 +1,103 @@
+"""Pretrained weights from files that others wrote, read without executing anything."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from usdn_nas.errors import UserError
+
+__all__ = ["load_foreign", "read_tensors"]
+
+_NESTS = ("state_dict", "model", "model_state_dict")
+_SHOWN = 5
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The named tensors of a ``.pth`` or safetensors file; a state dict may lie under "state_dict" or "model".
+
+    A common prefix ``module.``, which DataParallel leaves, is taken off.
+
+    Raises:
+        UserError: The file is missing, damaged, needs code to be executed, or holds something else.
+    """
+    if not path.is_file():
+        raise UserError("no such file", where=path)
+    found = load_file(path) if _is_safetensors(path) else _unpickled(path)
+    for nest in _NESTS:
+        if isinstance(found, Mapping) and isinstance(found.get(nest), Mapping):
+            found = found[nest]
+            break
+    if not isinstance(found, Mapping) or not found or not all(isinstance(v, Tensor) for v in found.values()):
+        raise UserError("expected a state dict (names and tensors)", where=path)
+    plain = all(str(key).startswith("module.") for key in found)
+    return {str(key).removeprefix("module.") if plain else str(key): value for key, value in found.items()}
+
+
+def _is_safetensors(path: Path) -> bool:
+    if path.suffix != ".safetensors":
+        return False
+    try:
+        load_file(path)
+    except SafetensorError as error:
+        raise UserError(f"expected a whole safetensors file: {error}", where=path) from None
+    return True
+
+
+def _unpickled(path: Path) -> Any:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        why = str(error).strip().splitlines()[0]
+        raise UserError(
+            f"holds more than tensors, and nothing of a file is executed here: {why}",
+            where=path,
+            remedy="save the model's state_dict()",
+        ) from None
+    except Exception as error:  # of many kinds: not a zip file, cut off, empty
+        why = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(f"expected weights written by torch.save: {why}", where=path) from None
+
+
+def load_foreign(model: nn.Module, path: Path) -> None:
+    """Puts the weights of a file into ``model``; all names and shapes must agree.
+
+    Raises:
+        UserError: The file cannot be read, or names or shapes differ; they are named.
+    """
+    given = read_tensors(path)
+    wanted = model.state_dict()
+    optional = {key for key in wanted if key.endswith("num_batches_tracked")}
+    problems = [
+        _listed("missing", [key for key in wanted if key not in given and key not in optional]),
+        _listed("not in the model", [key for key in given if key not in wanted]),
+        _listed(
+            "of another shape",
+            [
+                f"{key} ({_shape(given[key])}, expected {_shape(wanted[key])})"
+                for key in wanted
+                if key in given and given[key].shape != wanted[key].shape
+            ],
+        ),
+    ]
+    if any(problems):
+        raise UserError(f"weights of another network: {'; '.join(filter(None, problems))}", where=path)
+    model.load_state_dict(given, strict=False)
+
+
+def _listed(what: str, names: list[str]) -> str:
+    if not names:
+        return ""
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return f"{len(names)} {what}: {', '.join(names[:_SHOWN])}{more}"
+
+
+def _shape(tensor: Tensor) -> str:
+    return "x".join(map(str, tensor.shape)) or "a number"
