@@ -217,7 +217,7 @@ def test_sensitivity_data(resnet18: Run) -> None:
     assert [i for i, _ in data.effects[0].rows] == list(range(len(file)))
     assert [y for _, y in data.effects[0].rows] == pytest.approx([100 * group["accuracy"][0] for group in file])
     weighed = _sensitivity_data(resnet18.space, resnet18.sensitivity, 0.09)
-    assert weighed.what == "accuracy - 0.1 × relative BOPs"
+    assert weighed.what == "accuracy\n- 0.1 × relative BOPs"
     assert weighed.effects[3].rows[2][1] == pytest.approx(100 * file[2]["value"][3][2])
 
 

@@ -89,7 +89,7 @@ def _sensitivity_data(space: SearchSpace, content: Mapping[str, Any], trade_off:
     apart = all(_chosen_apart(group["choices"]) for group in content["groups"])
     what = "accuracy without exits"
     if index is not None:
-        what = f"accuracy - {content['trade_offs'][index]:.3g} × relative BOPs"
+        what = f"accuracy\n- {content['trade_offs'][index]:.3g} × relative BOPs"
     places = group_places(space, [group["name"] for group in content["groups"]])
     return SensitivityData(places, _effects(content, index, apart), apart, what, content["trials"])
 
@@ -102,7 +102,7 @@ def draw_sensitivity(ax: Axes, data: SensitivityData) -> Axes:
     for offset in dict.fromkeys(effect.offset for effect in data.effects):
         _draw_column(ax, [effect for effect in data.effects if effect.offset == offset], count, per_place)
     draw_places(ax, data.places, per_place)
-    ax.set_ylabel("effect (points)")
+    ax.set_ylabel(f"effect on {data.what} (points)")
     columns = min(len(data.effects), max(4, int(size_inches(ax)[0] / 0.55)))
     meaning = "W and A chosen apart, each averaged over the other" if data.apart else "W/A, or one number for both"
     ax.legend(
@@ -118,7 +118,7 @@ def draw_sensitivity(ax: Axes, data: SensitivityData) -> Axes:
         borderaxespad=0.2,
     )
     rows_of_legend = -(-len(data.effects) // columns)
-    ax.set_title(f"Effect of each group's bits on {data.what} ({data.trials:,} trials)", pad=22 + 12 * rows_of_legend)
+    ax.set_title(f"What each group's bits do ({data.trials:,} trials)", pad=22 + 12 * rows_of_legend)
     grid(ax, "y")
     ax.tick_params(axis="x", length=0, labelsize=7)
     return ax
