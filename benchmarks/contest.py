@@ -6,22 +6,25 @@ import tempfile
 import time
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import optuna
-from enumerated import Enumerated
 from numpy.typing import NDArray
 from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler, TPESampler
 
+from usdn_nas.architecture import Bits
 from usdn_nas.config import SearchConfig
 from usdn_nas.cost import exit_costs, reference_bops
 from usdn_nas.evaluation.engine import Engine
+from usdn_nas.pipeline.context import Context
 from usdn_nas.policy.apply import apply
 from usdn_nas.policy.exact import score_shared, threshold_grid
 from usdn_nas.policy.front import pareto_front
+from usdn_nas.policy.outputs import ExitOutputs
 from usdn_nas.study.parameters import TRADE_OFF_RANGE, indices_of, parameter_sizes
 from usdn_nas.study.search import TrialSummary, run_search
 from usdn_nas.study.session import open_study
@@ -48,11 +51,24 @@ Event = tuple[float, Policies]
 """Seconds since the start, and what is known since then."""
 
 
+class Images(Protocol):
+    """Outputs of bit configurations, by their numbers in prefix order, on the images of a split: looked up or run."""
+
+    context: Context
+
+    def bits(self, number: int) -> dict[str, Bits]:
+        """Group name -> (W, A)."""
+
+    def outputs(self, number: int) -> ExitOutputs:
+        """Of configuration ``number``."""
+
+
 @dataclass
 class Bench:
-    """All configurations of a run with their exact fronts."""
+    """Configurations of a run with their exact fronts."""
 
-    search: Enumerated
+    search: Images
+    _fronts: dict[int, Policies] = field(default_factory=dict)
 
     @cached_property
     def space(self):  # type: ignore[no-untyped-def]
@@ -70,12 +86,13 @@ class Bench:
         """Of a configuration, in prefix order."""
         return int(np.ravel_multi_index(ranks, tuple(self.sizes.values())))
 
-    @cached_property
-    def fronts(self) -> list[Policies]:
-        """Of every configuration, over all placements and `THRESHOLDS` shared thresholds."""
-        return [self._front(number) for number in range(self.search.count)]
+    def front(self, number: int) -> Policies:
+        """Of a configuration, over all placements and `THRESHOLDS` shared thresholds."""
+        if number not in self._fronts:
+            self._fronts[number] = self._scored(number)
+        return self._fronts[number]
 
-    def _front(self, number: int) -> Policies:
+    def _scored(self, number: int) -> Policies:
         outputs = self.search.outputs(number)
         scores = score_shared(
             outputs, exit_costs(self.space, self.search.bits(number)), threshold_grid(outputs, THRESHOLDS)
@@ -85,7 +102,7 @@ class Bench:
         rows, masks = np.divmod(kept, scores.accuracy.shape[1])
         return Policies(number, accuracy[kept], bops[kept] / self.reference, masks, scores.thresholds[rows])
 
-    def score(self, images: Enumerated, number: int, mask: int, threshold: float) -> tuple[float, float]:
+    def score(self, images: Images, number: int, mask: int, threshold: float) -> tuple[float, float]:
         """Accuracy and relative cost of one policy on ``images``."""
         exits = tuple(name for i, name in enumerate(self.space.candidates) if mask >> i & 1)
         costs = exit_costs(self.space, images.bits(number)).placed(exits)
@@ -137,7 +154,7 @@ def exact_policies(bench: Bench, sampler: str, seed: int, forward: float, trials
         trial = study.ask()
         number = bench.number(tuple(trial.suggest_int(name, 0, size - 1) for name, size in bench.sizes.items()))
         trade_off = trial.suggest_float("trade_off", *TRADE_OFF_RANGE, log=True)
-        front = bench.fronts[number]
+        front = bench.front(number)
         best = int((front.accuracy - trade_off * front.cost).argmax())
         study.tell(trial, (float(front.accuracy[best]), float(front.cost[best])))
         seconds += forward + time.perf_counter() - began

@@ -29,6 +29,7 @@ from contest import (
     THRESHOLDS,
     Bench,
     Event,
+    Images,
     Policies,
     exact_policies,
     hypervolume,
@@ -72,13 +73,13 @@ class Tracker:
         """On the search images."""
         return hypervolume(self.accuracy, self.cost)
 
-    def on(self, images: Enumerated) -> float:
+    def on(self, images: Images) -> float:
         """Hypervolume of the front's policies on other images, which nobody chose on."""
         accuracy, cost = np.array([self.bench.score(images, *policy) for policy in self.origin]).T
         return hypervolume(accuracy, cost)
 
 
-def follow(bench: Bench, test: Enumerated, total: float, events: Iterator[Event], most: int) -> dict[str, Any]:
+def follow(bench: Bench, test: Images, total: float, events: Iterator[Event], most: int) -> dict[str, Any]:
     """Shares of the true hypervolume ``total`` along a search of at most ``most`` configurations."""
     tracker = Tracker(bench)
     rows: list[dict[str, float]] = []
@@ -128,8 +129,8 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     if missing:
         bench = Bench(search)
         truth = Tracker(bench)
-        for front in bench.fronts:
-            truth.add(front)
+        for number in range(search.count):
+            truth.add(bench.front(number))
         results["truth"] |= {
             "hypervolume": truth.hypervolume,
             "test_share": truth.on(test) / truth.hypervolume,
