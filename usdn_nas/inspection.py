@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from usdn_nas.cost import reference_bops, uniform_bops
-from usdn_nas.records import ExitRecord, SegmentRecord
+from usdn_nas.records import OPAQUE, ExitRecord, SegmentRecord
 from usdn_nas.space import SearchSpace
 
 __all__ = ["inspect_space"]
@@ -17,12 +17,14 @@ def inspect_space(space: SearchSpace) -> dict[str, Any]:
     """The chain, its groups, the size of the space, and the BOPs of the uniform bit-widths.
 
     ``macs`` and ``uniform_bops`` are without internal classifiers; ``uniform_bops`` has 8-bit ends,
-    ``uniform_bops_all_layers`` has none.
+    ``uniform_bops_all_layers`` has none. ``opaque`` lists what stays at full precision, with its share of ``macs``;
+    ``quantized_share`` is the rest. ``kept`` says why modules are run as they stand, ``dropped`` which are left out.
     """
     chain = space.chain
     names = [segment.name for segment in chain.segments]
     parts: list[SegmentRecord | ExitRecord] = [*chain.segments, *chain.exits]
-    layers = [
+    whole = max(chain.macs, 1)
+    layers: list[dict[str, Any]] = [
         {
             "name": layer.name,
             "part": part.name,
@@ -53,6 +55,14 @@ def inspect_space(space: SearchSpace) -> dict[str, Any]:
             for e in chain.exits
         ],
         "layers": layers,
+        "opaque": [
+            {"name": row["name"], "part": row["part"], "macs": row["macs"], "share": row["macs"] / whole}
+            for row in layers
+            if row["kind"] == OPAQUE
+        ],
+        "quantized_share": 1 - chain.opaque_macs / whole,
+        "kept": chain.kept,
+        "dropped": list(chain.dropped),
         "groups": [
             {"name": g.name, "layers": list(g.layers), "choices": [list(pair) for pair in g.choices]}
             for g in space.groups

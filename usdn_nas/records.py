@@ -7,7 +7,7 @@ by name and number of calls in `ChainRecord.not_counted`.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 __all__ = ["FINAL_EXIT", "OPAQUE", "ChainRecord", "ExitRecord", "LayerRecord", "SegmentRecord"]
@@ -66,6 +66,7 @@ class ChainRecord:
     Attributes:
         not_counted: Operator name -> number of calls in one forward pass through all segments and exits.
         dropped: Modules of the original network that are not in the chain, such as auxiliary heads.
+        kept: Path of a module that is run as it stands -> why.
     """
 
     network: str
@@ -75,6 +76,7 @@ class ChainRecord:
     exits: tuple[ExitRecord, ...]
     not_counted: dict[str, int]
     dropped: tuple[str, ...] = ()
+    kept: dict[str, str] = field(default_factory=dict)
 
     @property
     def candidates(self) -> tuple[str, ...]:
@@ -93,6 +95,12 @@ class ChainRecord:
         parts: tuple[SegmentRecord | ExitRecord, ...] = (*self.segments, self.exits[-1])
         return sum(layer.macs for part in parts for layer in part.layers)
 
+    @property
+    def opaque_macs(self) -> int:
+        """Of `macs`, those that stay at full precision because they are opaque."""
+        parts: tuple[SegmentRecord | ExitRecord, ...] = (*self.segments, self.exits[-1])
+        return sum(layer.macs for part in parts for layer in part.layers if layer.kind == OPAQUE)
+
     def to_dict(self) -> dict[str, Any]:
         """As JSON's own types (tuples become lists when written)."""
         return asdict(self)
@@ -108,6 +116,7 @@ class ChainRecord:
             exits=tuple(ExitRecord(e["name"], e["segment"], _layers(e)) for e in payload["exits"]),
             not_counted=dict(payload["not_counted"]),
             dropped=tuple(payload.get("dropped", ())),
+            kept=dict(payload.get("kept", {})),
         )
 
 

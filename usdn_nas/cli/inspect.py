@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
 
 from usdn_nas.cli.common import Format, FormatOption, command, stdout
+from usdn_nas.errors import UserError
 
 __all__ = ["inspect"]
 
@@ -17,28 +19,53 @@ _WIDE = 76
 
 @command
 def inspect(
-    space: Annotated[str, typer.Argument(metavar="SPACE", help="A search space's TOML file or its name.")],
+    space: Annotated[
+        str,
+        typer.Argument(
+            metavar="SPACE",
+            help="A search space's TOML file or its name; or a network: 'torchvision:NAME', 'package.module:function'.",
+        ),
+    ],
     format: FormatOption = Format.table,
+    input_shape: Annotated[
+        str | None,
+        typer.Option("--input", metavar="CxHxW", help="Of a network: size of its images.", show_default="its own"),
+    ] = None,
+    segments: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Of a network: about how many segments of equal MACs.", show_default="one for every block"
+        ),
+    ] = None,
 ) -> None:
     """Prints the chain of a search space: segments, layers, MACs, groups, choices, exits, size, BOPs.
 
-    CSV is the table of layers; JSON holds everything.
+    Of a network by itself, it shows where it can be cut, what can be quantized, and what cannot. Nothing is run, and no
+    memory is taken for weights. CSV is the table of layers; JSON holds everything.
 
     Examples:
 
         usdn-nas inspect resnet18_imagenet
 
         usdn-nas inspect search_spaces/resnet_digits.toml --format json
+
+        usdn-nas inspect torchvision:mobilenet_v2 --segments 8
     """
     import pandas as pd
 
     from usdn_nas.config import find_toml
     from usdn_nas.inspection import inspect_space
-    from usdn_nas.networks.build import resolve_space
+    from usdn_nas.networks.empty import resolve_shapes, space_of
     from usdn_nas.report import render
     from usdn_nas.space import load_space
 
-    found = inspect_space(resolve_space(load_space(find_toml(space, "search_spaces")))[0])
+    if ":" in space:
+        spec = space_of(space, input_shape, segments)
+    elif input_shape is not None or segments is not None:
+        raise UserError("--input and --segments belong to a network", remedy="the search space's file sets them")
+    else:
+        spec = load_space(find_toml(space, "search_spaces"))
+    found = inspect_space(resolve_shapes(spec))
     if format is Format.json:
         typer.echo(json.dumps(found, indent=2))
     elif format is Format.csv:
@@ -112,5 +139,24 @@ def _print_tables(found: dict[str, Any]) -> None:
         f"= {size['points']:,}",
         highlight=False,
     )
+    _print_opaque(found, table, lambda text: console.print(text, highlight=False))
     calls = ", ".join(f"{name} ({count})" for name, count in found["not_counted"].items())
     console.print(f"Not counted (calls in one pass with all exits): {calls}", highlight=False)
+
+
+def _print_opaque(found: dict[str, Any], table: Callable[..., None], say: Callable[[str], None]) -> None:
+    """What stays at full precision, and what was left out."""
+    if found["opaque"]:
+        table(
+            "At full precision: opaque parts",
+            ["part", "what", "MACs", "share"],
+            [
+                [x["part"], x["name"].removeprefix(f"{x['part']}."), x["macs"], f"{x['share']:.1%}"]
+                for x in found["opaque"]
+            ],
+        )
+    for path, why in found["kept"].items():
+        say(f"Run as it stands: {path} ({why})")
+    if found["dropped"]:
+        say(f"Dropped, for the logits do not depend on it (auxiliary heads): {', '.join(found['dropped'])}")
+    say(f"Quantized: {found['quantized_share']:.1%} of the MACs")

@@ -50,7 +50,7 @@ def build_network(spec: SpaceSpec) -> MultiExitNetwork:
         )
     heads[FINAL_EXIT] = backbone.classifier
     where = {exit_: names.index(exit_) for exit_ in heads if exit_ != FINAL_EXIT} | {FINAL_EXIT: len(names) - 1}
-    return MultiExitNetwork(backbone.segments, heads, where, backbone.dropped)
+    return MultiExitNetwork(backbone.segments, heads, where, backbone.dropped, backbone.kept)
 
 
 def _backbone(spec: NetworkSpec) -> Backbone:
@@ -119,6 +119,7 @@ def chain_record(network: MultiExitNetwork, spec: NetworkSpec) -> ChainRecord:
         ),
         not_counted=dict(sorted(operators.items())),
         dropped=network.dropped,
+        kept=network.kept,
     )
 
 

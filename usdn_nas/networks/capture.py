@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import inspect
 import operator
+import os
+import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -112,7 +114,7 @@ def _trace(model: nn.Module, kept: dict[str, str], mode: bool, name: str) -> fx.
             try:
                 return _clean(tracer.trace(model, _defaults(model)))
             except Exception as error:  # any code may run here
-                where, why = tracer.failed, f"{type(error).__name__}: {error}".splitlines()[0]
+                where, why = tracer.failed, _reason(error)
                 if where is None or where in kept:
                     raise UserError(
                         f"torch.fx cannot trace {type(model).__name__}.forward: {why}",
@@ -123,6 +125,14 @@ def _trace(model: nn.Module, kept: dict[str, str], mode: bool, name: str) -> fx.
     finally:
         for module, before in modes.items():
             module.training = before
+
+
+def _reason(error: Exception) -> str:
+    """Why and where in the model's own code."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if f"{os.sep}torch{os.sep}" not in frame.filename and frame.filename != __file__]
+    at = f" at {os.path.basename(own[-1].filename)}:{own[-1].lineno}" if own else ""
+    return f"{str(error).strip().splitlines()[0] or type(error).__name__}{at}"
 
 
 def _defaults(model: nn.Module) -> dict[str, Any]:

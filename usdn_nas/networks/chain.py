@@ -23,6 +23,7 @@ class MultiExitNetwork(nn.Module):
             `FINAL_EXIT`.
         exit_segments: Exit name -> number of the segment that it follows, strictly rising.
         dropped: Modules of the original network that are not in the chain, such as auxiliary heads.
+        kept: Path of a module that is run as it stands -> why.
     """
 
     def __init__(
@@ -31,9 +32,10 @@ class MultiExitNetwork(nn.Module):
         heads: Mapping[str, nn.Module],
         exit_segments: Mapping[str, int],
         dropped: tuple[str, ...] = (),
+        kept: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__()
-        self.dropped = dropped
+        self.dropped, self.kept = dropped, dict(kept or {})
         if list(heads)[-1] != FINAL_EXIT or exit_segments[FINAL_EXIT] != len(segments) - 1:
             raise ValueError(f"the last exit must be '{FINAL_EXIT}' and follow the last segment")
         self.segment_names = tuple(segments)
@@ -75,7 +77,9 @@ class MultiExitNetwork(nn.Module):
         segments = dict(zip(self.segment_names, self.segments, strict=True))
         heads = dict(zip(self.exit_names, self.heads, strict=True))
         where = dict(zip(self.exit_names, self.exit_segments, strict=True))
-        return MultiExitNetwork(segments, {n: heads[n] for n in names}, {n: where[n] for n in names}, self.dropped)
+        return MultiExitNetwork(
+            segments, {n: heads[n] for n in names}, {n: where[n] for n in names}, self.dropped, self.kept
+        )
 
 
 def exit_prefix(name: str) -> str:

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 import torch
 from torch import nn
 
-__all__ = ["parameters_on_meta"]
+from usdn_nas.errors import UserError
+from usdn_nas.networks.build import resolve_space
+from usdn_nas.networks.find import PREFIX, own_size
+from usdn_nas.networks.own import classes_of
+from usdn_nas.space import SearchSpace, SpaceSpec
+
+__all__ = ["parameters_on_meta", "resolve_shapes", "space_of"]
+
+T = TypeVar("T")
+
+_CHOICES = [[2, 2], [3, 3], [4, 4], [5, 5]]
 
 
 @contextmanager
@@ -30,3 +41,47 @@ def parameters_on_meta() -> Iterator[None]:
             yield
     finally:
         nn.Module.register_parameter = register  # type: ignore[method-assign]
+
+
+def resolve_shapes(spec: SpaceSpec) -> SearchSpace:
+    """The search space resolved against its network, of which only shapes are made.
+
+    Raises:
+        UserError: As `build_network`.
+    """
+    return _on_meta(lambda: resolve_space(spec)[0], spec.network.name)
+
+
+def _on_meta(make: Callable[[], T], name: str) -> T:
+    try:
+        with parameters_on_meta():
+            return make()
+    except UserError:
+        if name.startswith(PREFIX) or ":" not in name:
+            raise
+        return make()  # code of the user's may look at weights; if it still fails, the weights are not why
+
+
+def space_of(name: str, input_shape: str | None = None, segments: int | None = None) -> SpaceSpec:
+    """A search space over a network of one's own, with the paper's choices and otherwise with defaults.
+
+    Args:
+        name: ``"torchvision:NAME"`` or ``"package.module:function"``.
+        input_shape: ``"CxHxW"``; its own size unless given.
+        segments: As in `NetworkSpec`.
+
+    Raises:
+        UserError: There is no such network, or the size cannot be read.
+    """
+    shape = own_size(name) if input_shape is None else _shape(input_shape)
+    classes = _on_meta(lambda: classes_of(name, shape), name)
+    network = {"name": name, "input_shape": shape, "num_classes": classes, "segments": segments}
+    return SpaceSpec.model_validate({"network": network, "bits": {"choices": _CHOICES}})
+
+
+def _shape(text: str) -> tuple[int, int, int]:
+    sides = text.lower().split("x")
+    if len(sides) != 3 or not all(side.isdecimal() and int(side) for side in sides):
+        raise UserError(f"expected CxHxW such as 3x224x224, got '{text}'", where="--input")
+    channels, height, width = map(int, sides)
+    return channels, height, width

@@ -84,8 +84,8 @@ def _torchvision(spec: NetworkSpec) -> nn.Module:
         options["init_weights"] = True  # their default, of which they warn that it will change
     try:
         return builder(weights=None, **options)
-    except ValueError as error:
-        raise UserError(str(error), where="network.input_shape") from None
+    except (ValueError, AssertionError) as error:  # of those that must know the size of their images
+        raise UserError(f"{spec.name}: {error}", where="network.input_shape") from None
 
 
 def call_function(name: str, num_classes: int | None) -> nn.Module:
@@ -135,5 +135,5 @@ def _find(name: str) -> Callable[..., Any]:
             )
         found = getattr(found, part)
     if not callable(found):
-        raise UserError(f"'{name}' is no function but a {type(found).__name__}", where=_WHERE)
+        raise UserError(f"'{name}' is no function, its type is {type(found).__name__}", where=_WHERE)
     return found

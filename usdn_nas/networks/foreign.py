@@ -67,7 +67,7 @@ def _unpickled(path: Path) -> Any:
 
 
 def load_foreign(model: nn.Module, path: Path) -> None:
-    """Puts the weights of a file into ``model``; all names and shapes must agree.
+    """Puts the weights of a file into ``model``; all names and shapes must agree. (On the meta device it only checks.)
 
     Raises:
         UserError: The file cannot be read, or names or shapes differ; they are named.
@@ -89,7 +89,8 @@ def load_foreign(model: nn.Module, path: Path) -> None:
     ]
     if any(problems):
         raise UserError(f"weights of another network: {'; '.join(filter(None, problems))}", where=path)
-    model.load_state_dict(given, strict=False)
+    if not any(tensor.is_meta for tensor in wanted.values()):
+        model.load_state_dict(given, strict=False)
 
 
 def _listed(what: str, names: list[str]) -> str:

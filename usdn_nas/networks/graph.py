@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 from torch.nn.utils import parametrize
+from torch.utils._pytree import tree_map
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.ops import StochasticDepth
 
@@ -89,6 +90,31 @@ class _Propagate(fx.Interpreter):
         n.meta["value"] = value = super().run_node(n)
         n.meta["macs"] = (self.counter.get_total_flops() - before) // 2
         return value
+
+    def call_module(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        try:
+            return super().call_module(target, args, kwargs)
+        except Exception:  # code that looks at values, which there are none of on the meta device
+            module = self.fetch_attr(target)
+            if not isinstance(module, Kept):
+                raise
+            return _with_values(module, args, kwargs)
+
+
+def _with_values(module: nn.Module, args: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
+    """What ``module`` returns on the CPU for images and weights of some values, as meta tensors."""
+    generator = torch.Generator().manual_seed(0)
+
+    def valued(x: Any) -> Any:
+        return torch.rand(x.shape, generator=generator, device="cpu").to(x.dtype) if isinstance(x, Tensor) else x
+
+    with torch.device("cpu"), torch.no_grad():
+        twin = copy.deepcopy(module).to_empty(device="cpu")
+        for tensor in (*twin.parameters(), *twin.buffers()):
+            tensor.fill_(0.01)
+        given, named = tree_map(valued, (args, keywords))
+        out = twin(*given, **named)
+    return tree_map(lambda x: x.to("meta") if isinstance(x, Tensor) else x, out)
 
 
 def propagate(module: fx.GraphModule, *state: Tensor) -> None:

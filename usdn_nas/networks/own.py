@@ -93,6 +93,7 @@ def own_backbone(spec: NetworkSpec) -> Backbone:
         module_of_piece(classifier, captured),
         int(shape[1]),
         dropped=captured.dropped,
+        kept=captured.kept,
         channels_last=_channels_last(captured, pieces, spec.input_shape),
     )
 

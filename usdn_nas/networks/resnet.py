@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch.nn.functional as F
@@ -24,6 +25,7 @@ class Backbone:
     Attributes:
         stem_width: Channels that the stem gives.
         dropped: Modules of the original network that are not in the chain.
+        kept: Path of a module that is run as it stands -> why.
         channels_last: Segments whose state is (B, H, W, C).
     """
 
@@ -31,6 +33,7 @@ class Backbone:
     classifier: nn.Module
     stem_width: int
     dropped: tuple[str, ...] = ()
+    kept: Mapping[str, str] = field(default_factory=dict)
     channels_last: frozenset[str] = frozenset()
 
 

@@ -6,6 +6,7 @@ mean full precision.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable
 
 import torch
@@ -113,9 +114,13 @@ class SwitchableBatchNorm2d(nn.Module):
 
 
 def _copy(norm: nn.BatchNorm2d) -> nn.BatchNorm2d:
-    copied = nn.BatchNorm2d(norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats)
-    copied.to(norm.weight.device, norm.weight.dtype).load_state_dict(norm.state_dict())
-    return copied
+    return copy.deepcopy(norm)
+
+
+def _take_parameters(layer: nn.Module, source: nn.Module) -> None:
+    """Copies of the parameters of ``source``, where they are: nothing is made elsewhere first, or initialized."""
+    layer.load_state_dict({name: value.clone() for name, value in source.state_dict().items()}, assign=True)
+    layer.train(source.training)
 
 
 class QuantConv2d(nn.Conv2d):
@@ -132,9 +137,9 @@ class QuantConv2d(nn.Conv2d):
             source.groups,
             source.bias is not None,
             source.padding_mode,
-            dtype=source.weight.dtype,
+            device="meta",
         )
-        self.load_state_dict(source.state_dict())
+        _take_parameters(self, source)
         self.weight_quantizer = weight_quantizer
         self.input_quantizer = input_quantizer
 
@@ -146,8 +151,8 @@ class QuantLinear(nn.Linear):
     """A linear layer at fixed bit-widths."""
 
     def __init__(self, source: nn.Linear, weight_quantizer: nn.Module, input_quantizer: nn.Module) -> None:
-        super().__init__(source.in_features, source.out_features, source.bias is not None, dtype=source.weight.dtype)
-        self.load_state_dict(source.state_dict())
+        super().__init__(source.in_features, source.out_features, source.bias is not None, device="meta")
+        _take_parameters(self, source)
         self.weight_quantizer = weight_quantizer
         self.input_quantizer = input_quantizer
 
