@@ -170,6 +170,12 @@ def test_dry_run_takes_overrides(command: Command, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_list_for_programs(command: Command) -> None:
+    found = rows(command("list", "--format", "csv").stdout)
+    assert {(row["kind"], row["name"]) for row in found} >= {("study", "digits"), ("search space", "resnet_digits")}
+    assert json.loads(command("list", "--format", "json").stdout) == found
+
+
 def test_list(command: Command, tmp_path: Path) -> None:
     (tmp_path / "studies").mkdir()
     (tmp_path / "studies/mine.toml").write_text("# What I am after.\nspace = 'x'\n")

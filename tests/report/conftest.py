@@ -245,7 +245,7 @@ def write_sensitivity(folder: Path, space: SearchSpace) -> None:
         variances.append([float((accuracy - accuracy.mean()).var()), *value.var(axis=0)])
         entry = {"name": group.name, "choices": [list(pair) for pair in group.choices]}
         groups.append(entry | {"accuracy": list(accuracy - accuracy.mean()), "value": value.tolist()})
-    shares = np.array(variances) / np.sum(variances, axis=0)
+    shares = np.array(variances) / (np.sum(variances, axis=0) + 1e-18)
     for entry, row in zip(groups, shares, strict=True):
         entry["importance"] = row[1:].tolist()
     payload = {

@@ -2,33 +2,52 @@
 
 from __future__ import annotations
 
-from usdn_nas.cli.common import command, stdout
+from pathlib import Path
+from typing import Any
+
+from usdn_nas.cli.common import Format, FormatOption, command, print_frame, stdout
 
 __all__ = ["list_"]
 
+_KINDS = {"studies": "study", "search_spaces": "search space"}
+
 
 @command
-def list_() -> None:
+def list_(format: FormatOption = Format.table) -> None:
     """Lists the shipped studies and search spaces, and those of ./studies and ./search_spaces.
 
-    Example:
+    Examples:
 
         usdn-nas list
-    """
-    from pathlib import Path
 
-    from usdn_nas.config import list_toml
+        usdn-nas list --format json
+    """
+    import pandas as pd
+
     from usdn_nas.report.fitting import FittedTable
 
-    for folder in ("studies", "search_spaces"):
+    if format is not Format.table:
+        print_frame(pd.DataFrame([{"kind": _KINDS[f]} | row for f in _KINDS for row in _rows(f)]), format)
+        return
+    for folder in _KINDS:
         table = FittedTable(folder, prose=True)
         for heading in ("name", "what it is", "where"):
             table.add(heading)
         table.columns[0].no_wrap = True  # it is what people type
-        for name, path in list_toml(folder).items():
-            lines = path.read_text(encoding="utf-8").splitlines()
-            about = [
-                line.lstrip("# ").strip() for line in lines[: next((i for i, x in enumerate(lines) if x[:1] != "#"), 0)]
-            ]
-            table.add_row(name, " ".join(about), f"./{folder}" if path.parent == Path.cwd() / folder else "shipped")
+        for row in _rows(folder):
+            table.add_row(row["name"], row["about"], row["where"])
         stdout().print(table)
+
+
+def _rows(folder: Any) -> list[dict[str, str]]:
+    """Name, first comment and place of every file."""
+    from usdn_nas.config import list_toml
+
+    rows = []
+    for name, path in list_toml(folder).items():
+        lines = path.read_text(encoding="utf-8").splitlines()
+        comment = lines[: next((i for i, line in enumerate(lines) if line[:1] != "#"), 0)]
+        about = " ".join(line.lstrip("# ").strip() for line in comment)
+        where = f"./{folder}" if path.parent == Path.cwd() / folder else "shipped"
+        rows.append({"name": name, "about": about, "where": where})
+    return rows
