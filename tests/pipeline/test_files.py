@@ -65,6 +65,7 @@ def test_everything_promised_is_there_and_nothing_is_left_over(tiny: Path, retra
         "search/study.journal",
         "search/front.csv",
         "search/trials.csv",
+        "search/sensitivity.json",
         "export/architecture.json",
         *(f"{part}/architecture.json" for part in parts[1:]),
         "evaluation.json",
@@ -77,11 +78,11 @@ def test_everything_promised_is_there_and_nothing_is_left_over(tiny: Path, retra
 
 def test_schemas_and_provenance(tiny: Path, retrained: Path) -> None:
     kinds = {"study.json": "study", "chain.json": "chain", "stages.json": "stages", "evaluation.json": "evaluation"}
-    kinds |= {"ladder.json": "ladder", "architecture.json": "architecture"}
+    kinds |= {"ladder.json": "ladder", "architecture.json": "architecture", "sensitivity.json": "sensitivity"}
     for path in tiny.rglob("*.json"):
         found = document(path)
         assert found["schema"] == f"usdn-nas/{kinds[path.name]}/1"
-        if path.name not in ("chain.json", "stages.json"):
+        if path.name not in ("chain.json", "stages.json", "sensitivity.json"):
             assert found["provenance"]["seed"] == 3
             assert {"device", "threads", "python", "platform"} <= set(found["provenance"])
 
