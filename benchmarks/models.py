@@ -43,6 +43,8 @@ from usdn_nas.space import SpaceSpec
 SCHEMA = "usdn-nas/models/1"
 SIDES = {"inception_v3": 96, "maxvit_t": 224, "vit_h_14": 56}
 """Smallest sides that a model takes, or near it; of all others 64."""
+CLIP = 1.0
+"""Largest norm of the gradient: with four images of noise, those of untrained EfficientNets are beyond all bounds."""
 
 
 class Noise(Split):
@@ -100,9 +102,11 @@ def train_step(supernet: Supernet, bits: dict[str, Any], images: Tensor, labels:
     used = [q.at(w) for x in supernet.layers.values() for q, w in ((x.weight_quantizer, x.bits[0]),
                                                                      (x.input_quantizer, x.bits[1]))]  # fmt: skip
     reached = all(step.step.grad is not None for step in used if isinstance(step, LearnedStep))
+    norm = torch.nn.utils.clip_grad_norm_(supernet.parameters(), CLIP)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
-    return {"loss": float(loss.detach()), "qat_step": math.isfinite(float(loss.detach())) and finite and reached}
+    good = math.isfinite(float(loss.detach())) and finite and reached
+    return {"loss": float(loss.detach()), "gradient_norm": float(norm), "qat_step": good}
 
 
 def measure(name: str, seed: int, segments: int) -> dict[str, Any]:
@@ -219,7 +223,13 @@ def main() -> None:
     parser.add_argument("--again", action="store_true", help="runs what is recorded once more")
     parser.add_argument("--format", choices=("table", "json"), default="table")
     options = parser.parse_args()
-    settings = {"seed": options.seed, "segments": options.segments, "threads": 1, "torch": torch.__version__}
+    settings = {
+        "seed": options.seed,
+        "segments": options.segments,
+        "clip_norm": CLIP,
+        "threads": 1,
+        "torch": torch.__version__,
+    }
     payload: dict[str, Any] = {"schema": SCHEMA, "settings": settings, "rows": []}
     if options.results.exists():
         found = json.loads(options.results.read_text())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -79,6 +80,34 @@ def test_a_sum_is_non_negative_where_both_terms_are() -> None:
             return self.conv(self.relu(x) + (self.relu(x) if self.both else x))
 
     assert [graph_of(Add(both), 3, 4, 4).layers[0].signed for both in (True, False)] == [False, True]
+
+
+@pytest.mark.parametrize(
+    ("expression", "signed"),
+    [
+        (lambda x: x + 1, False),
+        (lambda x: x + (-1), True),
+        (lambda x: -1 + x, True),
+        (lambda x: x * 0.5, False),
+        (lambda x: x * -1, True),
+        (lambda x: torch.add(x, x, alpha=-1), True),
+        (lambda x: nn.functional.pad(x, (1, 1), "constant", -1.0), True),
+        (lambda x: nn.functional.pad(x, (1, 1), value=-1.0), True),
+        (lambda x: nn.functional.pad(x, (1, 1)), False),
+        (lambda x: x.permute(0, 1, 3, 2).reshape(1, 3, -1, 2), False),
+        (lambda x: x - 1, True),
+    ],
+)
+def test_constants_have_signs_too(expression: Callable[[Tensor], Tensor], signed: bool) -> None:
+    class Between(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.relu, self.conv = nn.ReLU(), nn.Conv2d(3, 2, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.conv(expression(self.relu(x)))
+
+    assert graph_of(Between(), 3, 4, 4).layers[0].signed == signed
 
 
 def test_the_state_carries_its_sign() -> None:

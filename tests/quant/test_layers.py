@@ -160,3 +160,23 @@ def test_batchnorm_statistics_are_kept_for_each_pair() -> None:
     switch.eval()
     assert not torch.equal(switch(x), switch.at((4, 4))(x))
     assert torch.equal(switch(x), switch.at((2, 3))(x))
+
+
+@pytest.mark.parametrize("source", [nn.Conv2d(4, 6, 3, groups=2, padding="same"), nn.Linear(4, 6, bias=False)])
+def test_fixed_layers_copy_parameters_where_they_are(source: nn.Module) -> None:
+    kind = QuantConv2d if isinstance(source, nn.Conv2d) else QuantLinear
+    source.double()
+    torch.manual_seed(0)
+    state = torch.random.get_rng_state()
+    made = kind(source, nn.Identity(), nn.Identity())
+    assert torch.equal(torch.random.get_rng_state(), state)  # nothing was initialized
+    x = torch.randn(2, 4, 5, 5, dtype=torch.float64) if kind is QuantConv2d else torch.randn(2, 4, dtype=torch.float64)
+    assert torch.equal(made(x), source(x))
+    assert made.weight.data_ptr() != source.weight.data_ptr() and made.weight.requires_grad
+    assert kind(source.to("meta"), nn.Identity(), nn.Identity()).weight.is_meta
+
+
+@pytest.mark.parametrize("settings", [{"affine": False}, {"track_running_stats": False}])
+def test_batchnorms_without_parameters_or_statistics(settings: dict[str, bool]) -> None:
+    switch = SwitchableBatchNorm2d(nn.BatchNorm2d(3, **settings), [(2, 2)])
+    assert switch(torch.randn(2, 3, 4, 4)).shape == (2, 3, 4, 4)

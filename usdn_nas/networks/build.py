@@ -55,12 +55,13 @@ def build_network(spec: SpaceSpec) -> MultiExitNetwork:
 
 def _backbone(spec: NetworkSpec) -> Backbone:
     name = spec.name
-    if name in NETWORKS and spec.segments is None:
-        return NETWORKS[name](spec)
-    if is_own(name):
+    if is_own(name) and (spec.segments is not None or name not in NETWORKS):
         return own_backbone(spec)
     if name in NETWORKS:
-        raise UserError(f"{name} has no 'segments' to set", where="network.segments")
+        for setting in ("segments", "weights"):
+            if getattr(spec, setting) is not None and not is_own(name):
+                raise UserError(f"{name} has no '{setting}' to set", where=f"network.{setting}")
+        return NETWORKS[name](spec)
     remedy = nearest(name, NETWORKS)
     if remedy.startswith("valid"):
         remedy += ", torchvision:NAME, package.module:function"

@@ -209,7 +209,7 @@ def cut(captured: Captured, segments: int | None, name: str) -> tuple[list[Piece
 def _names(row: _Line, blocks: list[tuple[fx.Node, ...]]) -> Iterator[str]:
     """Names of the blocks: ``"stem"`` first, ``"final"`` last, none twice."""
     known = _blocks(row)
-    common = [_path(nodes, known) for nodes in blocks]
+    common = [_path(row, nodes, known) for nodes in blocks]
     taken = {"stem", "final"}
     for number, (title, nodes) in enumerate(zip(common, blocks, strict=True)):
         if number in (0, len(blocks) - 1):
@@ -223,13 +223,13 @@ def _names(row: _Line, blocks: list[tuple[fx.Node, ...]]) -> Iterator[str]:
         yield title
 
 
-def _path(nodes: Sequence[fx.Node], blocks: set[str]) -> str:
+def _path(row: _Line, nodes: Sequence[fx.Node], blocks: set[str]) -> str:
     """Path of the block in which ``nodes`` are, else of the innermost module; empty where there is none.
 
     What stands before the first layer and after the last, such as pooling between blocks, does not count.
     """
-    costly = [i for i, node in enumerate(nodes) if node.meta["macs"]]
-    nodes = nodes[costly[0] : costly[-1] + 1]
+    layers = [i for i, node in enumerate(nodes) if row.layer(node)]
+    nodes = nodes[layers[0] : layers[-1] + 1]
     paths: list[str] = [path for path, _ in owner_of(nodes[0])]
     for node in nodes[1:]:
         here = {path for path, _ in owner_of(node)}

@@ -189,7 +189,8 @@ def _visit(
         part.layers.append(_layer(node, leaf, prefix, signs[inputs[0]]))
         return
     if node.meta["macs"]:
-        part.layers.append(_opaque(node, leaf, prefix))
+        known = {layer.name for layer in part.layers}
+        part.layers.append(_opaque(node, leaf, prefix, known))
         return
     if isinstance(leaf, nn.BatchNorm2d) and (layer := _neighbour(node, leaves)) is not None:
         part.norm_of[str(node.target)] = layer
@@ -211,11 +212,13 @@ def _layer(node: fx.Node, leaf: nn.Conv2d | nn.Linear, prefix: str, non_negative
     )
 
 
-def _opaque(node: fx.Node, leaf: nn.Module | None, prefix: str) -> LayerRecord:
+def _opaque(node: fx.Node, leaf: nn.Module | None, prefix: str, known: set[str]) -> LayerRecord:
     tensors = leaf.parameters() if leaf is not None else [source.meta["value"] for source in node.all_input_nodes]
     weights = sum(t.numel() for t in tensors if isinstance(t, nn.Parameter))
-    name = node.target if leaf is not None else node.name
-    return LayerRecord(f"{prefix}.{name}", OPAQUE, node.meta["macs"], weights, reads="", signed=True, feature_count=0)
+    name = f"{prefix}.{node.name if leaf is None else node.target}"
+    if name in known:  # called once more
+        name = f"{prefix}.{node.name}"
+    return LayerRecord(name, OPAQUE, node.meta["macs"], weights, reads="", signed=True, feature_count=0)
 
 
 def _neighbour(norm: fx.Node, leaves: dict[str, nn.Module]) -> str | None:
