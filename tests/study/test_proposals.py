@@ -49,7 +49,7 @@ def complete() -> dict[int, Seen]:
 
 def test_a_proposal_is_the_greatest_bound_at_its_aim(complete: dict[int, Seen]) -> None:
     unwanted = {seen.codes for seen in complete.values()}
-    found = Proposals(SPACE, config(), 0).propose(37, 2, complete, {}, unwanted)
+    found = Proposals(SPACE, config(), 0).propose(37, 2, complete, {})
     codes = np.array([seen.codes for seen in complete.values()])
     values = np.array([seen.values for seen in complete.values()])
     trade_off = aim(trade_off_weights(values.max(axis=0), TRADE_OFFS, 0.0, 1.2), 37)
@@ -71,11 +71,10 @@ def test_proposals_depend_on_the_trials_alone(
     unwanted = {seen.codes for seen in complete.values()}
     pending: dict[int, tuple[int, ...]] = {31: (3, 3, 3, 1)}  # some other worker's
     for number in range(32, 40):
-        wanted = unwanted | set(pending.values())
-        found = steady.propose(number, 2, complete, pending, wanted)
-        assert found == Proposals(SPACE, config(), 0).propose(number, 2, complete, dict(pending), wanted)
+        found = steady.propose(number, 2, complete, pending)
+        assert found == Proposals(SPACE, config(), 0).propose(number, 2, complete, dict(pending))
         codes = indices_of(SPACE, found)
-        assert codes is not None and codes not in wanted
+        assert codes is not None and codes not in unwanted | set(pending.values())
         pending[number] = codes
 
 
@@ -84,8 +83,7 @@ def test_one_objective_aims_at_itself(changes: dict[str, Any], complete: dict[in
     settings = config(**changes)
     proposals = Proposals(SPACE, settings, 0)
     seen = {number: seen_of(proposals, one.codes, settings) for number, one in complete.items()}
-    unwanted = {one.codes for one in seen.values()}
-    found = [proposals.propose(number, 2, seen, {}, unwanted) for number in range(32, 48)]
+    found = [proposals.propose(number, 2, seen, {}) for number in range(32, 48)]
     assert all(one == found[0] for one in found) and "trade_off" not in found[0]
 
 
@@ -99,7 +97,7 @@ def test_the_models_trials_are_the_informative_ones(complete: dict[int, Seen], m
             super().__init__(codes, values)
 
     monkeypatch.setattr("usdn_nas.study.proposals.Surrogate", Spy)
-    Proposals(SPACE, config(), 0).propose(32, 2, complete, {}, set())
+    Proposals(SPACE, config(), 0).propose(32, 2, complete, {})
     assert len(fitted[0]) == 8
     values = np.array([seen.values for seen in complete.values()])
     weights = trade_off_weights(values.max(axis=0), TRADE_OFFS, 0.0, 1.2)

@@ -8,7 +8,7 @@ et al. 2010); trials under way count as observed, which narrows the bounds besid
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -99,27 +99,21 @@ class Proposals:
         return Seen(codes, support(policies[:, 0], policies[:, 1] / self._reference, self._trade_offs)[0])
 
     def propose(
-        self,
-        number: int,
-        batch: int,
-        complete: Mapping[int, Seen],
-        pending: Mapping[int, Indices],
-        unwanted: Collection[Indices],
+        self, number: int, batch: int, complete: Mapping[int, Seen], pending: Mapping[int, Indices]
     ) -> dict[str, Any]:
         """Parameters of a trial.
 
         Args:
             number: The trial's.
             batch: Number of its batch: random candidates are drawn for a batch, not for a trial.
-            complete: By trial number; at least one.
+            complete: By trial number; at least one. Trials are never taken back: as many of them are the same ones.
             pending: Trials under way, by number.
-            unwanted: Bits that shall not be proposed: of all trials, complete or under way.
         """
-        key = (batch, tuple(complete))
+        key = (batch, len(complete))
         if self._batch is None or self._batch[0] != key or not self._batch[1].goes_on_to(pending):
             # What is kept here can be had from the trials again: it spares a fit, and changes no proposal.
             self._batch = (key, self._prepare(batch, [complete[number] for number in sorted(complete)], pending))
-        return self._params(*self._batch[1].pick(number, pending, unwanted))
+        return self._params(*self._batch[1].pick(number, pending))
 
     def _prepare(self, batch: int, complete: Sequence[Seen], pending: Mapping[int, Indices]) -> _Batch:
         codes = np.array([seen.codes for seen in complete], dtype=np.int64)
@@ -137,7 +131,7 @@ class Proposals:
         extra = [code for code in pending.values() if known is not None and code not in known]
         if extra:
             candidates = np.concatenate([candidates, np.array(extra, dtype=np.int64)])
-        return _Batch(surrogate.predict(candidates), weights)
+        return _Batch(surrogate.predict(candidates), weights, (seen.codes for seen in complete))
 
     def _weights(self, best: Array) -> Array:
         config = self._config
@@ -169,9 +163,10 @@ def _informative(values: Array, best: Array, weights: Array) -> NDArray[np.intp]
 class _Batch:
     """The posterior over the candidates as a batch goes on."""
 
-    def __init__(self, posterior: Posterior, weights: Array) -> None:
+    def __init__(self, posterior: Posterior, weights: Array, complete: Iterable[Indices]) -> None:
         self._posterior, self._weights = posterior, weights
         self._index = {tuple(code): i for i, code in enumerate(posterior.codes.tolist())}
+        self._taken = [self._index[code] for code in complete if code in self._index]
         self._pended: list[tuple[int, Indices]] = []
 
     def goes_on_to(self, pending: Mapping[int, Indices]) -> bool:
@@ -179,12 +174,13 @@ class _Batch:
         trials = sorted(pending.items())
         return trials[: len(self._pended)] == self._pended and all(code in self._index for _, code in trials)
 
-    def pick(self, number: int, pending: Mapping[int, Indices], unwanted: Collection[Indices]) -> tuple[Indices, int]:
+    def pick(self, number: int, pending: Mapping[int, Indices]) -> tuple[Indices, int]:
         """The best candidate for trial ``number``, and the number of the trade-off that it aims at."""
         for trial in sorted(pending.items())[len(self._pended) :]:
             self._posterior.pend(self._index[trial[1]])
+            self._taken.append(self._index[trial[1]])
             self._pended.append(trial)
         trade_off = aim(self._weights, number)
         bound = self._posterior.bound(trade_off, _CONFIDENCE)
-        bound[[self._index[code] for code in unwanted if code in self._index]] = -np.inf
+        bound[self._taken] = -np.inf
         return tuple(int(rank) for rank in self._posterior.codes[int(bound.argmax())]), trade_off

@@ -178,6 +178,11 @@ def _under_way(trial: FrozenTrial) -> FrozenTrial:
     return pending
 
 
+def _has_front(trial: FrozenTrial) -> bool:
+    """Whether it is complete, and not told by hand."""
+    return trial.state == TrialState.COMPLETE and "front" in trial.user_attrs
+
+
 class SeededSampler(BaseSampler):
     """Proposes all parameters of a trial at once, as a function of seed, trial number and the other trials.
 
@@ -198,6 +203,7 @@ class SeededSampler(BaseSampler):
         self._proposals = Proposals(space, config, settings.seed) if settings.name == "surrogate" else None
         self._design = [dict(zip(parameter_sizes(space), codes, strict=True)) for codes in initial_design(space)]
         self._values: dict[int, Seen] = {}
+        self._complete: dict[int, Seen] = {}
 
     @property
     def enumerates(self) -> bool:
@@ -268,31 +274,48 @@ class SeededSampler(BaseSampler):
             return None
         if len(self._ladder) <= trial.number < self._settings.initial:
             return self._inner_proposal(others, trial) | self._design[trial.number - len(self._ladder)]
-        complete, pending = {}, {}
-        for other in others.others:
-            if other.state == TrialState.RUNNING and (codes := indices_of(self._space, other.params)) is not None:
-                pending[other.number] = codes
-            elif other.state == TrialState.COMPLETE and "front" in other.user_attrs:
-                complete[other.number] = self._found(other)
+        complete, pending = self._results(others, trial)
         if trial.number < self._settings.initial or not complete:
             return None
-        return self._proposals.propose(
-            trial.number, trial.number // self._batch, complete, pending, self._seen(others.others)
-        )
+        return self._proposals.propose(trial.number, trial.number // self._batch, complete, pending)
 
-    def _found(self, trial: FrozenTrial) -> Seen:
+    def _results(self, others: _OtherTrials, trial: FrozenTrial) -> tuple[dict[int, Seen], dict[int, Indices]]:
+        """What complete trials have found, and the bits of those under way, by number."""
+        self._settle(others.others)
+        batch = trial.number // self._batch
+        complete, pending = self._complete, {}
+        if complete and next(reversed(complete)) >= batch * self._batch:  # an abandoned trial of an earlier batch
+            complete = {number: seen for number, seen in complete.items() if number // self._batch != batch}
+        for other in others.others[self._settled :]:
+            if (codes := indices_of(self._space, other.params)) is None:
+                continue
+            if other.state == TrialState.RUNNING:
+                pending[other.number] = codes
+            elif _has_front(other):
+                complete = complete | {other.number: self._found(other, codes)}
+        return complete, pending
+
+    def _found(self, trial: FrozenTrial, codes: Indices) -> Seen:
         if trial.number not in self._values:
             assert self._proposals is not None
-            codes = indices_of(self._space, trial.params)
-            assert codes is not None
             self._values[trial.number] = self._proposals.seen(codes, trial.user_attrs["front"])
         return self._values[trial.number]
 
-    def _seen(self, trials: Sequence[FrozenTrial]) -> set[Indices]:
-        """Bits of the trials that are done or under way. Those at the front that are finished are looked at once."""
-        while self._settled < len(trials) and trials[self._settled].state.is_finished():
-            self._done |= self._bits_of(trials[self._settled])
+    def _settle(self, trials: Sequence[FrozenTrial]) -> None:
+        """Looks at the trials from the first on that are finished, once: they do not change any more."""
+        while self._settled < len(trials):
+            trial = trials[self._settled]
+            if trial.number != self._settled or not trial.state.is_finished():  # the number: of one that is left out
+                return
             self._settled += 1
+            for codes in self._bits_of(trial):
+                self._done.add(codes)
+                if self._proposals is not None and _has_front(trial):
+                    self._complete[trial.number] = self._found(trial, codes)
+
+    def _seen(self, trials: Sequence[FrozenTrial]) -> set[Indices]:
+        """Bits of the trials that are done or under way."""
+        self._settle(trials)
         return self._done.union(*map(self._bits_of, trials[self._settled :]))
 
     def _bits_of(self, trial: FrozenTrial) -> set[Indices]:
