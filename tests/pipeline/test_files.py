@@ -82,7 +82,7 @@ def test_schemas_and_provenance(tiny: Path, retrained: Path) -> None:
     for path in tiny.rglob("*.json"):
         found = document(path)
         assert found["schema"] == f"usdn-nas/{kinds[path.name]}/1"
-        if path.name not in ("chain.json", "stages.json", "sensitivity.json"):
+        if path.name not in ("chain.json", "stages.json"):
             assert found["provenance"]["seed"] == 3
             assert {"device", "threads", "python", "platform"} <= set(found["provenance"])
 
@@ -123,13 +123,15 @@ def test_the_front_rises(tiny: Path) -> None:
 
 def test_trials_are_numbered_and_the_front_is_theirs(tiny: Path) -> None:
     trials = rows(tiny / "search/trials.csv")
-    assert list(trials[0]) == ["trial", "state", *GROUPS, "accuracy", "bops", "front_size", "seconds"]
+    assert list(trials[0]) == ["trial", "state", *GROUPS, "accuracy", "bops", "front_size", "seconds", "front"]
     assert [row["trial"] for row in trials] == [str(number) for number in range(6)]
     assert {row["state"] for row in trials} == {"complete"}
     assert len({tuple(row[group] for group in GROUPS) for row in trials}) == 6
     for row in rows(tiny / "search/front.csv"):
         number, policy = map(int, row["trial"].split("."))
-        assert policy < int(trials[number]["front_size"])
+        own = json.loads(trials[number]["front"])
+        assert len(own) == int(trials[number]["front_size"])
+        assert own[policy] == [float(row["accuracy"]), float(row["bops"])]
         assert [row[group] for group in GROUPS] == [trials[number][group] for group in GROUPS]
 
 

@@ -45,8 +45,12 @@ def test_few_trials_and_bits_apart(configurations: int, tmp_path: Path) -> None:
     settings = config(configurations=configurations)
     study = open_study(space, settings, seed=0, storage_path=tmp_path / "s.journal", fingerprint={}, name="apart")
     run_search(study, space, settings, evaluate)
-    write_sensitivity(study, space, tmp_path / "sensitivity.json")
+    write_sensitivity(study, space, tmp_path / "sensitivity.json", {"seed": 3})
     found = json.loads((tmp_path / "sensitivity.json").read_text())
-    assert found["schema"] == "usdn-nas/sensitivity/1" and found["trials"] == configurations
+    assert (
+        found["schema"] == "usdn-nas/sensitivity/1"
+        and found["provenance"] == {"seed": 3}
+        and found["trials"] == configurations
+    )
     assert all(len(group["accuracy"]) == len(group["choices"]) == 6 for group in found["groups"])
     assert np.isfinite([group["importance"] for group in found["groups"]]).all()

@@ -120,7 +120,7 @@ def search(context: Context, inputs: dict[str, Any]) -> None:
                 progress.look(study)
     write_tables(study, space, context.folder / "search")
     if settings.exits == "exact":
-        write_sensitivity(study, space, context.folder / "search" / "sensitivity.json")
+        write_sensitivity(study, space, context.folder / "search" / "sensitivity.json", context.provenance())
 
 
 def run_worker(name: str, study: Any, spec: Any, folder: Path, fingerprint: dict[str, str]) -> None:

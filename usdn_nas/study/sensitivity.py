@@ -5,6 +5,7 @@ Main effects and first-order Sobol indices (Sobol 1993) of the surrogate's mean,
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +97,6 @@ def sensitivity(study: optuna.Study, space: SearchSpace) -> dict[str, Any]:
     }
 
 
-def write_sensitivity(study: optuna.Study, space: SearchSpace, path: Path) -> None:
+def write_sensitivity(study: optuna.Study, space: SearchSpace, path: Path, provenance: Mapping[str, Any]) -> None:
     """Writes ``sensitivity.json``, atomically."""
-    write_json(path, sensitivity(study, space))
+    write_json(path, sensitivity(study, space) | {"provenance": dict(provenance)})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,10 +44,14 @@ def front_rows(points: Iterable[FrontPoint], space: SearchSpace) -> list[dict[st
     ]
 
 
+def _front_cell(front: Iterable[Sequence[float]]) -> str:
+    return json.dumps([policy[:2] for policy in front], separators=(",", ":"))
+
+
 def trial_rows(study: optuna.Study, space: SearchSpace) -> list[dict[str, Any]]:
     """A row a trial, unfinished ones included with empty fields: ``trial``, ``state``, one column a group (``"W/A"``),
     ``accuracy`` and ``bops`` of the policy that stands for it, objectives other than these, ``front_size``,
-    ``seconds``.
+    ``seconds``, ``front`` (its own front, a JSON list of [accuracy, bops]).
     """
     named = [objective["name"] for objective in study.user_attrs.get("objectives", [])]
     rows = []
@@ -65,6 +69,7 @@ def trial_rows(study: optuna.Study, space: SearchSpace) -> list[dict[str, Any]]:
                 **{name: value for name, value in values.items() if name not in ("accuracy", "bops")},
                 "front_size": len(attributes["front"]) if "front" in attributes else "",
                 "seconds": attributes.get("seconds", ""),
+                "front": _front_cell(attributes["front"]) if "front" in attributes else "",
             }
         )
     return rows
@@ -84,6 +89,6 @@ def write_tables(study: optuna.Study, space: SearchSpace, folder: Path) -> None:
     named = [objective["name"] for objective in study.user_attrs.get("objectives", [])]
     others = [name for name in named if name not in ("accuracy", "bops")]
     front = ["trial", "accuracy", "bops", "relative_bops", "exits", "thresholds", *groups]
-    trials = ["trial", "state", *groups, "accuracy", "bops", *others, "front_size", "seconds"]
+    trials = ["trial", "state", *groups, "accuracy", "bops", *others, "front_size", "seconds", "front"]
     _write_csv(folder / "front.csv", front, front_rows(front_points(study, space), space))
     _write_csv(folder / "trials.csv", trials, trial_rows(study, space))
