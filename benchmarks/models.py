@@ -30,12 +30,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from usdn_nas.data.splits import Split
+from usdn_nas.errors import RunError
 from usdn_nas.evaluation.engine import Engine, EngineSettings
 from usdn_nas.evaluation.outputs import Batches, SupernetEvaluator
 from usdn_nas.files import write_json
 from usdn_nas.networks.build import resolve_space
 from usdn_nas.networks.empty import resolve_shapes, space_of
 from usdn_nas.networks.find import PREFIX, make_model, own_size, torchvision_names
+from usdn_nas.quant.layers import FULL_PRECISION
 from usdn_nas.quant.quantizers import LearnedStep
 from usdn_nas.quant.supernet import Supernet
 from usdn_nas.space import SpaceSpec
@@ -44,7 +46,7 @@ SCHEMA = "usdn-nas/models/1"
 SIDES = {"inception_v3": 96, "maxvit_t": 224, "vit_h_14": 56}
 """Smallest sides that a model takes, or near it; of all others 64."""
 CLIP = 1.0
-"""Largest norm of the gradient: with four images of noise, those of untrained EfficientNets are beyond all bounds."""
+"""Largest norm of the gradient."""
 
 
 class Noise(Split):
@@ -61,6 +63,22 @@ def spec_of(name: str, side: int, segments: int) -> SpaceSpec:
     return SpaceSpec.model_validate(
         {"network": network, "bits": {"choices": [[3, 3], [5, 5]]}, "exits": {"head": "linear"}}
     )
+
+
+@torch.no_grad()
+def settle(supernet: Supernet, images: Tensor) -> None:
+    """Statistics of every BatchNorm from the images: with those it is born with, signals fade in a deep network."""
+    norms = [module for module in supernet.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+    supernet.eval().set_bits(None)
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.train().momentum = 1.0
+    supernet(images)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.eval().momentum = momentum
+    for switch in supernet.norm_owners():
+        for norm in switch.norms.values():
+            norm.load_state_dict(switch.at(FULL_PRECISION).state_dict())
 
 
 @torch.no_grad()
@@ -93,20 +111,20 @@ def start(step: LearnedStep, x: Tensor) -> None:
 
 
 def train_step(supernet: Supernet, bits: dict[str, Any], images: Tensor, labels: Tensor) -> dict[str, Any]:
-    """One step at all exits; whether loss and gradients are finite, and every step size in use had a gradient."""
+    """One step at all exits; whether every step size in use had a gradient."""
     supernet.train().set_bits(bits)
     optimizer = torch.optim.SGD(supernet.parameters(), lr=1e-3)
     loss = torch.stack([F.cross_entropy(z, labels) for z in supernet(images)]).sum()
     loss.backward()
-    finite = all(bool(p.grad.isfinite().all()) for p in supernet.parameters() if p.grad is not None)
     used = [q.at(w) for x in supernet.layers.values() for q, w in ((x.weight_quantizer, x.bits[0]),
                                                                      (x.input_quantizer, x.bits[1]))]  # fmt: skip
     reached = all(step.step.grad is not None for step in used if isinstance(step, LearnedStep))
     norm = torch.nn.utils.clip_grad_norm_(supernet.parameters(), CLIP)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
-    good = math.isfinite(float(loss.detach())) and finite and reached
-    return {"loss": float(loss.detach()), "gradient_norm": float(norm), "qat_step": good}
+    if not (math.isfinite(loss.item()) and math.isfinite(norm.item())):
+        raise RunError(f"loss {loss.item()}, norm of the gradient {norm.item()}")
+    return {"loss": loss.item(), "gradient_norm": norm.item(), "qat_step": reached}
 
 
 def measure(name: str, seed: int, segments: int) -> dict[str, Any]:
@@ -145,6 +163,7 @@ def measure(name: str, seed: int, segments: int) -> dict[str, Any]:
         "fp_equal": torch.equal(logits, expected),
         "fp_difference": float((logits - expected).abs().max()),
     }
+    settle(supernet, images)
     set_steps(supernet, images)
     bits = space.sample(np.random.default_rng(seed))
     row |= train_step(supernet, bits, images, labels)
