@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import typing
 from collections.abc import Iterator, Mapping
 from enum import Enum
 from pathlib import Path
@@ -57,8 +58,10 @@ def _section(model: type[BaseModel], values: BaseModel | None, path: str) -> Ite
     inner: dict[str, type[BaseModel]] = {}
     rows = []
     for name, field in model.model_fields.items():
-        if inspect.isclass(field.annotation) and issubclass(field.annotation, BaseModel):
-            inner[name] = field.annotation
+        kinds = typing.get_args(field.annotation) or (field.annotation,)
+        table = next((kind for kind in kinds if inspect.isclass(kind) and issubclass(kind, BaseModel)), None)
+        if table is not None:
+            inner[name] = table
             continue
         if values is not None:
             default = _default(getattr(values, name))

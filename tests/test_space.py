@@ -182,7 +182,7 @@ SPACE = {"network": NETWORK, "bits": {"choices": [[2, 2]]}}
     [
         ({"bit": {}}, "bit: unknown key 'bit'; did you mean 'bits'?"),
         ({"exits": {"heads": "conv"}}, "exits.heads: unknown key 'heads'; did you mean 'head'?"),
-        ({"exits": {"head": "a"}}, "exits.head: Input should be 'linear', 'sdn', 'conv', 'msdnet' or 'conv3', got 'a'"),
+        ({"exits": {"head": "a"}}, "exits.head: Input should be 'linear', 'sdn', 'conv', 'msdnet', 'conv3' or 'own', got 'a'"),
         ({"exits": {"head_bits": "serach"}}, TUPLE_OR_SEARCH),
         ({"exits": {"head_bits": [4, 1]}}, "exits.head_bits.1: " + WIDTH + "1"),
         ({"bits": {"choices": [[2, 17]]}}, "bits.choices.0.1: " + WIDTH + "17"),

@@ -47,12 +47,41 @@ class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+class MsdnetSpec(_Strict):
+    """An MSDNet, in the terms of kalviny/MSDNet-PyTorch; the defaults are its network for ImageNet.
+
+    ``blocks`` end with an exit each; the first has ``base`` layers, the others ``step`` (``"even"``), or block i has
+    ``step`` x i + 1 (``"lin_grow"``). Scale s has ``channels`` x ``factors[s]`` channels at first and grows by
+    ``growth`` x ``factors[s]`` a layer; ``bottlenecks`` bound the width of its 1x1 convolutions. Where a scale ends, a
+    transition leaves the share ``reduction`` of the channels. ``head_width``: channels of the classifiers'
+    convolutions, those of their input unless given.
+    """
+
+    blocks: int = Field(default=5, ge=2)
+    base: PositiveInt = 4
+    step: PositiveInt = 4
+    step_mode: Literal["even", "lin_grow"] = "even"
+    channels: PositiveInt = 32
+    growth: int = Field(default=16, ge=2)
+    factors: tuple[PositiveInt, ...] = Field(default=(1, 2, 4, 4), min_length=2)
+    bottlenecks: tuple[PositiveInt, ...] = Field(default=(1, 2, 4, 4), min_length=2)
+    reduction: float = Field(default=0.5, gt=0, lt=1)
+    stem: Literal["imagenet", "cifar"] = "imagenet"
+    head_width: PositiveInt | None = None
+
+    @model_validator(mode="after")
+    def _one_a_scale(self) -> MsdnetSpec:
+        if len(self.factors) != len(self.bottlenecks):
+            raise ValueError("expected as many 'bottlenecks' as 'factors', one for each scale")
+        return self
+
+
 class NetworkSpec(_Strict):
     """Which network. ``depth`` is 6n+2 and ``width`` the channels of the first stage of a CIFAR-style ResNet.
 
     Of a network of one's own (``"torchvision:NAME"``, ``"package.module:function"``): ``segments`` is about how many
     of equal MACs lie between stem and classifier, one for every block unless given; ``weights`` is a file of
-    pretrained weights, ``.pth`` or safetensors.
+    pretrained weights, ``.pth`` or safetensors. ``msdnet``: settings of ``"msdnet"``.
     """
 
     name: str
@@ -63,12 +92,13 @@ class NetworkSpec(_Strict):
     stem_stride: PositiveInt | None = None
     segments: PositiveInt | None = None
     weights: str | None = None
+    msdnet: MsdnetSpec | None = None
 
     @model_serializer(mode="wrap")
     def _without_what_is_not_given(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Leaves out settings that came later, where they are not used: the digests of older files still hold."""
         written: dict[str, Any] = handler(self)
-        return {k: v for k, v in written.items() if v is not None or k not in ("segments", "weights")}
+        return {k: v for k, v in written.items() if v is not None or k not in ("segments", "weights", "msdnet")}
 
 
 class BitsSpec(_Strict):
@@ -97,10 +127,13 @@ class BitsSpec(_Strict):
 
 
 class ExitsSpec(_Strict):
-    """Where exits may be and what their heads are. ``head_bits`` are those of the heads' convolutions."""
+    """Where exits may be and what their heads are. ``head_bits`` are those of the heads' convolutions.
+
+    ``head = "own"``: the network's own exits and heads, such as an MSDNet's.
+    """
 
     candidates: Literal["every-block"] | tuple[str, ...] = "every-block"
-    head: Literal["linear", "sdn", "conv", "msdnet", "conv3"] = "conv3"
+    head: Literal["linear", "sdn", "conv", "msdnet", "conv3", "own"] = "conv3"
     head_width: int | None = Field(default=None, ge=1)
     head_bits: BitPair | Literal["search"] = (4, 4)
     head_linear_bits: BitPair = (8, 8)

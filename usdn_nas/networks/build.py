@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 import torch
 from torch import nn
@@ -13,6 +13,7 @@ from usdn_nas.networks.chain import MultiExitNetwork, exit_prefix
 from usdn_nas.networks.find import is_own
 from usdn_nas.networks.graph import PartGraph, analyze
 from usdn_nas.networks.heads import build_head
+from usdn_nas.networks.msdnet import msdnet
 from usdn_nas.networks.own import own_backbone
 from usdn_nas.networks.resnet import Backbone, cifar_resnet, torchvision_resnet18
 from usdn_nas.records import FINAL_EXIT, ChainRecord, ExitRecord, SegmentRecord
@@ -23,6 +24,7 @@ __all__ = ["NETWORKS", "analyze_chain", "build_network", "chain_record", "resolv
 NETWORKS: dict[str, Callable[[NetworkSpec], Backbone]] = {
     "resnet_cifar": cifar_resnet,
     "torchvision:resnet18": torchvision_resnet18,
+    "msdnet": msdnet,
 }
 """Name in ``network.name`` -> builder of its chain. Other names with a colon are networks of one's own."""
 
@@ -39,14 +41,18 @@ def build_network(spec: SpaceSpec) -> MultiExitNetwork:
     names = list(backbone.segments)
     shapes = _state_shapes(backbone, spec.network.input_shape)
     heads: dict[str, nn.Module] = {}
-    for candidate in _candidates(spec, names, shapes):
-        heads[candidate] = build_head(
-            spec.exits.head,
-            shapes[candidate],
-            spec.network.num_classes,
-            width=spec.exits.head_width,
-            stem_width=backbone.stem_width,
-            channels_last=candidate in backbone.channels_last,
+    for candidate in _candidates(spec, names, shapes, backbone.heads):
+        heads[candidate] = (
+            backbone.heads[candidate]
+            if spec.exits.head == "own"
+            else build_head(
+                spec.exits.head,
+                shapes[candidate],
+                spec.network.num_classes,
+                width=spec.exits.head_width,
+                stem_width=backbone.stem_width,
+                channels_last=candidate in backbone.channels_last,
+            )
         )
     heads[FINAL_EXIT] = backbone.classifier
     where = {exit_: names.index(exit_) for exit_ in heads if exit_ != FINAL_EXIT} | {FINAL_EXIT: len(names) - 1}
@@ -58,8 +64,9 @@ def _backbone(spec: NetworkSpec) -> Backbone:
     if is_own(name) and (spec.segments is not None or name not in NETWORKS):
         return own_backbone(spec)
     if name in NETWORKS:
-        for setting in ("segments", "weights"):
-            if getattr(spec, setting) is not None and not is_own(name):
+        for setting in ("segments", "weights", "msdnet"):
+            takes = (is_own(name) and setting != "msdnet") or (name == "msdnet" and setting != "segments")
+            if getattr(spec, setting) is not None and not takes:
                 raise UserError(f"{name} has no '{setting}' to set", where=f"network.{setting}")
         return NETWORKS[name](spec)
     remedy = nearest(name, NETWORKS)
@@ -68,9 +75,15 @@ def _backbone(spec: NetworkSpec) -> Backbone:
     raise UserError(f"unknown network '{name}'", where="network.name", remedy=remedy)
 
 
-def _candidates(spec: SpaceSpec, segments: list[str], shapes: dict[str, tuple[int, ...]]) -> list[str]:
+def _candidates(
+    spec: SpaceSpec, segments: list[str], shapes: dict[str, tuple[int, ...]], own: Mapping[str, nn.Module]
+) -> list[str]:
     """Exit candidates in the order of the chain; after the last segment stands the final exit."""
     possible = [name for name in segments[1:-1] if len(shapes[name]) > 1]
+    if spec.exits.head == "own":
+        if not own:
+            raise UserError(f"{spec.network.name} has no exits of its own", where="exits.head")
+        possible = list(own)
     chosen = spec.exits.candidates
     if chosen == "every-block":
         return possible

@@ -15,7 +15,7 @@ from usdn_nas.errors import UserError
 from usdn_nas.networks.foreign import load_foreign
 from usdn_nas.space import NetworkSpec
 
-__all__ = ["Backbone", "cifar_resnet", "torchvision_resnet18"]
+__all__ = ["Backbone", "cifar_resnet", "initialize", "torchvision_resnet18"]
 
 
 @dataclass
@@ -27,6 +27,7 @@ class Backbone:
         dropped: Modules of the original network that are not in the chain.
         kept: Path of a module that is run as it stands -> why.
         channels_last: Segments whose state is (B, H, W, C).
+        heads: The network's own exits: segment that one follows -> module that reads its state. (``head = "own"``)
     """
 
     segments: dict[str, nn.Module]
@@ -35,6 +36,7 @@ class Backbone:
     dropped: tuple[str, ...] = ()
     kept: Mapping[str, str] = field(default_factory=dict)
     channels_last: frozenset[str] = frozenset()
+    heads: Mapping[str, nn.Module] = field(default_factory=dict)
 
 
 class CifarBlock(nn.Module):
@@ -60,7 +62,8 @@ class CifarBlock(nn.Module):
         return self.relu2(out + x)
 
 
-def _initialize(module: nn.Module) -> None:
+def initialize(module: nn.Module) -> None:
+    """Draws the weights of convolutions as He et al. (2015), by what they give."""
     for layer in module.modules():
         if isinstance(layer, nn.Conv2d):
             nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
@@ -92,7 +95,7 @@ def cifar_resnet(spec: NetworkSpec) -> Backbone:
             channels = out
     backbone = Backbone(segments, _classifier(nn.Linear(channels, spec.num_classes)), width)
     for module in segments.values():
-        _initialize(module)
+        initialize(module)
     return backbone
 
 
