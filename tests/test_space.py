@@ -171,6 +171,7 @@ def test_digests_follow_content() -> None:
 WIDTH = "expected 2 to 16 bits, or 32 for full precision, got "
 EITHER = "bits: expected either 'choices' (pairs), or both 'weights' and 'activations'"
 TUPLE_OR_SEARCH = "exits.head_bits: Input should be a valid tuple or Input should be 'search', got 'serach'"
+HEADS = "exits.head: Input should be 'linear', 'sdn', 'conv', 'msdnet', 'conv3' or 'own', got "
 ABOVE_0 = "Input should be greater than 0, got 0"
 TWO_CLASSES = "Input should be greater than or equal to 2, got 1"
 NETWORK = {"name": "n", "input_shape": [1, 8, 8], "num_classes": 10}
@@ -182,7 +183,7 @@ SPACE = {"network": NETWORK, "bits": {"choices": [[2, 2]]}}
     [
         ({"bit": {}}, "bit: unknown key 'bit'; did you mean 'bits'?"),
         ({"exits": {"heads": "conv"}}, "exits.heads: unknown key 'heads'; did you mean 'head'?"),
-        ({"exits": {"head": "a"}}, "exits.head: Input should be 'linear', 'sdn', 'conv', 'msdnet', 'conv3' or 'own', got 'a'"),
+        ({"exits": {"head": "a"}}, HEADS + "'a'"),
         ({"exits": {"head_bits": "serach"}}, TUPLE_OR_SEARCH),
         ({"exits": {"head_bits": [4, 1]}}, "exits.head_bits.1: " + WIDTH + "1"),
         ({"bits": {"choices": [[2, 17]]}}, "bits.choices.0.1: " + WIDTH + "17"),

@@ -1,0 +1,89 @@
+"""Anytime prediction and budgeted batches, as MSDNet's authors evaluate them (Huang et al., 2018).
+
+Thresholds are read off one split and applied to another: fit them on images without augmentation.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from usdn_nas.cost import ExitCosts
+from usdn_nas.policy.apply import apply
+from usdn_nas.policy.exact import check_names
+from usdn_nas.policy.outputs import ExitOutputs
+
+__all__ = ["SHARES", "BudgetedPoint", "anytime", "budgeted_curve", "exit_shares", "thresholds_for_shares"]
+
+SHARES = tuple(p / 20 for p in range(1, 40))
+"""Ratios q of the exit shares that the authors try: each exit answers q times as many samples as the one before."""
+
+NEVER = 1.1
+"""A threshold that no confidence reaches."""
+
+
+@dataclass(frozen=True)
+class BudgetedPoint:
+    """A policy for a batch of samples.
+
+    Attributes:
+        ratio: q, with exit shares in proportion to q, q^2 ...
+        thresholds: One for each exit but the final one; above 1 where nobody is to leave.
+        accuracy, average_bops: On the split that it is applied to.
+        exit_rates: (E,) likewise.
+    """
+
+    ratio: float
+    thresholds: tuple[float, ...]
+    accuracy: float
+    average_bops: float
+    exit_rates: NDArray[np.float64]
+
+
+def anytime(outputs: ExitOutputs, costs: ExitCosts) -> list[tuple[str, int, float]]:
+    """For each exit: name, BOPs of a sample that is answered there, accuracy if all samples are."""
+    check_names(outputs, costs)
+    return list(zip(outputs.names, costs.cumulative.tolist(), outputs.accuracy.tolist(), strict=True))
+
+
+def exit_shares(ratio: float, exits: int) -> NDArray[np.float64]:
+    """(E,) shares in proportion to ratio^k, k = 1 to E; they sum to 1."""
+    shares = np.power(ratio, np.arange(1, exits + 1, dtype=np.float64))
+    return np.asarray(shares / shares.sum())
+
+
+def thresholds_for_shares(outputs: ExitOutputs, shares: Sequence[float] | NDArray[np.float64]) -> tuple[float, ...]:
+    """Thresholds with which about these shares of the samples leave at each exit.
+
+    At each exit in turn the most confident of the samples still there leave, floor(N x share) of them, and those that
+    are as confident as the last of these. An exit whose share is less than one sample lets none leave; where fewer
+    samples are left than are to leave, none does either, as in the authors' code.
+
+    Args:
+        shares: (E,), the last of no effect.
+    """
+    left = np.ones(outputs.samples, dtype=bool)
+    thresholds = []
+    for confidence, share in zip(outputs.confidence[:-1], shares, strict=False):
+        count = math.floor(outputs.samples * float(share))
+        among = np.sort(confidence[left])[::-1]
+        threshold = float(among[count - 1]) if 0 < count <= len(among) else NEVER
+        left &= confidence < threshold
+        thresholds.append(threshold)
+    return tuple(thresholds)
+
+
+def budgeted_curve(
+    fit: ExitOutputs, outputs: ExitOutputs, costs: ExitCosts, ratios: Sequence[float] = SHARES
+) -> Iterator[BudgetedPoint]:
+    """One point for each ratio: thresholds from ``fit``, accuracy and average BOPs on ``outputs``."""
+    if fit.names != outputs.names:
+        raise ValueError(f"expected the same exits, got {fit.names} and {outputs.names}")
+    for ratio in ratios:
+        thresholds = thresholds_for_shares(fit, exit_shares(ratio, len(fit.names)))
+        result = apply(outputs, costs, thresholds)
+        yield BudgetedPoint(ratio, thresholds, result.accuracy, result.average_bops, result.exit_rates)
