@@ -7,6 +7,7 @@ grid, which holds it.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -126,6 +127,15 @@ def _by_budget(budget: float) -> Pick:
     return pick
 
 
+def _by_accuracy(right_wanted: int) -> Pick:
+    """``right_wanted``: right answers of all samples together. Where nothing has so many, the most accurate."""
+
+    def pick(right: Counts, bops: Counts) -> int:
+        return _cheapest(bops, right >= min(right_wanted, right.max()))
+
+    return pick
+
+
 def fit_thresholds(
     outputs: ExitOutputs,
     costs: ExitCosts,
@@ -133,13 +143,15 @@ def fit_thresholds(
     tr: float | None = None,
     reference_bops: float | None = None,
     budget_bops: float | None = None,
+    accuracy: float | None = None,
 ) -> FittedThresholds:
-    """One threshold for each placed exit: maximises accuracy - tr x average BOPs / reference, or accuracy in a budget.
+    """One threshold for each placed exit: maximises accuracy - tr x average BOPs / reference, or accuracy in a budget,
+    or finds the least average BOPs at an accuracy.
 
     Up to `EXACT_EXITS` placed exits no combination on a grid of 256, 256, 128, 64 and 32 quantiles of each exit's
     confidences (with 1, 2, 3, 4 and 5 exits) is better than the result. Beyond, coordinate ascent on 64 quantiles; for
-    a budget along a ladder of Lagrange weights: a good local optimum, not a proven one. Either is refined by coordinate
-    ascent on 256 quantiles. Of equally good combinations the cheapest is taken.
+    a budget or an accuracy along a ladder of Lagrange weights: a good local optimum, not a proven one. Either is
+    refined by coordinate ascent on 256 quantiles. Of equally good combinations the cheapest is taken.
 
     Args:
         outputs: Restricted to the placed exits and the final one.
@@ -147,14 +159,16 @@ def fit_thresholds(
         tr: Weight of the relative average BOPs, average BOPs / ``reference_bops``.
         reference_bops: Needed with ``tr``, without it of no effect.
         budget_bops: Most average BOPs of a sample.
+        accuracy: Least accuracy, a fraction; where no thresholds reach it, the most accurate are taken.
 
     Raises:
         UserError: No thresholds meet the budget; the message names the least average BOPs possible.
-        ValueError: Not exactly one of ``tr`` (with its reference) and ``budget_bops`` is given.
+        ValueError: Not exactly one of ``tr`` (with its reference), ``budget_bops`` and ``accuracy`` is given.
     """
     check_names(outputs, costs)
-    if (tr is None) == (budget_bops is None) or (tr is not None and reference_bops is None):
-        raise ValueError("give either 'tr' and 'reference_bops', or 'budget_bops'")
+    given = sum(value is not None for value in (tr, budget_bops, accuracy))
+    if given != 1 or (tr is not None and reference_bops is None):
+        raise ValueError("give one of 'tr' (with 'reference_bops'), 'budget_bops' and 'accuracy'")
     if budget_bops is not None and (cheapest := int(costs.cumulative[0])) > budget_bops:
         # The first exit comes first for every sample, and the lowest threshold on the grid lets all leave there.
         raise UserError(
@@ -164,11 +178,15 @@ def fit_thresholds(
     placed = len(outputs.candidates)
     if not placed:
         return FittedThresholds((), True, 0)
-    if budget_bops is not None:
-        pick = _by_budget(budget_bops * outputs.samples)
+    if tr is None:
+        if budget_bops is not None:
+            pick = _by_budget(budget_bops * outputs.samples)
+        else:
+            assert accuracy is not None
+            pick = _by_accuracy(math.ceil(round(accuracy * outputs.samples, 6)))  # .9 x 10,000 is 9,000 answers
         weights = np.geomspace(1e-3, 1e1, 17) / float(costs.cumulative[-1])
     else:
-        assert tr is not None and reference_bops is not None
+        assert reference_bops is not None
         weights = np.array([tr / reference_bops])
         pick = _by_weight(tr / reference_bops)
     exact = placed <= EXACT_EXITS

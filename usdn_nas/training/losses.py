@@ -107,8 +107,8 @@ def sandwich_step(supernet: Supernet, weights: Sequence[float], random_paths: in
     """A step by the sandwich rule with in-place distillation (Yu & Huang, 2019), on bit-widths.
 
     The largest configuration learns from the labels; the smallest and ``random_paths`` random ones learn, exit by
-    exit, half from the labels and half from the largest one's soft labels of the same step. The loss returned is that
-    of the largest, NaN where any is not finite.
+    exit, half from the labels and half from the largest one's soft labels of the same step. Where there is but one
+    configuration it learns from the labels alone. The loss returned is that of the largest, NaN where any is not finite.
     """
     space = supernet.space
     smallest = space.choice_bits([0] * len(space.groups))
@@ -121,7 +121,8 @@ def sandwich_step(supernet: Supernet, weights: Sequence[float], random_paths: in
         loss.backward()
         soft = [z.detach() for z in logits]
         finite = True
-        for bits in (smallest, *(space.sample(generator) for _ in range(random_paths))):
+        others = (smallest, *(space.sample(generator) for _ in range(random_paths))) if smallest != largest else ()
+        for bits in others:
             supernet.set_bits(bits)
             path_loss = distillation_loss(supernet(images), soft, labels, weights=weights, temperature=1.0, alpha=0.5)
             path_loss.backward()
