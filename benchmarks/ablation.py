@@ -128,9 +128,7 @@ class Seed:
         self.seed, self.record, self.reporter = seed, record, reporter
         self.folder = runs / f"seed-{seed}"
         self.contexts = {
-            study: open_run(
-                find_toml(study, "studies"), (f"seed={seed}", "threads=1"), self.folder / study, reporter
-            )
+            study: open_run(find_toml(study, "studies"), (f"seed={seed}", "threads=1"), self.folder / study, reporter)
             for study in dict.fromkeys(STUDIES.values())
         }
 

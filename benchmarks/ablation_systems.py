@@ -1,6 +1,6 @@
 """The ablation's systems: what each may choose, and its choices on the search split from the shared supernet.
 
-All but MSDNet and SDN are points of one search space, that of ``resnet_fashion_small``, so that one supernet serves them.
+All but MSDNet and SDN are points of one search space, ``resnet_fashion_small``, so that one supernet serves them.
 """
 
 from __future__ import annotations
@@ -115,7 +115,8 @@ class Chooser:
         after = []
         for number, (accuracy, mixed) in enumerate(zip(wanted, cheapest(bits, wanted, distinct=False), strict=True)):
             blocks = {f"{name}.*": pair for name, pair in mixed.bits.items() if not name.startswith("exit:")}
-            after += cheapest(self.front(f"exits-after-bits-{number}", restricted(self.space, fixed=blocks)), [accuracy])
+            points = self.front(f"exits-after-bits-{number}", restricted(self.space, fixed=blocks))
+            after += cheapest(points, [accuracy])
         found[SEQUENTIAL] = _distinct(after)
         return found
 

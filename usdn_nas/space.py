@@ -104,8 +104,8 @@ class NetworkSpec(_Strict):
 class BitsSpec(_Strict):
     """What may be chosen: pairs (W, A), or W and A apart; and what may not (``fixed``).
 
-    ``granularity``: what shares a choice: the layers of a ``"block"`` (a head is one too), each ``"layer"`` alone, or all
-    searched layers of the ``"network"``, heads included where their bits are searched: uniform bits.
+    ``granularity``: what shares a choice: the layers of a ``"block"`` (a head is one too), each ``"layer"`` alone, or
+    all searched layers of the ``"network"``, heads included where their bits are searched: uniform bits.
     ``fixed`` maps a layer's name, or a pattern of names (``"layer4.*"``), to its (W, A). The stem and the
     final classifier are 8/8 unless it says otherwise.
     """

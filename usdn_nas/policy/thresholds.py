@@ -8,6 +8,7 @@ grid, which holds it.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,11 +16,11 @@ from numpy.typing import NDArray
 
 from usdn_nas.cost import ExitCosts
 from usdn_nas.errors import UserError
-from usdn_nas.policy.combinations import Counts, Pick, Problem, best_combination, grid_problem
+from usdn_nas.policy.combinations import Counts, Pick, Problem, best_combinations, grid_problem
 from usdn_nas.policy.exact import check_names
 from usdn_nas.policy.outputs import ExitOutputs
 
-__all__ = ["EXACT_EXITS", "FittedThresholds", "fit_thresholds"]
+__all__ = ["EXACT_EXITS", "FittedThresholds", "fit_thresholds", "fit_trade_offs"]
 
 EXACT_EXITS = 5
 """Up to this many placed exits the fit is exact on its grid."""
@@ -175,25 +176,48 @@ def fit_thresholds(
             f"no thresholds meet a budget of {budget_bops / 1e9:.6g} GBOPs with exits {', '.join(outputs.names)}: "
             f"the cheapest costs {cheapest / 1e9:.6g} GBOPs a sample"
         )
+    if tr is not None:
+        assert reference_bops is not None
+        return fit_trade_offs(outputs, costs, [tr], reference_bops)[0]
+    if budget_bops is not None:
+        pick = _by_budget(budget_bops * outputs.samples)
+    else:
+        assert accuracy is not None
+        pick = _by_accuracy(math.ceil(round(accuracy * outputs.samples, 6)))  # .9 x 10,000 is 9,000 answers
+    ladder = np.geomspace(1e-3, 1e1, 17) / float(costs.cumulative[-1])
+    return _fit(outputs, costs, [(pick, ladder)])[0]
+
+
+def fit_trade_offs(
+    outputs: ExitOutputs, costs: ExitCosts, trade_offs: Sequence[float], reference_bops: float
+) -> list[FittedThresholds]:
+    """`fit_thresholds` for each of several weights ``tr``, in about the time of one."""
+    check_names(outputs, costs)
+    weights = [tr / reference_bops for tr in trade_offs]
+    return _fit(outputs, costs, [(_by_weight(weight), np.array([weight])) for weight in weights])
+
+
+def _fit(
+    outputs: ExitOutputs, costs: ExitCosts, wanted: Sequence[tuple[Pick, NDArray[np.float64]]]
+) -> list[FittedThresholds]:
+    """The thresholds of each pick; beside it the Lagrange weights along which coordinate ascent goes."""
     placed = len(outputs.candidates)
     if not placed:
-        return FittedThresholds((), True, 0)
-    if tr is None:
-        if budget_bops is not None:
-            pick = _by_budget(budget_bops * outputs.samples)
-        else:
-            assert accuracy is not None
-            pick = _by_accuracy(math.ceil(round(accuracy * outputs.samples, 6)))  # .9 x 10,000 is 9,000 answers
-        weights = np.geomspace(1e-3, 1e1, 17) / float(costs.cumulative[-1])
-    else:
-        assert reference_bops is not None
-        weights = np.array([tr / reference_bops])
-        pick = _by_weight(tr / reference_bops)
+        return [FittedThresholds((), True, 0)] * len(wanted)
     exact = placed <= EXACT_EXITS
     quantiles = _LEVELS[placed] if exact else _COORDINATE_LEVELS
     problem = grid_problem(outputs, costs, quantiles)
-    chosen = best_combination(problem, pick)[0] if exact else _fit_by_coordinates(problem, pick, weights)
-    coarse = problem.thresholds(chosen)
+    if exact:
+        chosen = [best[0] for best in best_combinations(problem, [pick for pick, _ in wanted])]
+    else:
+        chosen = [_fit_by_coordinates(problem, pick, weights) for pick, weights in wanted]
+    return [
+        FittedThresholds(_refined(outputs, costs, problem.thresholds(best), pick), exact, quantiles)
+        for best, (pick, _) in zip(chosen, wanted, strict=True)
+    ]
+
+
+def _refined(outputs: ExitOutputs, costs: ExitCosts, coarse: tuple[float, ...], pick: Pick) -> tuple[float, ...]:
     fine = grid_problem(outputs, costs, _REFINED_LEVELS, coarse)
     start = tuple(int(np.searchsorted(grid, t)) for grid, t in zip(fine.grids, coarse, strict=True))
-    return FittedThresholds(fine.thresholds(_ascend(fine, start, pick)[0]), exact, quantiles)
+    return fine.thresholds(_ascend(fine, start, pick)[0])

@@ -108,7 +108,8 @@ def sandwich_step(supernet: Supernet, weights: Sequence[float], random_paths: in
 
     The largest configuration learns from the labels; the smallest and ``random_paths`` random ones learn, exit by
     exit, half from the labels and half from the largest one's soft labels of the same step. Where there is but one
-    configuration it learns from the labels alone. The loss returned is that of the largest, NaN where any is not finite.
+    configuration it learns from the labels alone. The loss returned is that of the largest, NaN where any is not
+    finite.
     """
     space = supernet.space
     smallest = space.choice_bits([0] * len(space.groups))
