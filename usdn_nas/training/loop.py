@@ -36,7 +36,7 @@ WEIGHTS = "weights.safetensors"
 
 
 def learning_rate(settings: TrainConfig, step: int, steps: int, steps_per_epoch: int) -> float:
-    """Cosine annealing from ``lr`` to 0 over ``steps`` (Loshchilov & Hutter, 2017) or steps down, after a linear warm-up."""
+    """Cosine annealing from ``lr`` to 0 (Loshchilov & Hutter, 2017), or steps down; after a linear warm-up."""
     warmup = int(settings.warmup_epochs * steps_per_epoch)
     if step < warmup:
         return settings.lr * (step + 1) / warmup
