@@ -4,7 +4,8 @@ python benchmarks/ablation.py --seeds 3
 
 Systems, protocol and findings: docs/ablation.md. Everything is chosen on the search split; at its end a seed reads the
 test split, once, and writes it into the attempt's record. Killed, it goes on where it stopped. Settings other than the
-last attempt's begin a new attempt (``--why``); none is ever removed. Seeds may run side by side (``--only 1``).
+last attempt's begin a new attempt (``--why``); none is ever removed. Seeds may run side by side (``--only 1``), and
+``--prepare`` beside them.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ from usdn_nas.progress import Reporter
 from usdn_nas.study.points import front_points
 
 SCHEMA = "usdn-nas/benchmark-ablation/1"
-SLACKS = (-0.0025, 0.0)
+SLACKS = (0.0, -0.0025)
 """A system's candidates reach, before retraining, the accuracy of the full network at 4 bits less each of these."""
 OFFSETS = (-0.02, -0.01, -0.005, -0.0025, 0.0, 0.0025, 0.005)
 """Accuracies that thresholds are fitted to on the search split, relative to the retrained full network at 4 bits."""
@@ -132,29 +133,48 @@ class Seed:
             for study in dict.fromkeys(STUDIES.values())
         }
 
+    def prepare(self) -> None:
+        """Trains what the systems start from: the 4-bit MSDNet and SDN, and the supernet."""
+        for study, context in reversed(self.contexts.items()):
+            with waiting(context.folder):
+                Pipeline(context).run(until="supernet" if study == STUDIES[OURS] else "search")
+
     def run(self) -> None:
         """All systems, then the test split."""
         if self.record.of(self.seed).get("test"):
             self.reporter.say(f"seed {self.seed}: done before")
             return
-        candidates = self._candidates()
-        for system, those in candidates.items():
-            start = time.process_time()
-            for candidate in those:
-                candidate.retrain()
-            described = [candidate.described() for candidate in those]
-            self.record.write(self.seed, system, {"candidates": described, "seconds": time.process_time() - start})
-            self.reporter.say(f"seed {self.seed}: {system} retrained")
+        found, accuracies = self._from_supernet()
+        self._retrain(found, 0)
+        for system in (MSDNET, SDN):
+            found[system] = [self._of_other(system, accuracies[0])]
+        for number in range(len(accuracies)):
+            self._retrain(found, number)
+        candidates = {system: found[system] for system in STUDIES}
         target = float(candidates[FULL][0].search.accuracy[-1])
         self.record.write(self.seed, "target", {"search_accuracy": target})
         for system, those in candidates.items():
-            self.record.write(self.seed, system, {"points": self._points(those, target)})
+            points = self._points(those, target)
+            described = [candidate.described() for candidate in those]
+            self.record.write(self.seed, system, {"candidates": described, "points": points})
         self._read_test(candidates)
 
-    def _candidates(self) -> dict[str, list[Candidate]]:
-        """System -> its candidates, not yet retrained."""
+    def _retrain(self, candidates: dict[str, list[Candidate]], number: int) -> None:
+        """Retrains candidate ``number`` of every system that has one."""
+        for system, those in candidates.items():
+            if number < len(those):
+                those[number].retrain()
+                accuracies = those[number].search.accuracy
+                self.record.write(
+                    self.seed, system, {f"retrained {number}": [round(a, 4) for a in accuracies.tolist()]}
+                )
+                self.reporter.say(f"seed {self.seed}: {system}, candidate {number}: {np.round(accuracies, 4)}")
+
+    def _from_supernet(self) -> tuple[dict[str, list[Candidate]], list[float]]:
+        """System -> its candidates, not yet retrained, of those that share the supernet; accuracies they reach in it."""
         context = self.contexts[STUDIES[OURS]]
-        Pipeline(context).run(until="supernet")
+        with waiting(context.folder):
+            Pipeline(context).run(until="supernet")
         chooser = Chooser(context, self.folder / "search")
         full, outputs = chooser.full()
         accuracies = [float(outputs.accuracy[-1]) - slack for slack in SLACKS]
@@ -164,13 +184,16 @@ class Seed:
                 self._candidate(system, i, context, p.architecture, {"accuracy": p.accuracy, "bops": p.bops})
                 for i, p in enumerate(points)
             ]
-        for system in (MSDNET, SDN):
-            context = self.contexts[STUDIES[system]]
+        return found, accuracies
+
+    def _of_other(self, system: str, accuracy: float) -> Candidate:
+        """MSDNet or SDN: the placement of its exits that is cheapest at an accuracy before retraining."""
+        context = self.contexts[STUDIES[system]]
+        with waiting(context.folder):
             Pipeline(context).run(until="search")
-            (point,) = cheapest(front_points(read(context), context.space), accuracies[-1:])
-            inherited = {"accuracy": point.accuracy, "bops": point.bops}
-            found[system] = [self._candidate(system, 0, context, point.architecture, inherited)]
-        return {system: found[system] for system in STUDIES}
+        (point,) = cheapest(front_points(read(context), context.space), [accuracy])
+        inherited = {"accuracy": point.accuracy, "bops": point.bops}
+        return self._candidate(system, 0, context, point.architecture, inherited)
 
     def _candidate(
         self, system: str, number: int, context: Context, architecture: Architecture, inherited: dict[str, float] | None
@@ -232,6 +255,15 @@ class Seed:
                 "read": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             },
         )
+
+
+@contextmanager
+def waiting(folder: Path) -> Iterator[None]:
+    """Holds a run folder; waits while another process does."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".ablation.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 class Record:
@@ -298,6 +330,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=3, help="0 to SEEDS - 1")
     parser.add_argument("--only", type=int, nargs="+", help="these seeds alone")
+    parser.add_argument("--prepare", action="store_true", help="train what the systems start from, choose nothing")
     parser.add_argument("--runs", type=Path, default=Path("runs/ablation"))
     parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results" / "ablation.json")
     parser.add_argument("--why", help="of a new attempt")
@@ -311,7 +344,10 @@ def main() -> None:
         record = Record(options.results, settings, options.why, start)
         reporter = Reporter(Console(stderr=True))
         for seed in options.only or range(options.seeds):
-            Seed(seed, options.runs, record, reporter).run()
+            one = Seed(seed, options.runs, record, reporter)
+            one.prepare() if options.prepare else one.run()
+        if options.prepare:
+            return
     show(json.loads(options.results.read_text()), Console(width=150))
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from usdn_nas.architecture import Architecture, Bits
 from usdn_nas.evaluation.engine import Engine, choose_settings
+from usdn_nas.files import file_digest
 from usdn_nas.networks.build import resolve_space
 from usdn_nas.pipeline.context import Context
 from usdn_nas.policy.outputs import ExitOutputs
@@ -68,6 +69,10 @@ class Chooser:
         supernet, batches = self.context.supernet(), self.context.search_batches
         return Engine(supernet, batches, choose_settings(supernet, batches, self.context.study.search.backend))
 
+    @cached_property
+    def _supernet_digest(self) -> str:
+        return file_digest(self.context.folder / "supernet" / "weights.safetensors")
+
     def widened(self, space: SearchSpace, bits: Mapping[str, Bits]) -> dict[str, Bits]:
         """A restricted space's bits as a configuration of the whole space; heads that it lacks: 4/4, never placed."""
         by_layer = space.layer_bits(bits)
@@ -91,7 +96,7 @@ class Chooser:
             config,
             seed=self.context.study.seed,
             storage_path=self.folder / f"{name}.journal",
-            fingerprint={"space": space.digest},
+            fingerprint={"space": space.digest, "supernet": self._supernet_digest},
             name=name,
         )
         run_search(study, space, config, self._evaluate(space))

@@ -205,8 +205,8 @@ class EvaluateConfig(_Strict):
     """Final evaluation.
 
     ``bins``: equal-width bins of ECE and MCE. ``threshold``: that of Table I where all exits share one. ``sweep``:
-    shared thresholds tried, evenly over [.1, 1]. ``fits``: trade-offs that thresholds of each exit are fitted to, evenly
-    in the logarithm over [.001, 1].
+    shared thresholds tried, evenly over [.1, 1]. ``fits``: trade-offs that thresholds of each exit are fitted to,
+    evenly in the logarithm over [.001, 1].
     """
 
     bins: int = Field(default=15, ge=2)

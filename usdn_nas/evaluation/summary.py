@@ -97,6 +97,18 @@ class Evaluated:
             )
         return rows
 
+    def answers(self, thresholds: Sequence[float], bins: int) -> dict[str, Any]:
+        """Calibration of the policy's answers: each sample's confidence where it leaves."""
+        where = (apply(self.test, self.costs, thresholds).answers_at, np.arange(self.test.samples))
+        confidence, correct = self.test.confidence[where], self.test.correct[where]
+        overall = calibration(confidence, correct, bins)
+        return {
+            "ece": overall.ece,
+            "mce": overall.mce,
+            "signed_gap": overall.signed_gap,
+            "auroc": _or_none(auroc(confidence, correct)),
+        }
+
     def shared_curve(self, count: int) -> list[dict[str, Any]]:
         """Policies with one threshold for all exits, evenly spaced over [1 / 10, 1]."""
         exits = len(self.test.candidates)
@@ -148,6 +160,7 @@ def model_summary(
         "temperatures": None if temperatures is None else list(temperatures),
         "exits": [{**left, **right} for left, right in zip(leaving, calibrated, strict=True)],
         "policy": evaluated.metrics(thresholds),
+        "answers": evaluated.answers(thresholds, bins),
         "search_policy": evaluated.search_metrics(thresholds),
         "shared": {
             "threshold": threshold, "exits": evaluated.leaving(everywhere), "policy": evaluated.metrics(everywhere)

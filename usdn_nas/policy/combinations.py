@@ -96,12 +96,12 @@ def best_combinations(problem: Problem, picks: Sequence[Pick]) -> list[tuple[tup
     found = []
     for level in range(len(problem.grids[0])):
         rest, right_here, bops_here = _after(problem, level)
-        found.append([((level, *chosen), *totals) for chosen, *totals in _best(rest, picks, right_here, bops_here)])
-    best = []
-    for number, pick in enumerate(picks):
-        column = [row[number] for row in found]
-        best.append(column[pick(np.array([f[1] for f in column]), np.array([f[2] for f in column]))])
-    return best
+        best = _best(rest, picks, right_here, bops_here)
+        found.append([((level, *chosen), right, bops) for chosen, right, bops in best])
+    return [
+        column[pick(np.array([f[1] for f in column]), np.array([f[2] for f in column]))]
+        for pick, column in zip(picks, zip(*found, strict=True), strict=True)
+    ]
 
 
 def _best(
