@@ -14,6 +14,7 @@ import argparse
 import base64
 import fcntl
 import json
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -171,7 +172,7 @@ class Seed:
                 self.reporter.say(f"seed {self.seed}: {system}, candidate {number}: {np.round(accuracies, 4)}")
 
     def _from_supernet(self) -> tuple[dict[str, list[Candidate]], list[float]]:
-        """System -> its candidates, not yet retrained, of those that share the supernet; accuracies they reach in it."""
+        """System -> its candidates, not yet retrained, where they share the supernet; what they reach in it."""
         context = self.contexts[STUDIES[OURS]]
         with waiting(context.folder):
             Pipeline(context).run(until="supernet")
@@ -259,11 +260,14 @@ class Seed:
 
 @contextmanager
 def waiting(folder: Path) -> Iterator[None]:
-    """Holds a run folder; waits while another process does."""
+    """Holds a folder; waits while another process does."""
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".ablation.lock").open("w") as lock:
+    lock = os.open(folder, os.O_RDONLY)
+    try:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
+    finally:
+        os.close(lock)
 
 
 class Record:
@@ -283,9 +287,7 @@ class Record:
     @contextmanager
     def _locked(self) -> Iterator[dict[str, Any]]:
         """The file's content, written back at the end."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with (self.path.parent / f".{self.path.stem}.lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with waiting(self.path.parent):
             there = json.loads(self.path.read_text()) if self.path.is_file() else {"schema": SCHEMA, "attempts": []}
             before = json.dumps(there)
             yield there

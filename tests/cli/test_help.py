@@ -19,6 +19,7 @@ COMMANDS = [
     "evaluate",
     "report",
     "front",
+    "compare",
     "inspect",
     "data",
     "list",

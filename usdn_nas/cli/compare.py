@@ -41,6 +41,6 @@ def compare(
     if out is not None:
         write_figure(plot_comparison(*opened, model=model), out)
     title = f"Runs side by side: {model}, test split (n = {frame['n'][0]:,})"
-    print_frame(frame.drop(columns="n") if format is Format.table else frame, format, title)
+    print_frame(frame.drop(columns=["n", "relative_bops"]) if format is Format.table else frame, format, title)
     if out is not None and format is Format.table:
         stdout().print(out, highlight=False, soft_wrap=True)

@@ -58,8 +58,8 @@ def compare_table(*runs: Run | Path | str, model: str = "kd") -> pd.DataFrame:
     Returns:
         One row a run. Columns: ``run``, ``accuracy`` and ``gbops`` (average) of the policy on the test split,
         ``relative_bops`` (of the run's own reference), ``exit_rates_percent`` (text, one an exit, the final one last),
-        ``ece`` and ``mce`` of the policy's answers, ``mean_bits`` and ``mac_weighted_bits`` (``"W/A"`` over all layers
-        run, heads included), ``macs`` (full precision, without internal classifiers), ``n``.
+        ``ece`` and ``mce`` of the policy's answers, ``mean_bits`` and ``mac_weighted_bits`` (``"W/A"``, or one number,
+        over all layers run, heads included), ``macs`` (full precision, without internal classifiers), ``n``.
 
     Raises:
         UserError: As `comparable`.
@@ -80,8 +80,8 @@ def _row(name: str, run: Run, model: str) -> dict[str, Any]:
         "exit_rates_percent": " ".join(f"{100 * row['exit_rate']:.1f}" for row in content["exits"]),
         "ece": content["answers"]["ece"],
         "mce": content["answers"]["mce"],
-        "mean_bits": "32/32" if bits is None else bits_text(bits, "mean"),
-        "mac_weighted_bits": "32/32" if bits is None else bits_text(bits, "mac_weighted"),
+        "mean_bits": "32" if bits is None else bits_text(bits, "mean"),
+        "mac_weighted_bits": "32" if bits is None else bits_text(bits, "mac_weighted"),
         "macs": sum(layer.macs for layer in layers),
         "n": run.evaluation["n"],
     }

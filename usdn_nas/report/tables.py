@@ -309,7 +309,7 @@ def bits_table(space: SearchSpace, architecture: Architecture) -> pd.DataFrame:
 
 
 def mean_bits_table(evaluation: Mapping[str, Any]) -> pd.DataFrame:
-    """Mean bits of the architecture, ``"W/A"``, plain and weighted by MACs.
+    """Mean bits of the architecture, plain and weighted by MACs: ``"W/A"``, or one number where they are equal.
 
     Returns:
         Rows ``searched`` and ``all`` (layers that run, heads of placed exits included). Columns: ``layers``,
@@ -322,8 +322,9 @@ def mean_bits_table(evaluation: Mapping[str, Any]) -> pd.DataFrame:
 
 
 def bits_text(bits: Mapping[str, float], kind: str) -> str:
-    """``"3.72/3.72"``. ``kind``: ``"mean"`` or ``"mac_weighted"``."""
-    return f"{bits[f'{kind}_weight_bits']:.2f}/{bits[f'{kind}_activation_bits']:.2f}"
+    """``"3.72/3.50"``, or one number where they are equal. ``kind``: ``"mean"`` or ``"mac_weighted"``."""
+    w, a = (f"{bits[f'{kind}_{of}_bits']:.2f}" for of in ("weight", "activation"))
+    return w if w == a else f"{w}/{a}"
 
 
 def ladder_table(ladder: Mapping[str, Any]) -> pd.DataFrame:

@@ -12,7 +12,6 @@ from usdn_nas.report.figures._style import (
     GREEN,
     INK,
     ORANGE,
-    PAPER,
     PURPLE,
     SKY,
     VERMILLION,
@@ -59,6 +58,9 @@ def plot_comparison(*runs: Run | Path | str, model: str = "kd", ax: Axes | None 
             color=color,
             linestyle=_LINES[i % len(_LINES)],
             linewidth=1.3,
+            marker=marker,
+            markersize=3,
+            label=name,
             zorder=3,
         )
         ax.scatter(
@@ -66,10 +68,9 @@ def plot_comparison(*runs: Run | Path | str, model: str = "kd", ax: Axes | None 
             100 * policy["accuracy"],
             color=color,
             marker=marker,
-            s=70,
-            edgecolor=PAPER,
+            s=110,
+            edgecolor=INK,
             linewidths=0.8,
-            label=name,
             zorder=5,
         )
     n = next(iter(named.values())).evaluation["n"]
