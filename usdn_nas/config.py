@@ -56,11 +56,14 @@ class TrainConfig(_Strict):
     """One training: SGD with Nesterov momentum, cosine annealing from ``lr`` to 0 after a linear warm-up.
 
     ``step_lr``: learning rate of quantizer step sizes, as a share of ``lr``. ``clip_norm``: largest norm of a step's
-    gradient. ``max_steps``: fewer steps than ``epochs`` make.
+    gradient. ``max_steps``: fewer steps than ``epochs`` make. ``batch_size``: images a step, of all processes together.
+    ``accumulate``: micro-batches that a step's images are run in, one after the other or by as many processes;
+    BatchNorm sees a micro-batch at a time.
     """
 
     epochs: int = Field(ge=1)
     batch_size: int = Field(default=64, ge=1)
+    accumulate: int = Field(default=1, ge=1)
     lr: float = Field(default=0.1, gt=0)
     momentum: float = Field(default=0.9, ge=0, lt=1)
     weight_decay: float = Field(default=1e-4, ge=0)
@@ -68,6 +71,14 @@ class TrainConfig(_Strict):
     step_lr: float = Field(default=0.1, ge=0)
     clip_norm: float | None = Field(default=None, gt=0)
     max_steps: int | None = Field(default=None, ge=1)
+
+    @model_validator(mode="after")
+    def _whole_micro_batches(self) -> TrainConfig:
+        if self.batch_size % self.accumulate:
+            raise ValueError(
+                f"expected 'batch_size' to be a multiple of 'accumulate', got {self.batch_size} and {self.accumulate}"
+            )
+        return self
 
 
 class SupernetConfig(_Strict):
@@ -167,7 +178,8 @@ class StudyConfig(_Strict):
     """A study as written in TOML.
 
     ``space`` is a name or a path; looked up beside the study, in ./search_spaces, among the shipped. ``threads``:
-    torch's own number unless given. ``batch_size``: images run at once where nothing is trained; of the results, only
+    torch's own number unless given. ``tensorboard``: event files with curves of every training, in its folder.
+    ``batch_size``: images run at once where nothing is trained; of the results, only
     where step sizes start depends on it, for calibration draws from each batch.
     """
 
@@ -175,6 +187,7 @@ class StudyConfig(_Strict):
     seed: int = Field(default=0, ge=0)
     device: str = "auto"
     threads: int | None = Field(default=None, ge=1)
+    tensorboard: bool = False
     batch_size: int = Field(default=500, ge=1)
     data: DataConfig = DataConfig()
     supernet: SupernetConfig = SupernetConfig()

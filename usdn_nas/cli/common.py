@@ -34,6 +34,7 @@ __all__ = [
     "print_frame",
     "print_gap",
     "stdout",
+    "under_torchrun",
 ]
 
 F = TypeVar("F", bound=Callable[..., None])
@@ -67,8 +68,20 @@ def stdout() -> Console:
 
 
 def _fail(text: str, status: int) -> typer.Exit:
-    sys.stderr.write(text + "\n")
+    if not under_torchrun() or _first_to_fail():
+        sys.stderr.write(text + "\n")
     return typer.Exit(status)
+
+
+def _first_to_fail() -> bool:
+    from usdn_nas.pipeline.ranks import first_to_fail
+
+    return first_to_fail()
+
+
+def under_torchrun() -> bool:
+    """Whether this is one of several processes that are to do one command."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
 def _terminated(number: int, frame: object) -> None:
@@ -88,6 +101,7 @@ def command(function: F) -> F:
         except RunError as error:
             raise _fail(f"failed: {error}", 1) from None
         except KeyboardInterrupt:
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun sends it after the terminal's Ctrl-C
             raise _fail("interrupted; the same command goes on from here", 130) from None
         except BrokenPipeError:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
