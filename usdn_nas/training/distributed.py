@@ -139,6 +139,7 @@ def _noticing_loss() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
+        reason = str(error).split(". ")[0]
         raise RunError(
-            f"another process of this training ended ({str(error).splitlines()[0]}); the same command goes on from here"
+            f"another process of this training ended; the same command goes on from here ({reason})"
         ) from None
