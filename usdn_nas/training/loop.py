@@ -6,6 +6,7 @@ import csv
 import io
 import math
 import time
+from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -39,10 +40,12 @@ WEIGHTS = "weights.safetensors"
 
 
 def learning_rate(settings: TrainConfig, step: int, steps: int, steps_per_epoch: int) -> float:
-    """Cosine annealing from ``lr`` to 0 over ``steps`` (Loshchilov & Hutter, 2017), after a linear warm-up."""
+    """Cosine annealing from ``lr`` to 0 (Loshchilov & Hutter, 2017), or steps down; after a linear warm-up."""
     warmup = int(settings.warmup_epochs * steps_per_epoch)
     if step < warmup:
         return settings.lr * (step + 1) / warmup
+    if settings.schedule == "step":
+        return settings.lr * settings.decay ** bisect_right(settings.milestones, step // steps_per_epoch)
     return settings.lr * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(steps - warmup, 1)))
 
 
@@ -115,6 +118,7 @@ def fit(
     fingerprint: str,
     device: torch.device,
     augment: bool = True,
+    set_epoch: Callable[[int], None] | None = None,
     evaluate: Callable[[], dict[str, float]] | None = None,
     finish: Callable[[], None] | None = None,
     reporter: Reporter | None = None,
@@ -133,6 +137,7 @@ def fit(
         step: Adds the gradients of one micro-batch and returns its loss; called for each of a step's, with generators
             that draw the same paths.
         fingerprint: Digest of settings and inputs; a checkpoint with another one is refused.
+        set_epoch: Told the number of the epoch, from 0, before every step.
         evaluate: Called after every epoch, by rank 0; its figures go into the history.
         finish: Called at the end, by rank 0; killed in it, a training goes on from its last checkpoint, not from its
             start.
@@ -147,7 +152,7 @@ def fit(
     leads = rank() == 0
     optimizer = torch.optim.SGD(
         _parameter_groups(network, settings), lr=settings.lr, momentum=settings.momentum,
-        nesterov=settings.momentum > 0,
+        nesterov=settings.nesterov and settings.momentum > 0,
     )  # fmt: skip
     per_epoch, steps = plan.per_epoch, plan.steps
     at = _Progress()
@@ -167,6 +172,8 @@ def fit(
         reporter.task(title, steps, at.step) as task,
     ):
         for share in _shares(split, plan, seed, at.step, augment):
+            if set_epoch is not None:
+                set_epoch(at.step // per_epoch)
             for group in optimizer.param_groups:
                 group["lr"] = group["scale"] * learning_rate(settings, at.step, steps, per_epoch)
             optimizer.zero_grad(set_to_none=True)
