@@ -13,6 +13,7 @@ from usdn_nas.cli.front import front
 from usdn_nas.cli.init import init
 from usdn_nas.cli.inspect import inspect
 from usdn_nas.cli.list import list_
+from usdn_nas.cli.plot import plot
 from usdn_nas.cli.retrain import evaluate, retrain
 from usdn_nas.cli.run import run
 from usdn_nas.cli.stages import pretrain, report, search, supernet
@@ -57,6 +58,7 @@ app.command(rich_help_panel=STAGES)(retrain)
 app.command(rich_help_panel=STAGES)(evaluate)
 app.command(rich_help_panel=STAGES)(report)
 app.command(rich_help_panel=LOOK)(front)
+app.command(rich_help_panel=LOOK)(plot)
 app.command(rich_help_panel=LOOK)(inspect)
 app.command(rich_help_panel=LOOK)(data)
 app.command(name="list", rich_help_panel=LOOK)(list_)

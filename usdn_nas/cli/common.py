@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from usdn_nas.pipeline.context import Context
+    from usdn_nas.report import Run
 
 __all__ = [
     "Format",
@@ -30,6 +31,7 @@ __all__ = [
     "SetOption",
     "StudyArgument",
     "command",
+    "find_run",
     "open_study_or_run",
     "print_frame",
     "print_gap",
@@ -104,13 +106,28 @@ def open_study_or_run(
     Raises:
         UserError: There is no such thing.
     """
-    from usdn_nas.config import find_toml
     from usdn_nas.pipeline.context import open_run
 
-    folder = Path(study)
-    path = folder if (folder / "study.json").is_file() else find_toml(study, "studies")
     reporter = Reporter() if quiet else Reporter(Console(stderr=True))
-    return open_run(path, tuple(overrides or ()), out, reporter)
+    return open_run(_study_or_run(study), tuple(overrides or ()), out, reporter)
+
+
+def _study_or_run(study: str) -> Path:
+    from usdn_nas.config import find_toml
+
+    return Path(study) if (Path(study) / "study.json").is_file() else find_toml(study, "studies")
+
+
+def find_run(study: str, out: Path | None = None) -> Run:
+    """The finished part of a run, to look at: no network is built, and torch is not imported.
+
+    Raises:
+        UserError: There is no such study, or it has not been run.
+    """
+    from usdn_nas.config import run_folder
+    from usdn_nas.report import load_run
+
+    return load_run(run_folder(_study_or_run(study), out))
 
 
 def print_gap(evaluation: Mapping[str, Any]) -> None:
