@@ -166,6 +166,7 @@ def fit(
             at.seconds = before + time.monotonic() - resumed
             if at.step % per_epoch == 0 or at.step == steps:
                 _end_epoch(at, settings, steps, per_epoch, evaluate, folder)
+                reporter.detail(f"{title}: {', '.join(f'{k} {v:.6g}' for k, v in at.history[-1].items())}")
                 network.train()
             if time.monotonic() - saved > SECONDS_BETWEEN_CHECKPOINTS:
                 _save(checkpoint, network, optimizer, at, fingerprint)
