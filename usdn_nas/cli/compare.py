@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from usdn_nas.cli.common import Format, FormatOption, command, open_study_or_run, print_frame, stdout
+from usdn_nas.cli.common import Format, FormatOption, command, find_run, print_frame, stdout
 
 __all__ = ["compare"]
 
@@ -19,8 +19,8 @@ def compare(
         str, typer.Option("--model", help="Which network of each run: kd, ce, ce-temperature, supernet, teacher.")
     ] = "kd",
     format: FormatOption = Format.table,
-    out: Annotated[
-        Path | None, typer.Option("--out", metavar="FILE", help="Also draws them: .png, .svg or .pdf.")
+    to: Annotated[
+        Path | None, typer.Option("--to", metavar="FILE", help="Also draws them: a .pdf, .svg or .png.")
     ] = None,
 ) -> None:
     """Prints evaluated runs side by side: accuracy, average BOPs, exit rates, calibration, bits, MACs (test split).
@@ -31,16 +31,16 @@ def compare(
 
         usdn-nas compare runs/digits runs/alpha
 
-        usdn-nas compare runs/a runs/b runs/c --out compared.png --format csv > compared.csv
+        usdn-nas compare runs/a runs/b runs/c --to compared.pdf --format csv > compared.csv
     """
-    from usdn_nas.report import compare_table, load_run, plot_comparison
-    from usdn_nas.report.figures import write_figure
+    from usdn_nas.report import compare_table, plot_comparison
+    from usdn_nas.report.figures.write import laid_out, save_figure
 
-    opened = [load_run(open_study_or_run(run).folder) for run in runs]
+    opened = [find_run(run) for run in runs]
     frame = compare_table(*opened, model=model)
-    if out is not None:
-        write_figure(plot_comparison(*opened, model=model), out)
+    if to is not None:
+        save_figure(laid_out(plot_comparison(*opened, model=model)), to)
     title = f"Runs side by side: {model}, test split (n = {frame['n'][0]:,})"
     print_frame(frame.drop(columns=["n", "relative_bops"]) if format is Format.table else frame, format, title)
-    if out is not None and format is Format.table:
-        stdout().print(out, highlight=False, soft_wrap=True)
+    if to is not None and format is Format.table:
+        stdout().print(to, highlight=False, soft_wrap=True)
