@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from ablation_summary import show
+from ablation_summary import draw, show
 from ablation_systems import FULL, MSDNET, OURS, SDN, STUDIES, Chooser, cheapest
 from numpy.typing import NDArray
 from rich.console import Console
@@ -336,6 +336,7 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs/ablation"))
     parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results" / "ablation.json")
     parser.add_argument("--why", help="of a new attempt")
+    parser.add_argument("--figure", type=Path, help="also draw the last attempt")
     parser.add_argument("--show", action="store_true", help="print the tables of the last attempt, run nothing")
     options = parser.parse_args()
     if not options.show:
@@ -350,7 +351,10 @@ def main() -> None:
             one.prepare() if options.prepare else one.run()
         if options.prepare:
             return
-    show(json.loads(options.results.read_text()), Console(width=150))
+    results = json.loads(options.results.read_text())
+    show(results, Console(width=150))
+    if options.figure is not None:
+        draw(results, options.figure)
 
 
 if __name__ == "__main__":

@@ -5,18 +5,29 @@ from __future__ import annotations
 import base64
 import statistics
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from ablation_systems import FULL, OURS, SEQUENTIAL, STUDIES
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
+
+COLORS = ("#606770", "#d55e00", "#cc79a7", "#56b4e9", "#0072b2", "#009e73", "#e69f00")
+MARKERS = "Xs^DovP"
+"""One a system, of its line in the figure (Okabe and Ito's colours)."""
 
 MARGIN = 0.0025
 """By so much ours aims higher on the search split than the system it is compared with."""
 
 Seeds = list[dict[str, Any]]
+
+
+def finished(attempt: dict[str, Any]) -> Seeds:
+    """Those of an attempt's seeds that have read the test split."""
+    return [entry for _, entry in sorted(attempt["seeds"].items()) if "test" in entry]
 
 
 def point_of(points: Sequence[dict[str, Any]], offset: float) -> dict[str, Any]:
@@ -88,7 +99,7 @@ def show(results: dict[str, Any], console: Console) -> None:
         )
     attempt = results["attempts"][-1]
     console.print("MACs at full precision: " + ", ".join(f"{k} {v / 1e6:.2f} M" for k, v in attempt["macs"].items()))
-    seeds = [entry for entry in attempt["seeds"].values() if "test" in entry]
+    seeds = finished(attempt)
     if not seeds:
         return
     console.print(_systems(seeds))
@@ -133,3 +144,22 @@ def _comparisons(seeds: Seeds) -> Table:
             f"{100 * low:+.2f} to {100 * high:+.2f}",
         )
     return table
+
+
+def draw(results: dict[str, Any], path: Path) -> None:
+    """Accuracy against average BOPs on the test split, a line a system through its accuracies aimed at; seeds' means."""
+    seeds = finished(results["attempts"][-1])
+    figure = Figure(figsize=(6.2, 4.6), layout="constrained")
+    ax = figure.subplots()
+    for system, color, marker in zip(STUDIES, COLORS, MARKERS, strict=True):
+        rows = [seed["test"]["systems"][system] for seed in seeds]
+        bops = np.mean([[row["average_bops"] for row in one] for one in rows], axis=0) / 1e6
+        accuracy = 100 * np.mean([[row["accuracy"] for row in one] for one in rows], axis=0)
+        ours = system == OURS
+        ax.plot(bops, accuracy, color=color, marker=marker, markersize=5, linewidth=2 if ours else 1, label=system)
+    ax.set_xlabel("average MBOPs per image")
+    ax.set_ylabel(f"accuracy (%), test, {len(seeds)} seeds")
+    ax.grid(True, linewidth=0.5, alpha=0.5)
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.legend(frameon=False, fontsize=8)
+    figure.savefig(path, dpi=170)

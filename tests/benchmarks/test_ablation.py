@@ -1,0 +1,113 @@
+"""The ablation's arithmetic: what is chosen, and how systems are compared, on a record made by hand."""
+
+from __future__ import annotations
+
+import base64
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+
+from ablation_summary import beside, best_other, point_of
+from ablation_systems import BITS, EXITS, FULL, MSDNET, OURS, SDN, SEQUENTIAL, STUDIES, cheapest, restricted
+
+from usdn_nas.networks.build import resolve_space
+from usdn_nas.space import load_space
+from usdn_nas.study.points import FrontPoint
+
+ROOT = Path(__file__).parents[2]
+
+
+def point(name: str, accuracy: float, bops: float, exits: tuple[str, ...] = ()) -> FrontPoint:
+    return FrontPoint(name, {"a": (2, 2)}, exits, (0.5,) * len(exits), accuracy, bops, 100)
+
+
+def test_the_cheapest_that_reaches_an_accuracy_else_the_most_accurate() -> None:
+    points = [point("0", 0.7, 1), point("1", 0.8, 2, ("x",)), point("2", 0.9, 3, ("y",)), point("3", 0.9, 4, ("z",))]
+    assert [one.name for one in cheapest(points, [0.8, 0.85, 0.95])] == ["1", "2"]  # the last is the second again
+    assert [one.name for one in cheapest(points, [0.8, 0.85, 0.95], distinct=False)] == ["1", "2", "2"]
+
+
+def _packed(wrong: int, n: int) -> str:
+    """The first ``wrong`` of ``n`` answers are wrong."""
+    return base64.b64encode(np.packbits(np.arange(n) >= wrong).tobytes()).decode()
+
+
+def _seed(systems: dict[str, dict[float, tuple[float, float, int]]], target: float, n: int = 20) -> dict[str, Any]:
+    """System -> offset -> (search accuracy, average BOPs, wrong answers on the test split)."""
+    entry: dict[str, Any] = {"target": {"search_accuracy": target}, "test": {"n": n, "systems": {}}}
+    for name, points in systems.items():
+        entry[name] = {
+            "points": [
+                {
+                    "offset": offset,
+                    "reached": accuracy >= target + offset,
+                    "search": {"accuracy": accuracy, "average_bops": bops},
+                }
+                for offset, (accuracy, bops, _) in points.items()
+            ]
+        }
+        entry["test"]["systems"][name] = [
+            {"offset": offset, "average_bops": bops, "right": _packed(wrong, n)}
+            for offset, (_, bops, wrong) in points.items()
+        ]
+    return entry
+
+
+def test_comparison_by_hand() -> None:
+    ours = {-0.1: (0.8, 30.0, 5), 0.0: (0.9, 50.0, 3), 0.0025: (0.9025, 60.0, 2)}
+    other = {0.0: (0.9, 100.0, 4), 0.0025: (0.9025, 120.0, 4)}
+    weak = {0.0: (0.79, 40.0, 6), 0.0025: (0.79, 40.0, 6)}  # never gets there: compared at what it reaches
+    seeds = [_seed({OURS: ours, EXITS: other, SDN: weak}, 0.9)] * 2
+    found = beside(seeds, EXITS)
+    assert found["savings"] == pytest.approx([0.4, 0.4])
+    # of 20 images ours is right on two that the other gets wrong
+    assert found["differences"] == pytest.approx([0.1, 0.1])
+    error = 1.96 * np.std([1, 1] + [0] * 18, ddof=1) / np.sqrt(20)
+    assert found["interval"] == pytest.approx([0.1 - error, 0.1 + error])
+    assert beside(seeds, EXITS, 0.0)["savings"] == pytest.approx([0.5, 0.5])
+    against_weak = beside(seeds, SDN)
+    assert against_weak["savings"] == pytest.approx([0.25, 0.25])  # 30 against 40
+    assert against_weak["difference"] == pytest.approx(1 / 20)
+
+
+def test_the_best_other_reaches_the_accuracy_in_every_seed_and_is_not_sequential() -> None:
+    costs = {FULL: 100.0, EXITS: 50.0, BITS: 60.0, SEQUENTIAL: 10.0, OURS: 5.0, MSDNET: 70.0, SDN: 20.0}
+    one = _seed({name: {0.0: (0.9, bops, 0)} for name, bops in costs.items()}, 0.9)
+    short = _seed({name: {0.0: (0.5 if name == SDN else 0.9, bops, 0)} for name, bops in costs.items()}, 0.9)
+    assert best_other([one, one]) == SDN
+    assert best_other([one, short]) == EXITS
+
+
+def test_offsets_between_those_on_record() -> None:
+    points = [{"offset": -0.01}, {"offset": 0.0}, {"offset": 0.005}]
+    assert [point_of(points, wanted)["offset"] for wanted in (-0.02, -0.004, 0.0, 0.001, 0.02)] == [
+        *(-0.01, 0.0, 0.0, 0.005, 0.005)
+    ]
+
+
+def test_restricted_spaces_are_of_the_same_network_as_the_shipped_ones() -> None:
+    whole = resolve_space(load_space(ROOT / "search_spaces/resnet_fashion_small.toml"))[0]
+    shipped = {
+        "uniform": restricted(whole, granularity="network"),
+        "bits": restricted(whole, candidates=()),
+    }
+    for name, space in shipped.items():
+        same = resolve_space(load_space(ROOT / f"search_spaces/resnet_fashion_small_{name}.toml"))[0]
+        assert [(g.layers, g.choices) for g in space.groups] == [(g.layers, g.choices) for g in same.groups]
+        assert space.candidates == same.candidates
+        assert {layer.name: layer.macs for layer in space.chain.layers()}.items() <= {
+            layer.name: layer.macs for layer in whole.chain.layers()
+        }.items()
+    blocks = [group.name for group in whole.groups if not group.name.startswith("exit:")]
+    after = restricted(whole, fixed={f"{name}.*": (3, 3) for name in blocks})
+    assert [group.name for group in after.groups] == [f"exit:{name}" for name in whole.candidates]
+    assert {after.fixed[layer.name] for segment in whole.chain.segments[1:] for layer in segment.layers} == {(3, 3)}
+
+
+def test_every_system_has_a_study() -> None:
+    assert {f"{study}.toml" for study in STUDIES.values()} <= {path.name for path in (ROOT / "studies").glob("*.toml")}
