@@ -37,6 +37,7 @@ __all__ = [
     "find_toml",
     "list_toml",
     "load_study",
+    "run_folder",
 ]
 
 
@@ -273,6 +274,11 @@ def find_toml(name: str, folder: Literal["studies", "search_spaces"], beside: Pa
         return known[stem]
     kind = "study" if folder == "studies" else "search space"
     raise UserError(f"no such {kind}: '{name}'", remedy=nearest(name, known))
+
+
+def run_folder(study: Path, out: Path | None = None) -> Path:
+    """The folder of a study's run: ``out``, else ``runs/<name of the study's file>``; a run's folder is its own."""
+    return out or (study if study.is_dir() else Path("runs") / study.stem)
 
 
 def _parse_override(text: str) -> tuple[list[str], Any]:

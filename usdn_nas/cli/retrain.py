@@ -14,6 +14,7 @@ from usdn_nas.cli.common import (
     QuietOption,
     SetOption,
     StudyArgument,
+    VerboseOption,
     command,
     open_study_or_run,
     print_frame,
@@ -36,6 +37,7 @@ def retrain(
     set_: SetOption = None,
     out: OutOption = None,
     quiet: QuietOption = False,
+    verbose: VerboseOption = False,
 ) -> None:
     """Retrains an architecture with level-wise knowledge distillation, Eq. (10), and refits its thresholds.
 
@@ -50,7 +52,7 @@ def retrain(
     from usdn_nas.pipeline.ledger import locked
     from usdn_nas.pipeline.stages import Pipeline, retrain_folder
 
-    context = open_study_or_run(study, set_, out, quiet)
+    context = open_study_or_run(study, set_, out, quiet, verbose)
     if architecture:
         Pipeline(context).architecture(architecture)
     Pipeline(context).check()
@@ -67,6 +69,7 @@ def evaluate(
     set_: SetOption = None,
     out: OutOption = None,
     quiet: QuietOption = False,
+    verbose: VerboseOption = False,
 ) -> None:
     """Evaluates on the test split: Table I, Table II, and the gap between search and test figures.
 
@@ -83,7 +86,7 @@ def evaluate(
     from usdn_nas.pipeline.stages import Pipeline
     from usdn_nas.report import table1, table2
 
-    context = open_study_or_run(study, set_, out, quiet)
+    context = open_study_or_run(study, set_, out, quiet, verbose)
     if architecture:
         Pipeline(context).architecture(architecture)
     Pipeline(context).check()

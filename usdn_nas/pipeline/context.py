@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 from torch import nn
 
-from usdn_nas.config import StudyConfig, apply_overrides, find_toml, load_study
+from usdn_nas.config import StudyConfig, apply_overrides, find_toml, load_study, run_folder
 from usdn_nas.cost import least_bops
 from usdn_nas.errors import UserError
 from usdn_nas.evaluation.outputs import Batches
@@ -250,6 +250,6 @@ def open_run(
         spec = validate(SpaceSpec, saved["space"], where=study / "study.json")
         if config.space != space:
             spec = load_space(find_toml(config.space, "search_spaces"))
-        return Context(saved["name"], config, spec, out or study, reporter)
+        return Context(saved["name"], config, spec, run_folder(study, out), reporter)
     config, spec = load_study(study, overrides)
-    return Context(study.stem, config, spec, out or Path("runs") / study.stem, reporter)
+    return Context(study.stem, config, spec, run_folder(study, out), reporter)

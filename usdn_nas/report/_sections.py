@@ -121,7 +121,9 @@ def _exits(run: Run, figures: Figures) -> Section:
     )
     body += _figure(figures, "exits", "Thresholds in the labels are those of the KD model, fitted on the search split.")
     if isinstance(figures["thresholds"], str):
-        caption = "One threshold for all exits, moved from low to high; stars: the fitted thresholds, exit by exit."
+        caption = (
+            "One threshold for all exits, moved from low to high; star and cross: the fitted thresholds, exit by exit."
+        )
         body += "<h3>Threshold sweep</h3>" + _figure(figures, "thresholds", caption)
     return Section("exits", "Exit rates and cost (Table I)", body, "test")
 

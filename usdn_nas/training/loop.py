@@ -154,6 +154,7 @@ def fit(
                 curves.add("step", {"loss": loss, "lr": optimizer.param_groups[0]["lr"]}, at.step)
             if leads and (at.step % per_epoch == 0 or at.step == steps):
                 _end_epoch(at, settings, plan, evaluate, folder)
+                reporter.detail(f"{title}: {', '.join(f'{k} {v:.6g}' for k, v in at.history[-1].items())}")
                 curves.add("epoch", {k: v for k, v in at.history[-1].items() if k not in ("epoch", "step")}, at.step)
                 if curves.wanted:
                     curves.add("step_size", step_sizes(network), at.step)
