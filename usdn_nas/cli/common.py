@@ -40,6 +40,7 @@ __all__ = [
     "print_frame",
     "print_gap",
     "stdout",
+    "under_torchrun",
 ]
 
 F = TypeVar("F", bound=Callable[..., None])
@@ -97,10 +98,22 @@ def stdout() -> Console:
 
 
 def _fail(text: str, status: int, *, trace: bool = False) -> typer.Exit:
-    if trace:
-        traceback.print_exc()
-    sys.stderr.write(text + "\n")
+    if not under_torchrun() or _first_to_fail():
+        if trace:
+            traceback.print_exc()
+        sys.stderr.write(text + "\n")
     return typer.Exit(status)
+
+
+def _first_to_fail() -> bool:
+    from usdn_nas.pipeline.ranks import first_to_fail
+
+    return first_to_fail()
+
+
+def under_torchrun() -> bool:
+    """Whether this is one of several processes that are to do one command."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
 def _terminated(number: int, frame: object) -> None:
@@ -121,6 +134,7 @@ def command(function: F) -> F:
         except RunError as error:
             raise _fail(f"failed: {error}", 1, trace=verbose) from None
         except KeyboardInterrupt:
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun sends it after the terminal's Ctrl-C
             raise _fail("interrupted; the same command goes on from here", 130) from None
         except BrokenPipeError:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

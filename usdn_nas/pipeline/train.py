@@ -17,6 +17,7 @@ from usdn_nas.files import write_json
 from usdn_nas.networks.chain import MultiExitNetwork
 from usdn_nas.networks.weights import load_weights
 from usdn_nas.pipeline.context import Context
+from usdn_nas.pipeline.ranks import on_all_ranks
 from usdn_nas.policy.outputs import ExitOutputs
 from usdn_nas.quant.supernet import Supernet, materialize
 from usdn_nas.seeds import derive
@@ -56,6 +57,7 @@ def _fit(
         finish=finish,
         reporter=context.reporter,
         title=title,
+        tensorboard=context.study.tensorboard,
     )
 
 
@@ -71,6 +73,7 @@ def _on_search(context: Context, network: MultiExitNetwork) -> Callable[[], dict
     return lambda: _columns(run(network, context.search_batches, network.exit_names))
 
 
+@on_all_ranks
 def pretrain(context: Context, fingerprint: str) -> None:
     """Full precision, cross-entropy at all candidate exits."""
     settings = context.study.supernet
@@ -92,6 +95,7 @@ def _calibration_images(context: Context) -> Iterator[Tensor]:
             return
 
 
+@on_all_ranks
 def train_supernet(context: Context, fingerprint: str) -> None:
     """Quantization-aware training by the sandwich rule, then the ladder of uniform bit-widths."""
     settings = context.study.supernet
@@ -155,6 +159,7 @@ def ladder_rows(evaluator: SupernetEvaluator) -> list[dict[str, Any]]:
     return rows
 
 
+@on_all_ranks
 def train_teacher(context: Context, architecture: Architecture, folder: Path, fingerprint: str) -> None:
     """The full-precision teacher: the same placed exits, cross-entropy."""
     settings = context.study.retrain
@@ -185,6 +190,7 @@ def _start(context: Context, architecture: Architecture, teacher: Path) -> Multi
     return materialize(supernet, architecture)
 
 
+@on_all_ranks
 def train_retrained(
     context: Context,
     architecture: Architecture,
