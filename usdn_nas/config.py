@@ -214,14 +214,21 @@ class RetrainConfig(_Strict):
 
 
 class EvaluateConfig(_Strict):
-    """Final evaluation: number of equal-width bins of ECE/MCE; thresholds of the sweep."""
+    """Final evaluation.
+
+    ``bins``: equal-width bins of ECE and MCE. ``threshold``: that of Table I where all exits share one. ``sweep``:
+    shared thresholds tried, evenly over [.1, 1]. ``fits``: trade-offs that thresholds of each exit are fitted to,
+    evenly in the logarithm over [.001, 1].
+    """
 
     bins: int = Field(default=15, ge=2)
+    threshold: float = Field(default=0.7, ge=0, le=1)
     sweep: int = Field(default=33, ge=2)
+    fits: int = Field(default=13, ge=2)
 
 
 class StudyConfig(_Strict):
-    """A study as written in TOML.
+    """A study as written in TOML. With ``base = "NAME"`` it says only what differs from that study.
 
     ``space`` is a name or a path; looked up beside the study, in ./search_spaces, among the shipped. ``threads``:
     torch's own number unless given. ``tensorboard``: curves of every training, as event files in its folder.
@@ -315,8 +322,32 @@ def apply_overrides(payload: dict[str, Any], overrides: Sequence[str]) -> None:
         node[path[-1]] = value
 
 
+def _with_base(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """A study's content, what it does not say taken from its ``base``. ``above``: studies whose base it is."""
+    if path in above:
+        raise UserError(f"a study is its own base: {' > '.join(one.stem for one in (*above, path))}", where=path)
+    payload = read_toml(path)
+    if "base" not in payload:
+        return payload
+    base = payload.pop("base")
+    if not isinstance(base, str):
+        raise UserError(f"expected a study's name or path, got {base!r}", where=f"{path}: base")
+    return _laid_over(_with_base(find_toml(base, "studies", beside=path.parent), (*above, path)), payload)
+
+
+def _laid_over(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """``over`` on top of ``under``, table by table; any other value, lists too, replaces what is there."""
+    merged = dict(under)
+    for key, value in over.items():
+        both = isinstance(value, dict) and isinstance(under.get(key), dict)
+        merged[key] = _laid_over(under[key], value) if both else value
+    return merged
+
+
 def load_study(path: Path, overrides: Sequence[str] = ()) -> tuple[StudyConfig, SpaceSpec]:
     """Reads a study and the search space it names.
+
+    A study may begin with ``base = "NAME"``: it then changes what it says of that study, and is alike in all else.
 
     Args:
         path: The study's TOML file.
@@ -325,7 +356,7 @@ def load_study(path: Path, overrides: Sequence[str] = ()) -> tuple[StudyConfig, 
     Raises:
         UserError: A file is missing or wrong; the message names the file and the dotted path.
     """
-    payload = read_toml(path)
+    payload = _with_base(path)
     apply_overrides(payload, overrides)
     study = validate(StudyConfig, payload, where=path)
     return study, load_space(find_toml(study.space, "search_spaces", beside=Path(path).parent))

@@ -21,6 +21,7 @@ COMMANDS = [
     "evaluate",
     "report",
     "front",
+    "compare",
     "plot",
     "dashboard",
     "inspect",

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from usdn_nas import __version__
+from usdn_nas.cli.compare import compare
 from usdn_nas.cli.dashboard import dashboard
 from usdn_nas.cli.data import data
 from usdn_nas.cli.export import export
@@ -59,6 +60,7 @@ app.command(rich_help_panel=STAGES)(retrain)
 app.command(rich_help_panel=STAGES)(evaluate)
 app.command(rich_help_panel=STAGES)(report)
 app.command(rich_help_panel=LOOK)(front)
+app.command(rich_help_panel=LOOK)(compare)
 app.command(rich_help_panel=LOOK)(plot)
 app.command(rich_help_panel=LOOK)(dashboard)
 app.command(rich_help_panel=LOOK)(inspect)

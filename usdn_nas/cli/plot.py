@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["plot"]
 
-_FIGURES = "bits, front, exits, reliability, thresholds, sensitivity, importance, history, ladder, training"
+_FIGURES = "bits, front, exits, reliability, thresholds, curves, sensitivity, importance, history, ladder, training"
 
 
 class ShareName(StrEnum):

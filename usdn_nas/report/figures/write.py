@@ -14,6 +14,7 @@ from usdn_nas.errors import UserError
 from usdn_nas.files import atomic_path
 from usdn_nas.report.figures._style import lay_out
 from usdn_nas.report.figures.bits import plot_bits
+from usdn_nas.report.figures.curves import plot_curves
 from usdn_nas.report.figures.exits import plot_exits
 from usdn_nas.report.figures.front import plot_front
 from usdn_nas.report.figures.history import plot_history
@@ -36,6 +37,7 @@ FIGURES: dict[str, Callable[[Run], Axes | list[Axes]]] = {
     "exits": plot_exits,
     "reliability": plot_reliability,
     "thresholds": plot_thresholds,
+    "curves": plot_curves,
     "history": plot_history,
     "importance": plot_importance,
     "sensitivity": plot_sensitivity,
