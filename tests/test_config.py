@@ -219,6 +219,18 @@ def test_names_are_looked_up_beside_then_here_then_in_the_package(study: Path, t
     assert classes() == 11
 
 
+def test_a_study_and_its_space_may_have_one_name(study: Path, tmp_path: Path) -> None:
+    """Studies lie among each other: of the files beside it none is its search space."""
+    here = tmp_path / "work"
+    (here / "studies").mkdir()
+    (here / "search_spaces").mkdir()
+    for name in ("same", "digits"):
+        (here / f"studies/{name}.toml").write_text('space = "same"\n')
+    (here / "search_spaces/same.toml").write_text(SPACE.format(13))
+    for name in ("same", "digits"):
+        assert load_study(find_toml(name, "studies"))[1].network.num_classes == 13
+
+
 def test_studies_by_name_and_by_path(study: Path, tmp_path: Path) -> None:
     assert find_toml(str(study), "studies") == study
     assert find_toml("../studies/own.toml", "studies").resolve() == study

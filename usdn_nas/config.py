@@ -266,14 +266,14 @@ def find_toml(name: str, folder: Literal["studies", "search_spaces"], beside: Pa
     """Finds a study or space by name or path.
 
     A path that exists is taken as it is (relative to ``beside`` first). A name is looked up beside the study file,
-    in the working directory's folder, then in the package.
+    in the working directory's folder, then in the package; a study beside the study file is no search space.
 
     Raises:
         UserError: Nothing is found.
     """
     places = [Path.cwd() / name] if beside is None else [beside / name, beside / f"{name}.toml", Path.cwd() / name]
     for path in places:
-        if path.suffix == ".toml" and path.is_file():
+        if path.suffix == ".toml" and path.is_file() and not (folder == "search_spaces" and _is_study(path)):
             return path
     known = list_toml(folder)
     stem = Path(name).stem if Path(name).parent in (Path(), Path(folder)) else name
@@ -281,6 +281,13 @@ def find_toml(name: str, folder: Literal["studies", "search_spaces"], beside: Pa
         return known[stem]
     kind = "study" if folder == "studies" else "search space"
     raise UserError(f"no such {kind}: '{name}'", remedy=nearest(name, known))
+
+
+def _is_study(path: Path) -> bool:
+    try:
+        return "space" in read_toml(path)
+    except UserError:  # whoever reads it says why
+        return False
 
 
 def run_folder(study: Path, out: Path | None = None) -> Path:

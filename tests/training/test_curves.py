@@ -79,8 +79,8 @@ def test_a_resumed_training_doubles_no_point(stop_at: int, tmp_path: Path, monke
     """The last checkpoint is older than the last points, as it is after a kill."""
     monkeypatch.setattr(loop, "STEPS_BETWEEN_POINTS", 1)
     monkeypatch.setattr(loop, "SECONDS_BETWEEN_CHECKPOINTS", -1)
-    saved = loop._save
-    monkeypatch.setattr(loop, "_save", lambda *args: saved(*args) if args[3].step in (3, 11) else None)
+    saved = loop.save_checkpoint
+    monkeypatch.setattr(loop, "save_checkpoint", lambda *args: saved(*args) if args[3].step in (3, 11) else None)
     train(tmp_path / "whole")
     with pytest.raises(StoppedError):
         train(tmp_path / "resumed", stop_at)

@@ -20,9 +20,10 @@ from tests.together import together
 from usdn_nas.config import TrainConfig
 from usdn_nas.errors import RunError, UserError
 from usdn_nas.training import loop
-from usdn_nas.training.distributed import mean_step, micro_batches, processes, rank
+from usdn_nas.training.distributed import mean_step, processes, rank
 from usdn_nas.training.loop import CHECKPOINT, HISTORY, WEIGHTS, fit
 from usdn_nas.training.losses import Step, cross_entropy_step, distillation_step, sandwich_step
+from usdn_nas.training.shares import micro_batches
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 

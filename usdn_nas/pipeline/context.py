@@ -25,7 +25,8 @@ from usdn_nas.quant.supernet import Supernet
 from usdn_nas.seeds import derive
 from usdn_nas.space import SearchSpace, SpaceSpec, load_space
 from usdn_nas.training.curves import check_tensorboard
-from usdn_nas.training.distributed import micro_batches, processes
+from usdn_nas.training.distributed import processes
+from usdn_nas.training.shares import micro_batches
 from usdn_nas.validation import validate
 
 if TYPE_CHECKING:

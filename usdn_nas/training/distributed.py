@@ -15,10 +15,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from usdn_nas.config import TrainConfig
-from usdn_nas.errors import RunError, UserError
+from usdn_nas.errors import RunError
 
-__all__ = ["TIMEOUT", "mean_step", "micro_batches", "processes", "rank", "same_state"]
+__all__ = ["TIMEOUT", "mean_step", "processes", "rank", "same_state"]
 
 TIMEOUT = timedelta(days=1)
 """Of the process group: the others wait while rank 0 evaluates."""
@@ -32,26 +31,6 @@ def rank() -> int:
 def processes() -> int:
     """How many processes train together: those of torch's default process group, 1 where there is none."""
     return dist.get_world_size() if dist.is_initialized() else 1
-
-
-def micro_batches(settings: TrainConfig, where: object = None) -> int:
-    """Micro-batches of a step, over all processes: ``accumulate``, and at least one for each process.
-
-    Raises:
-        UserError: They cannot be shared evenly, or the batch cannot be cut into so many. ``where`` names the settings.
-    """
-    count = max(settings.accumulate, processes())
-    if count % processes():
-        raise UserError(
-            f"{count} micro-batches a step cannot be shared evenly by {processes()} processes", where=where,
-            remedy="'accumulate' must be a multiple of their number",
-        )  # fmt: skip
-    if settings.batch_size % count:
-        raise UserError(
-            f"a batch of {settings.batch_size} cannot be cut into {count} micro-batches of one size", where=where,
-            remedy="'batch_size', of all processes together, must be a multiple of their number and of 'accumulate'",
-        )  # fmt: skip
-    return count
 
 
 def mean_step(network: nn.Module, runs: Iterable[Callable[[], float]], count: int) -> float:

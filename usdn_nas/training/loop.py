@@ -7,8 +7,7 @@ import io
 import math
 import time
 from bisect import bisect_right
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,14 +18,16 @@ from torch import nn
 
 from usdn_nas.config import TrainConfig
 from usdn_nas.data.splits import Split, generator_for
-from usdn_nas.errors import RunError, UserError
-from usdn_nas.files import atomic_path, write_text
+from usdn_nas.errors import RunError
+from usdn_nas.files import write_text
 from usdn_nas.networks.weights import save_weights
 from usdn_nas.progress import Reporter
 from usdn_nas.quant.quantizers import LearnedStep
+from usdn_nas.training.checkpoint import Progress, load_checkpoint, save_checkpoint
 from usdn_nas.training.curves import open_curves, step_sizes
-from usdn_nas.training.distributed import mean_step, micro_batches, processes, rank, same_state
+from usdn_nas.training.distributed import mean_step, rank, same_state
 from usdn_nas.training.losses import Step
+from usdn_nas.training.shares import Plan, shares
 
 __all__ = ["WEIGHTS", "fit", "learning_rate"]
 
@@ -63,48 +64,6 @@ def _parameter_groups(network: nn.Module, settings: TrainConfig) -> list[dict[st
         {"params": list(steps.values()), "weight_decay": 0.0, "scale": settings.step_lr},
     ]
     return [group for group in groups if group["params"]]
-
-
-class _Progress:
-    """Where a training stands: everything that a resumed one needs beside the weights."""
-
-    def __init__(self) -> None:
-        self.step = 0
-        self.loss_sum = 0.0
-        self.loss_count = 0
-        self.seconds = 0.0
-        self.history: list[dict[str, float]] = []
-
-
-def _save(path: Path, network: nn.Module, optimizer: torch.optim.Optimizer, at: _Progress, fingerprint: str) -> None:
-    with atomic_path(path) as temporary:
-        torch.save(
-            {
-                "schema": "usdn-nas/checkpoint/1",
-                "fingerprint": fingerprint,
-                "network": network.state_dict(),
-                "optimizer": optimizer.state_dict(),
-                "progress": vars(at),
-            },
-            temporary,
-        )
-
-
-def _load(path: Path, network: nn.Module, optimizer: torch.optim.Optimizer, at: _Progress, fingerprint: str) -> None:
-    remedy = "delete it to train this stage anew"
-    try:
-        state = torch.load(path, weights_only=True, map_location="cpu")
-        if state.get("fingerprint") != fingerprint:
-            raise UserError("checkpoint of other settings or data", where=path, remedy=remedy)
-        network.load_state_dict(state["network"])
-        optimizer.load_state_dict(state["optimizer"])
-        vars(at).update(state["progress"])
-    except UserError:
-        raise
-    except Exception:  # torch.load raises whatever the damage leads to, IndexError and OSError among others
-        raise UserError(
-            "expected a whole checkpoint, got a truncated or foreign file", where=path, remedy=remedy
-        ) from None
 
 
 def fit(
@@ -148,19 +107,19 @@ def fit(
         RunError: The loss is no longer finite, or another process is gone.
     """
     reporter = reporter or Reporter()
-    plan = _Plan.of(split, settings)
+    plan = Plan.of(split, settings)
     leads = rank() == 0
     optimizer = torch.optim.SGD(
         _parameter_groups(network, settings), lr=settings.lr, momentum=settings.momentum,
         nesterov=settings.nesterov and settings.momentum > 0,
     )  # fmt: skip
     per_epoch, steps = plan.per_epoch, plan.steps
-    at = _Progress()
+    at = Progress()
     checkpoint = folder / CHECKPOINT
     if leads:
         folder.mkdir(parents=True, exist_ok=True)
     if checkpoint.exists():
-        _load(checkpoint, network, optimizer, at, fingerprint)
+        load_checkpoint(checkpoint, network, optimizer, at, fingerprint)
         reporter.say(f"{title}: goes on from step {at.step} of {steps}")
     same_state(network, at.step)
     saved = resumed = time.monotonic()
@@ -171,7 +130,7 @@ def fit(
         open_curves(folder if tensorboard and leads else None, at.step + 1) as curves,
         reporter.task(title, steps, at.step) as task,
     ):
-        for share in _shares(split, plan, seed, at.step, augment):
+        for share in shares(split, plan, seed, at.step, augment):
             if set_epoch is not None:
                 set_epoch(at.step // per_epoch)
             for group in optimizer.param_groups:
@@ -202,68 +161,13 @@ def fit(
                 network.train()
             if leads and time.monotonic() - saved > SECONDS_BETWEEN_CHECKPOINTS:
                 curves.flush()
-                _save(checkpoint, network, optimizer, at, fingerprint)
+                save_checkpoint(checkpoint, network, optimizer, at, fingerprint)
                 saved = time.monotonic()
             task.advance(_note(at))
     if leads:
         save_weights(network, folder / WEIGHTS)
         if finish is not None:
             finish()
-
-
-@dataclass(frozen=True)
-class _Plan:
-    """How images come to steps.
-
-    Attributes:
-        micro_batches: Of a step, over all processes.
-        size: Images in each.
-        per_epoch: Steps.
-        steps: Of the whole training.
-    """
-
-    micro_batches: int
-    size: int
-    per_epoch: int
-    steps: int
-
-    @classmethod
-    def of(cls, split: Split, settings: TrainConfig) -> _Plan:
-        """A split smaller than a batch is used whole, or as much of it as can be shared evenly.
-
-        Raises:
-            UserError: It has fewer images than a step has micro-batches, or these cannot be shared evenly.
-        """
-        count = micro_batches(settings)
-        size = min(settings.batch_size, len(split)) // count
-        if size == 0:
-            raise UserError(f"{len(split)} training images cannot be shared by {count} micro-batches")
-        per_epoch = len(split) // (size * count)
-        steps = settings.epochs * per_epoch
-        return cls(count, size, per_epoch, min(steps, settings.max_steps or steps))
-
-
-Share = Iterator[tuple[int, tuple[torch.Tensor, torch.Tensor]]]
-"""The micro-batches of a step that fall to this process, each with its number in the step."""
-
-
-def _shares(split: Split, plan: _Plan, seed: tuple[int, ...], first: int, augment: bool) -> Iterator[Share]:
-    """The shares of steps ``first`` and later, each to be used up before the next; the order is drawn anew each epoch.
-
-    Micro-batches are numbered through an epoch, so that it makes no difference to a micro-batch who runs it.
-    """
-    numbers = range(rank(), plan.micro_batches, processes())
-    at = first
-    while at < plan.steps:
-        epoch, start = divmod(at, plan.per_epoch)
-        batches = split.batches(
-            plan.size, shuffle_seed=(*seed, epoch), augment=augment, start=start * plan.micro_batches + rank(),
-            stride=processes(), drop_last=True,
-        )  # fmt: skip
-        count = min(plan.per_epoch - start, plan.steps - at)
-        for _ in range(count):
-            yield zip(numbers, batches, strict=False)  # takes no batch more than there are numbers
-        at += count
 
 
 def _run(step: Step, images: torch.Tensor, labels: torch.Tensor, seed: tuple[int, ...], number: int) -> float:
@@ -273,9 +177,9 @@ def _run(step: Step, images: torch.Tensor, labels: torch.Tensor, seed: tuple[int
 
 
 def _end_epoch(
-    at: _Progress,
+    at: Progress,
     settings: TrainConfig,
-    plan: _Plan,
+    plan: Plan,
     evaluate: Callable[[], dict[str, float]] | None,
     folder: Path,
 ) -> None:
@@ -298,7 +202,7 @@ def _end_epoch(
     write_text(folder / HISTORY, text.getvalue())
 
 
-def _note(at: _Progress) -> str:
+def _note(at: Progress) -> str:
     last = at.history[-1] if at.history else {}
     final = [f"{key.removeprefix('accuracy_')} {value:.3f}" for key, value in last.items() if "_final" in key]
     loss = at.loss_sum / at.loss_count if at.loss_count else last.get("loss", math.nan)
