@@ -147,7 +147,7 @@ def _comparisons(seeds: Seeds) -> Table:
 
 
 def draw(results: dict[str, Any], path: Path) -> None:
-    """Accuracy against average BOPs on the test split, a line a system through its accuracies aimed at; seeds' means."""
+    """Accuracy against average BOPs on the test split (means over seeds), a line a system along what it aimed at."""
     seeds = finished(results["attempts"][-1])
     figure = Figure(figsize=(6.2, 4.6), layout="constrained")
     ax = figure.subplots()
