@@ -23,7 +23,7 @@ from usdn_nas.seeds import derive
 from usdn_nas.training.loop import WEIGHTS, fit
 from usdn_nas.training.losses import Step, cross_entropy_step, distillation_step, exit_weights, sandwich_step
 
-__all__ = ["ladder_rows", "pretrain", "train_retrained", "train_supernet", "train_teacher"]
+__all__ = ["ladder_rows", "pretrain", "train_retrained", "train_supernet", "train_teacher", "untrained_supernet"]
 
 LADDER_SCHEMA = "usdn-nas/ladder/1"
 
@@ -85,12 +85,17 @@ def _calibration_images(context: Context) -> Iterator[Tensor]:
             return
 
 
+def untrained_supernet(context: Context, network: MultiExitNetwork) -> Supernet:
+    """A supernet with the weights of ``network``, its steps as calibration images have them."""
+    supernet = Supernet(network, context.space)
+    supernet.initialize_steps(_calibration_images(context))
+    return context.to_device(supernet)
+
+
 def train_supernet(context: Context, fingerprint: str) -> None:
     """Quantization-aware training by the sandwich rule, then the ladder of uniform bit-widths."""
     settings = context.study.supernet
-    supernet = Supernet(context.pretrained(), context.space)
-    supernet.initialize_steps(_calibration_images(context))
-    context.to_device(supernet)
+    supernet = untrained_supernet(context, context.pretrained())
     space = context.space
     ends = {"@min": [0] * len(space.groups), "@max": [len(group.choices) - 1 for group in space.groups]}
     evaluator = SupernetEvaluator(supernet, context.search_batches)
@@ -171,9 +176,7 @@ def _start(context: Context, architecture: Architecture, teacher: Path) -> Multi
     network = context.fresh_network()
     if init == "teacher":
         load_weights(network.place(architecture.exits), teacher / WEIGHTS)
-    supernet = Supernet(network, context.space)
-    supernet.initialize_steps(_calibration_images(context))
-    return materialize(supernet, architecture)
+    return materialize(untrained_supernet(context, network), architecture)
 
 
 def train_retrained(
