@@ -165,7 +165,7 @@ class Retrainings:
         }
 
     @contextmanager
-    def _change(self) -> Iterator[dict[str, Any]]:
+    def change(self) -> Iterator[dict[str, Any]]:
         """What `read` gives, written back at the end."""
         with self._lock("results"):
             results = self.read()
@@ -195,7 +195,7 @@ class Retrainings:
 
     def _record(self, key: str, one: Configuration, seed: int) -> None:
         record = self._retrain(one, seed)
-        with self._change() as results:
+        with self.change() as results:
             results["retrained"][key] = record
         print(f"{key}: final exit {record['accuracy'][-1]:.4f}, value {record['value']:.4f}", flush=True)
 
