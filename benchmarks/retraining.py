@@ -52,7 +52,7 @@ RANGE = "range"
 STRATA = (*BANDS, RANGE)
 EACH = 20
 THRESHOLDS = 64
-RECIPE = TrainConfig(epochs=1, batch_size=128, lr=0.02, weight_decay=5e-4, max_steps=200)
+RECIPE = TrainConfig(epochs=1, batch_size=128, lr=0.02, weight_decay=5e-4, max_steps=150)
 
 
 @dataclass(frozen=True)
