@@ -132,7 +132,8 @@ def ceiling(
     for _ in range(draws):
         score = true + deviation * generator.normal(size=len(true))
         found.append(coefficient(score, true + spread * generator.normal(size=len(true)), pairs))
-    return Ceiling(float(np.nanmean(found)), *interval(found))
+    orders = np.nan_to_num(found)  # a score that is constant orders nothing
+    return Ceiling(float(orders.mean()), *interval(orders))
 
 
 def winner_loss(score: Floats, retrained: Floats) -> list[float]:

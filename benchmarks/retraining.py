@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import fcntl
-import json
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,8 +25,9 @@ from numpy.typing import NDArray
 from usdn_nas.architecture import Architecture, Bits
 from usdn_nas.config import TrainConfig
 from usdn_nas.cost import exit_costs, full_bops, reference_bops
+from usdn_nas.errors import UserError
 from usdn_nas.evaluation.outputs import run
-from usdn_nas.files import digest, file_digest, write_json
+from usdn_nas.files import digest, file_digest, read_json, write_json
 from usdn_nas.networks.chain import MultiExitNetwork
 from usdn_nas.pipeline.context import Context, open_run
 from usdn_nas.pipeline.train import untrained_supernet
@@ -149,11 +149,16 @@ class Retrainings:
         )
 
     def read(self) -> dict[str, Any]:
-        """The file; a new one where there is none, or one of other settings."""
+        """The file; a new one where there is none.
+
+        Raises:
+            UserError: It was made with other weights, data or settings.
+        """
         if self.path.is_file():
-            found: dict[str, Any] = json.loads(self.path.read_text())
-            if found["digest"] == self.digest:
-                return found
+            found = read_json(self.path, SCHEMA)
+            if found["digest"] != self.digest:
+                raise UserError("records of other weights or settings", where=self.path, remedy="name other --results")
+            return found
         return {
             "schema": SCHEMA,
             "digest": self.digest,

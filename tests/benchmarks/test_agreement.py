@@ -12,7 +12,7 @@ from scipy.stats import kendalltau, spearmanr
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
-from agreement import ceiling, evaluation_noise, interval, resamples, rho, tau, winner_loss  # noqa: E402
+from agreement import ceiling, evaluation_noise, interval, resamples, rho, tau, winner_loss
 
 ONE = np.zeros(30, dtype=np.int64)
 
@@ -80,15 +80,14 @@ def test_ceiling_of_synthetic_scores(noise: float) -> None:
     assert abs(np.mean(found) - np.mean(known)) < 3 * error + 0.01
 
 
-def test_ceiling_without_noise_is_one_and_without_signal_nothing() -> None:
+def test_ceiling_without_noise_is_one_and_without_signal_low() -> None:
     generator = np.random.default_rng(2)
     strata = np.repeat([0, 1], 15)
     exact = np.repeat(generator.normal(size=(30, 1)), 2, axis=1)
     assert ceiling(exact, strata, tau, draws=5).mean == pytest.approx(1)
-    found = [ceiling(generator.normal(size=(30, 2)), strata, tau, draws=50, seed=i).mean for i in range(30)]
-    assert np.mean(found) < 0.3
-    assert np.mean([ceiling(exact + 50 * generator.normal(size=(30, 2)), strata, tau, draws=9).mean < 0.5
-                    for _ in range(20)]) > 0.5  # fmt: skip
+    found = [ceiling(generator.normal(size=(30, 3)), strata, tau, draws=50, seed=i) for i in range(30)]
+    assert np.mean([one.mean for one in found]) < 0.25
+    assert all(one.low < one.mean < one.high for one in found)
 
 
 def test_overall_pairs_with_the_strata_of_the_model() -> None:
@@ -104,5 +103,5 @@ def test_overall_pairs_with_the_strata_of_the_model() -> None:
 def test_winner_loss_holds_a_seed_out() -> None:
     retrained = np.array([[0.9, 0.5, 0.7], [0.8, 0.8, 0.6], [0.1, 0.9, 0.95]])
     score = np.array([1.0, 2.0, 0.0])
-    # Held out 0: of (.5, .7), (.8, .6), (.9, .95) the last; 1: of (.9, .7), (.8, .6), (.1, .95) the first; 2: the second.
+    # Means of the others, seed 0 held out: .6, .7, .925; seed 1: .8, .7, .525; seed 2: .7, .8, .5.
     assert winner_loss(score, retrained) == pytest.approx([0.1 - 0.8, 0.5 - 0.8, 0.0])
