@@ -43,14 +43,16 @@ def refusal(path: Path, *overrides: str) -> str:
 def test_every_shipped_study_loads(path: Path) -> None:
     study, space = load_study(path)
     assert isinstance(study, StudyConfig) and isinstance(space, SpaceSpec)
-    assert resolve_space(space)[0].bit_configurations > 1
+    assert 1 <= study.search.configurations <= resolve_space(space)[0].bit_configurations
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "search_spaces").glob("*.toml")), ids=lambda path: path.stem)
 def test_every_shipped_space_resolves(path: Path) -> None:
     space, network = resolve_space(load_space(path))
     assert space.chain.exits[-1].name == "final" == network.exit_names[-1]
-    assert len(space.ladder()) > 1
+    widths = {pair for pair in space.spec.bits.choices or () if pair[0] == pair[1]}
+    assert space.spec.bits.choices is None or {*space.ladder()[0].values()} <= widths
+    assert len(space.ladder()) == (len(widths) or 4)
     if path.stem in IMAGENET:
         assert space.bit_configurations == IMAGENET[path.stem] and len(space.candidates) == 7
 
@@ -75,6 +77,17 @@ def test_defaults_and_values(study: Path) -> None:
         ("[supernet.qat]\nepochs = 1.5", "supernet.qat.epochs: Input should be a valid integer"),
         ('[supernet.qat]\nepochs = "many"', "supernet.qat.epochs: Input should be a valid integer"),
         ("[supernet.qat]\nepochs = 1\nlr = inf", "supernet.qat.lr: Input should be a finite number, got inf"),
+        ('[supernet.qat]\nepochs = 9\nschedule = "step"', "supernet.qat: schedule 'step' needs 'milestones'"),
+        ("[supernet.qat]\nepochs = 9\nmilestones = [3]", "supernet.qat: schedule 'step' needs 'milestones'"),
+        (
+            '[supernet.qat]\nepochs = 9\nschedule = "step"\nmilestones = [3, 9]',
+            "supernet.qat: expected rising 'milestones' below the 9 epochs",
+        ),
+        (
+            '[supernet.qat]\nepochs = 9\nschedule = "step"\nmilestones = [3, 3]',
+            "supernet.qat: expected rising 'milestones' below the 9 epochs",
+        ),
+        ("[supernet.qat]\nepochs = 9\ndecay = 0.2", "supernet.qat: 'decay' is for schedule 'step'"),
         ("[search]\ntr = nan", "search.tr: Input should be a finite number, got nan"),
         ('[search]\nmode = "budget"', "search: mode 'budget' needs 'gbops'"),
         ('[search]\nsampler = "cma"', "search.sampler: Input should be 'auto', 'surrogate', 'tpe', "),
@@ -87,6 +100,17 @@ def test_defaults_and_values(study: Path) -> None:
 def test_what_is_wrong_is_one_line(text: str, line: str, study: Path) -> None:
     study.write_text(f'space = "resnet_digits"\n{text}\n')
     assert refusal(study).startswith(line)
+
+
+def test_settings_that_came_later_are_written_where_they_are_used(study: Path) -> None:
+    before, _ = load_study(study)
+    train = before.model_dump(mode="json")["supernet"]["qat"]
+    assert {"lr", "epochs"} < set(train) and not {"schedule", "milestones", "decay", "nesterov"} & set(train)
+    used = ["schedule='step'", "milestones=[3]", "nesterov=false"]
+    after, _ = load_study(study, [f"supernet.qat.{text}" for text in ("epochs=9", *used)])
+    written = after.model_dump(mode="json")
+    assert written["supernet"]["qat"].items() >= {"schedule": "step", "milestones": [3], "nesterov": False}.items()
+    assert StudyConfig.model_validate(written) == after
 
 
 def test_missing_files_and_keys(study: Path) -> None:

@@ -6,9 +6,18 @@ import tomllib
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveInt,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from usdn_nas.errors import UserError, nearest
 from usdn_nas.files import read_toml
@@ -34,6 +43,15 @@ __all__ = [
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
+    later: ClassVar[frozenset[str]] = frozenset()
+    """Settings that came later: at their defaults they are not written, so that what was finished before stays so."""
+
+    @model_serializer(mode="wrap")
+    def _without_later_defaults(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        written: dict[str, Any] = handler(self)
+        fields = type(self).model_fields
+        return {k: v for k, v in written.items() if k not in self.later or getattr(self, k) != fields[k].default}
+
 
 class DataConfig(_Strict):
     """Which data, where, and how it is split.
@@ -53,34 +71,57 @@ class DataConfig(_Strict):
 
 
 class TrainConfig(_Strict):
-    """One training: SGD with Nesterov momentum, cosine annealing from ``lr`` to 0 after a linear warm-up.
+    """One training: SGD with momentum (Nesterov's unless told otherwise), after a linear warm-up.
 
-    ``step_lr``: learning rate of quantizer step sizes, as a share of ``lr``. ``clip_norm``: largest norm of a step's
-    gradient. ``max_steps``: fewer steps than ``epochs`` make.
+    ``schedule``: ``cosine`` anneals from ``lr`` to 0 over all steps; ``step`` multiplies ``lr`` by ``decay`` at the
+    start of each of the epochs ``milestones``, counted from 0. ``step_lr``: learning rate of quantizer step sizes, as a
+    share of ``lr``. ``clip_norm``: largest norm of a step's gradient. ``max_steps``: fewer steps than ``epochs`` make.
     """
+
+    later = frozenset({"schedule", "milestones", "decay", "nesterov"})
 
     epochs: int = Field(ge=1)
     batch_size: int = Field(default=64, ge=1)
     lr: float = Field(default=0.1, gt=0)
+    schedule: Literal["cosine", "step"] = "cosine"
+    milestones: tuple[PositiveInt, ...] = ()
+    decay: float = Field(default=0.1, gt=0, lt=1)
     momentum: float = Field(default=0.9, ge=0, lt=1)
+    nesterov: bool = True
     weight_decay: float = Field(default=1e-4, ge=0)
     warmup_epochs: float = Field(default=0, ge=0)
     step_lr: float = Field(default=0.1, ge=0)
     clip_norm: float | None = Field(default=None, gt=0)
     max_steps: int | None = Field(default=None, ge=1)
 
+    @model_validator(mode="after")
+    def _milestones_of_a_step_schedule(self) -> Self:
+        if (self.schedule == "step") != bool(self.milestones):
+            raise ValueError("schedule 'step' needs 'milestones', and they need it")
+        if list(self.milestones) != sorted(set(self.milestones)) or max(self.milestones, default=0) >= self.epochs:
+            raise ValueError(f"expected rising 'milestones' below the {self.epochs} epochs")
+        if self.decay != 0.1 and self.schedule != "step":
+            raise ValueError("'decay' is for schedule 'step'")
+        return self
+
 
 class SupernetConfig(_Strict):
     """Full-precision pre-training, then quantization-aware training by the sandwich rule.
 
-    ``random_paths``: configurations drawn each step beside the largest and the smallest.
-    ``exit_weight``: weight of an internal classifier's loss; the final exit has 1.
+    ``random_paths``: configurations drawn each step beside the largest and the smallest; of a space with one
+    configuration that one is trained, without distillation.
+    ``exit_weight``: weight of an internal classifier's loss; the final exit has 1. ``exit_loss = "sdn"`` multiplies it
+    by SDN's ramp: that of the i-th of K internal classifiers rises with the epochs, min(m, .01 + epoch m / epochs),
+    from 1 on, to m evenly spaced from .15 to .9.
     """
+
+    later = frozenset({"exit_loss"})
 
     pretrain: TrainConfig = TrainConfig(epochs=20)
     qat: TrainConfig = TrainConfig(epochs=20, lr=0.02)
     random_paths: int = Field(default=2, ge=0)
     exit_weight: float = Field(default=1.0, ge=0)
+    exit_loss: Literal["constant", "sdn"] = "constant"
     calibration_images: int = Field(default=512, ge=1)
 
 
@@ -141,8 +182,11 @@ class RetrainConfig(_Strict):
 
     Sum over exits i of w_i [(1 - alpha) CE(z_i, y) + alpha T^2 KL(softmax(t_i / T) || softmax(z_i / T))].
     ``alpha_weighs = "ce"`` swaps the two factors. ``teacher_exit = "final"`` takes t_i from the teacher's final exit.
-    ``compare_ce`` also retrains with cross-entropy alone (Table II).
+    ``exit_weight`` and ``exit_loss``: as those of the supernet. ``compare_ce`` also retrains with cross-entropy alone
+    (Table II).
     """
+
+    later = frozenset({"exit_loss"})
 
     init: Literal["teacher", "supernet", "scratch"] = "teacher"
     train: TrainConfig = TrainConfig(epochs=20, lr=0.05, weight_decay=5e-4)
@@ -153,6 +197,7 @@ class RetrainConfig(_Strict):
     alpha_weighs: Literal["kd", "ce"] = "kd"
     teacher_exit: Literal["same", "final"] = "same"
     exit_weight: float = Field(default=1.0, ge=0)
+    exit_loss: Literal["constant", "sdn"] = "constant"
     compare_ce: bool = True
 
 

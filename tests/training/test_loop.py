@@ -64,10 +64,11 @@ def supernet(seed: int) -> tuple[Supernet, Step]:
 def train(
     network: nn.Module, step: Step, folder: Path, *, fingerprint: str = "f", settings: TrainConfig = SETTINGS,
     evaluate: Callable[[], dict[str, float]] | None = None, split: nets.MemorySplit = SPLIT,
+    set_epoch: Callable[[int], None] | None = None,
 ) -> None:  # fmt: skip
     fit(
         network, step, split, settings, seed=(3, 1), folder=folder, fingerprint=fingerprint,
-        device=torch.device("cpu"), evaluate=evaluate,
+        device=torch.device("cpu"), set_epoch=set_epoch, evaluate=evaluate,
     )  # fmt: skip
 
 
@@ -188,6 +189,37 @@ def test_learning_rate_in_closed_form() -> None:
     assert learning_rate(plain, 50, 50, 5) == pytest.approx(0)
     fraction = TrainConfig(epochs=1, lr=1, warmup_epochs=0.5)
     assert [learning_rate(fraction, step, 4, 4) for step in range(4)] == pytest.approx([0.5, 1, 1, 0.5])
+
+
+def test_learning_rate_in_steps() -> None:
+    settings = TrainConfig(epochs=9, lr=0.4, warmup_epochs=1, schedule="step", milestones=(3, 6), decay=0.2)
+    rates = [learning_rate(settings, step, 45, 5) for step in range(45)]
+    assert rates[:5] == pytest.approx([0.08 * (step + 1) for step in range(5)])
+    assert rates[5:] == pytest.approx([0.4] * 10 + [0.08] * 15 + [0.016] * 15)
+
+
+@pytest.mark.parametrize("stops", [2, 4, 9])
+def test_epochs_are_announced_also_where_a_training_goes_on(
+    stops: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "SECONDS_BETWEEN_CHECKPOINTS", -1)
+    network, step = classifier(0)
+    epoch, seen = [-1], []
+
+    def listening(images: Tensor, labels: Tensor, generator: np.random.Generator) -> float:
+        loss = step(images, labels, generator)
+        seen.append(epoch[0])
+        return loss
+
+    def announced(number: int) -> None:
+        epoch[0] = number
+
+    with pytest.raises(StoppedError):
+        train(network, stop_after(listening, stops), tmp_path, set_epoch=announced)
+    del seen[stops:]
+    epoch[0] = -1
+    train(network, listening, tmp_path, set_epoch=announced)
+    assert seen == [0] * 4 + [1] * 4 + [2] * 4
 
 
 def test_history_by_hand(tmp_path: Path) -> None:

@@ -14,12 +14,12 @@ from torch import Tensor, nn
 from tests import nets
 from usdn_nas.quant.supernet import Supernet
 from usdn_nas.training.losses import (
+    ExitWeights,
     cross_entropy,
     cross_entropy_step,
     distillation_loss,
     distillation_step,
     divergence,
-    exit_weights,
     sandwich_step,
 )
 
@@ -84,9 +84,22 @@ def test_divergence_is_zero_for_equals_and_positive_else(logits) -> None:
 def test_cross_entropy_adds_up_weighted_exits(logits) -> None:
     student, _, labels = logits
     expected = eq_10(student, student, labels, [0.5, 0.5, 1.0], 1.0, 0, 1)
-    ours = cross_entropy(list(torch.from_numpy(student)), torch.from_numpy(labels), exit_weights(3, 0.5))
+    ours = cross_entropy(list(torch.from_numpy(student)), torch.from_numpy(labels), ExitWeights(3, 0.5))
     assert math.isclose(float(ours), expected, rel_tol=1e-12)
-    assert exit_weights(1, 0.5) == [1.0]
+    assert list(ExitWeights(1, 0.5)) == [1.0]
+
+
+def test_ramp_of_sdn_as_its_code_has_it() -> None:
+    weights, epochs = ExitWeights(7, 1.0, "sdn", 100), 100
+    most = np.array([0.15, 0.3, 0.45, 0.6, 0.75, 0.9])
+    for epoch in range(1, epochs + 1):
+        weights.set_epoch(epoch - 1)
+        assert weights[:] == pytest.approx([*np.minimum(most, 0.01 + epoch * (most / epochs)), 1.0])
+    weights.set_epoch(0)
+    assert list(weights) == pytest.approx([0.01 + m / 100 for m in most] + [1.0])
+    half = ExitWeights(3, 0.5, "sdn", 4)
+    assert list(half) == pytest.approx([0.5 * (0.01 + 0.15 / 4), 0.5 * (0.01 + 0.9 / 4), 1.0])
+    assert list(ExitWeights(1, 1.0, "sdn", 4)) == [1.0]
 
 
 class Heads(nn.Module):
@@ -173,15 +186,15 @@ def test_sandwich_gradients_are_the_sum_of_separate_ones(supernet: Supernet) -> 
 
 
 def test_the_largest_path_learns_from_labels_alone(supernet: Supernet) -> None:
-    """With one choice a group, largest and smallest are one: CE + CE / 2, and a KL to itself has no gradient."""
+    """With one choice a group there is one configuration, and nothing to learn from another."""
     spec = nets.spec(nets.RESNET8, {"choices": [[3, 3]]})
     net = nets.supernet(spec).train()
     images, labels = nets.images_for(net.space, 6), torch.tensor([0, 1, 2, 3, 4, 0])
     other = copy.deepcopy(net)
-    sandwich_step(net, [1.0, 1.0, 1.0], 0)(images, labels, np.random.default_rng(0))
+    sandwich_step(net, [1.0, 1.0, 1.0], 2)(images, labels, np.random.default_rng(0))
     other.set_bits(net.space.choice_bits([0] * len(net.space.groups)))
     loss = sum(F.cross_entropy(z, labels) for z in other(images))
-    (1.5 * loss).backward()
+    loss.backward()
     for name, value in gradients(net).items():
         assert torch.allclose(value, gradients(other)[name], rtol=1e-9, atol=1e-11), name
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from usdn_nas.architecture import Architecture
+from usdn_nas.config import RetrainConfig, SupernetConfig
 from usdn_nas.errors import UserError
 from usdn_nas.export.document import ArchitectureFile, read_architecture
 from usdn_nas.pipeline import search as searching
@@ -36,6 +37,11 @@ STAGES = ("pretrain", "supernet", "search", "export", "retrain", "evaluate", "re
 def retrain_folder(architecture: Architecture) -> str:
     """Where an architecture's retrained weights lie in a run folder."""
     return f"retrain/{architecture.network_digest[:12]}"
+
+
+def _ramp(section: str, settings: SupernetConfig | RetrainConfig) -> dict[str, str]:
+    """``exit_loss`` as an input, unless constant: a setting that came later."""
+    return {} if settings.exit_loss == "constant" else {f"{section}.exit_loss": settings.exit_loss}
 
 
 class Pipeline:
@@ -79,6 +85,7 @@ class Pipeline:
             **self._network,
             "supernet.pretrain": study.supernet.pretrain.model_dump(mode="json"),
             "supernet.exit_weight": study.supernet.exit_weight,
+            **_ramp("supernet", study.supernet),
             "data.augment": study.data.augment,
         }
         outputs = ("pretrain/weights.safetensors", "pretrain/history.csv")
@@ -162,6 +169,7 @@ class Pipeline:
             "exits": list(file.architecture.exits),
             "data.augment": self.context.study.data.augment,
             "retrain.exit_weight": self.context.study.retrain.exit_weight,
+            **_ramp("retrain", self.context.study.retrain),
         }
 
     def _teacher(self, file: ArchitectureFile) -> Stage:
@@ -185,7 +193,7 @@ class Pipeline:
         context, settings = self.context, self.context.study.retrain
         folder = retrain_folder(file.architecture)
         key = f"{folder}/{loss}"
-        elsewhere = {"teacher", "teacher_init", "compare_ce", "exit_weight"}
+        elsewhere = {"teacher", "teacher_init", "compare_ce", "exit_weight", "exit_loss"}
         only_kd = {"temperature", "alpha", "alpha_weighs", "teacher_exit"} if loss == "ce" else set()
         inputs = {
             **self._space,

@@ -10,7 +10,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from usdn_nas.architecture import Architecture
-from usdn_nas.config import TrainConfig
+from usdn_nas.config import RetrainConfig, SupernetConfig, TrainConfig
 from usdn_nas.cost import full_bops
 from usdn_nas.evaluation.outputs import SupernetEvaluator, accuracies, run
 from usdn_nas.files import write_json
@@ -21,7 +21,7 @@ from usdn_nas.policy.outputs import ExitOutputs
 from usdn_nas.quant.supernet import Supernet, materialize
 from usdn_nas.seeds import derive
 from usdn_nas.training.loop import WEIGHTS, fit
-from usdn_nas.training.losses import Step, cross_entropy_step, distillation_step, exit_weights, sandwich_step
+from usdn_nas.training.losses import ExitWeights, Step, cross_entropy_step, distillation_step, sandwich_step
 
 __all__ = ["ladder_rows", "pretrain", "train_retrained", "train_supernet", "train_teacher", "untrained_supernet"]
 
@@ -37,6 +37,7 @@ def _fit(
     fingerprint: str,
     title: str,
     evaluate: Callable[[], dict[str, float]],
+    weights: ExitWeights,
     finish: Callable[[], None] | None = None,
 ) -> None:
     fit(
@@ -50,11 +51,16 @@ def _fit(
         fingerprint=fingerprint,
         device=context.device,
         augment=context.study.data.augment,
+        set_epoch=weights.set_epoch,
         evaluate=evaluate,
         finish=finish,
         reporter=context.reporter,
         title=title,
     )
+
+
+def _weights(settings: SupernetConfig | RetrainConfig, train: TrainConfig, exits: int) -> ExitWeights:
+    return ExitWeights(exits, settings.exit_weight, settings.exit_loss, train.epochs)
 
 
 def _columns(outputs: ExitOutputs, suffix: str = "") -> dict[str, float]:
@@ -69,9 +75,10 @@ def pretrain(context: Context, fingerprint: str) -> None:
     """Full precision, cross-entropy at all candidate exits."""
     settings = context.study.supernet
     network = context.fresh_network()
-    step = cross_entropy_step(network, exit_weights(len(network.exit_names), settings.exit_weight))
-    folder = context.folder / "pretrain"
-    _fit(context, network, step, settings.pretrain, folder, fingerprint, "pretrain", _on_search(context, network))
+    weights = _weights(settings, settings.pretrain, len(network.exit_names))
+    step = cross_entropy_step(network, weights)
+    folder, on_search = context.folder / "pretrain", _on_search(context, network)
+    _fit(context, network, step, settings.pretrain, folder, fingerprint, "pretrain", on_search, weights)
 
 
 def _calibration_images(context: Context) -> Iterator[Tensor]:
@@ -106,10 +113,11 @@ def train_supernet(context: Context, fingerprint: str) -> None:
             columns |= _columns(evaluator(space.choice_bits(indices)), suffix)
         return columns
 
-    step = sandwich_step(supernet, exit_weights(len(space.chain.exits), settings.exit_weight), settings.random_paths)
+    weights = _weights(settings, settings.qat, len(space.chain.exits))
+    step = sandwich_step(supernet, weights, settings.random_paths)
     folder = context.folder / "supernet"
     _fit(
-        context, supernet, step, settings.qat, folder, fingerprint, "supernet", evaluate,
+        context, supernet, step, settings.qat, folder, fingerprint, "supernet", evaluate, weights,
         finish=lambda: _write_ladder(context, evaluator, folder / "ladder.json"),
     )  # fmt: skip
 
@@ -157,8 +165,9 @@ def train_teacher(context: Context, architecture: Architecture, folder: Path, fi
     settings = context.study.retrain
     network = context.fresh_network() if settings.teacher_init == "scratch" else context.pretrained()
     teacher = network.place(architecture.exits)
-    step = cross_entropy_step(teacher, exit_weights(len(teacher.exit_names), settings.exit_weight))
-    _fit(context, teacher, step, settings.teacher, folder, fingerprint, "teacher", _on_search(context, teacher))
+    weights = _weights(settings, settings.teacher, len(teacher.exit_names))
+    step, on_search = cross_entropy_step(teacher, weights), _on_search(context, teacher)
+    _fit(context, teacher, step, settings.teacher, folder, fingerprint, "teacher", on_search, weights)
 
 
 def load_teacher(context: Context, architecture: Architecture, folder: Path) -> MultiExitNetwork:
@@ -191,7 +200,7 @@ def train_retrained(
     settings = context.study.retrain
     network = _start(context, architecture, teacher_folder)
     context.to_device(network)
-    weights = exit_weights(len(network.exit_names), settings.exit_weight)
+    weights = _weights(settings, settings.train, len(network.exit_names))
     if loss == "ce":
         step = cross_entropy_step(network, weights)
     else:
@@ -205,4 +214,4 @@ def train_retrained(
             teacher_exit=settings.teacher_exit,
         )
     title = f"retrain ({loss.upper()})"
-    _fit(context, network, step, settings.train, folder, fingerprint, title, _on_search(context, network))
+    _fit(context, network, step, settings.train, folder, fingerprint, title, _on_search(context, network), weights)

@@ -6,6 +6,7 @@ import csv
 import io
 import math
 import time
+from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,10 +36,12 @@ WEIGHTS = "weights.safetensors"
 
 
 def learning_rate(settings: TrainConfig, step: int, steps: int, steps_per_epoch: int) -> float:
-    """Cosine annealing from ``lr`` to 0 over ``steps`` (Loshchilov & Hutter, 2017), after a linear warm-up."""
+    """Cosine annealing from ``lr`` to 0 (Loshchilov & Hutter, 2017), or steps down; after a linear warm-up."""
     warmup = int(settings.warmup_epochs * steps_per_epoch)
     if step < warmup:
         return settings.lr * (step + 1) / warmup
+    if settings.schedule == "step":
+        return settings.lr * settings.decay ** bisect_right(settings.milestones, step // steps_per_epoch)
     return settings.lr * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(steps - warmup, 1)))
 
 
@@ -111,6 +114,7 @@ def fit(
     fingerprint: str,
     device: torch.device,
     augment: bool = True,
+    set_epoch: Callable[[int], None] | None = None,
     evaluate: Callable[[], dict[str, float]] | None = None,
     finish: Callable[[], None] | None = None,
     reporter: Reporter | None = None,
@@ -124,6 +128,7 @@ def fit(
     Args:
         step: Adds the gradients of one batch and returns its loss.
         fingerprint: Digest of settings and inputs; a checkpoint with another one is refused.
+        set_epoch: Told the number of the epoch, from 0, before every step.
         evaluate: Called after every epoch; its figures go into the history.
         finish: Called at the end; killed in it, a training goes on from its last checkpoint, not from its start.
 
@@ -134,7 +139,7 @@ def fit(
     reporter = reporter or Reporter()
     optimizer = torch.optim.SGD(
         _parameter_groups(network, settings), lr=settings.lr, momentum=settings.momentum,
-        nesterov=settings.momentum > 0,
+        nesterov=settings.nesterov and settings.momentum > 0,
     )  # fmt: skip
     per_epoch = max(split.num_batches(settings.batch_size, drop_last=True), 1)
     steps = min(settings.epochs * per_epoch, settings.max_steps or math.inf)
@@ -150,6 +155,8 @@ def fit(
     network.train()
     with reporter.task(title, steps, at.step) as task:
         for images, labels in _batches(split, settings.batch_size, seed, at.step, steps, per_epoch, augment):
+            if set_epoch is not None:
+                set_epoch(at.step // per_epoch)
             for group in optimizer.param_groups:
                 group["lr"] = group["scale"] * learning_rate(settings, at.step, steps, per_epoch)
             optimizer.zero_grad(set_to_none=True)

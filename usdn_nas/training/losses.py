@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Literal, overload
 
 import numpy as np
 import torch
@@ -13,15 +13,47 @@ from torch import Tensor, nn
 
 from usdn_nas.quant.supernet import Supernet
 
-__all__ = ["Step", "cross_entropy_step", "distillation_loss", "distillation_step", "exit_weights", "sandwich_step"]
+__all__ = ["ExitWeights", "Step", "cross_entropy_step", "distillation_loss", "distillation_step", "sandwich_step"]
 
 Step = Callable[[Tensor, Tensor, np.random.Generator], float]
 """(images, labels, generator) -> loss, having added its gradients."""
 
 
-def exit_weights(count: int, weight: float) -> list[float]:
-    """``count`` weights: ``weight`` for each internal classifier, 1 for the final exit."""
-    return [weight] * (count - 1) + [1.0]
+class ExitWeights(Sequence[float]):
+    """Weights of ``count`` exits' losses in this epoch: ``weight`` for each internal classifier, 1 for the final exit.
+
+    Args:
+        ramp: ``"sdn"``: an internal classifier's is multiplied by SDN's tau_i = min(m_i, .01 + e m_i / ``epochs``),
+            e = 1, 2 ... the epoch and m_i evenly spaced from .15 to .9 (Kaya et al., 2019, and their code, where there
+            are six of them, after about 15, 30 ... 90% of the cost).
+        epochs: Over which it rises.
+    """
+
+    def __init__(
+        self, count: int, weight: float, ramp: Literal["constant", "sdn"] = "constant", epochs: int = 1
+    ) -> None:
+        self.most = [weight] * (count - 1)
+        self.tau = np.linspace(0.15, 0.9, count - 1) if ramp == "sdn" else None
+        self.epochs = epochs
+        self.set_epoch(0)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Sets the weights of epoch number ``epoch``, from 0."""
+        now = self.most
+        if self.tau is not None:
+            tau = np.minimum(self.tau, 0.01 + (epoch + 1) * self.tau / self.epochs)
+            now = [w * t for w, t in zip(self.most, tau.tolist(), strict=True)]
+        self.now = [*now, 1.0]
+
+    @overload
+    def __getitem__(self, index: int) -> float: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[float]: ...
+    def __getitem__(self, index: int | slice) -> float | list[float]:
+        return self.now[index]
+
+    def __len__(self) -> int:
+        return len(self.now)
 
 
 def cross_entropy(logits: Sequence[Tensor], labels: Tensor, weights: Sequence[float]) -> Tensor:
@@ -107,8 +139,9 @@ def sandwich_step(supernet: Supernet, weights: Sequence[float], random_paths: in
     """A step by the sandwich rule with in-place distillation (Yu & Huang, 2019), on bit-widths.
 
     The largest configuration learns from the labels; the smallest and ``random_paths`` random ones learn, exit by
-    exit, half from the labels and half from the largest one's soft labels of the same step. The loss returned is that
-    of the largest, NaN where any is not finite.
+    exit, half from the labels and half from the largest one's soft labels of the same step. Where there is but one
+    configuration, it learns from the labels alone. The loss returned is that of the largest, NaN where any is not
+    finite.
     """
     space = supernet.space
     smallest = space.choice_bits([0] * len(space.groups))
@@ -121,7 +154,8 @@ def sandwich_step(supernet: Supernet, weights: Sequence[float], random_paths: in
         loss.backward()
         soft = [z.detach() for z in logits]
         finite = True
-        for bits in (smallest, *(space.sample(generator) for _ in range(random_paths))):
+        others = () if smallest == largest else (smallest, *(space.sample(generator) for _ in range(random_paths)))
+        for bits in others:
             supernet.set_bits(bits)
             path_loss = distillation_loss(supernet(images), soft, labels, weights=weights, temperature=1.0, alpha=0.5)
             path_loss.backward()
