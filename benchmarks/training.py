@@ -1,4 +1,5 @@
-"""Seconds of a training step: full precision, quantized, and with LSQ written as plain autograd operations.
+"""Seconds of a training step: full precision, quantized, with LSQ written as plain autograd operations, and of the
+supernet's step on K configurations beside K full-precision steps.
 
 python benchmarks/training.py --space resnet_fashion --threads 2
 """
@@ -6,6 +7,7 @@ python benchmarks/training.py --space resnet_fashion --threads 2
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import time
 from collections.abc import Callable
@@ -20,7 +22,9 @@ from usdn_nas.networks.build import resolve_space
 from usdn_nas.quant.quantizers import LearnedStep
 from usdn_nas.quant.supernet import Supernet
 from usdn_nas.space import load_space
-from usdn_nas.training.losses import cross_entropy_step
+from usdn_nas.training.losses import cross_entropy_step, sandwich_step
+
+PATHS = (3, 4)
 
 
 def plain_lsq(quantizer: LearnedStep, x: Tensor) -> Tensor:
@@ -74,23 +78,25 @@ def main() -> None:
         with patch.object(LearnedStep, "forward", plain_lsq):
             return quantized(images, labels, generator)
 
-    seconds = rounds(
-        {
-            "full precision": lambda: full(images, labels, generator),
-            "quantized": lambda: quantized(images, labels, generator),
-            "quantized, plain autograd": plain,
-        },
-        options.repeats,
-    )
+    works: dict[str, tuple[int, Callable[[], object]]] = {
+        "full precision": (1, lambda: full(images, labels, generator)),
+        "quantized": (1, lambda: quantized(images, labels, generator)),
+        "quantized, plain autograd": (1, plain),
+    }
+    for paths in PATHS:
+        step = sandwich_step(supernet, weights, paths - 2)
+        works[f"supernet, {paths} configurations"] = (paths, functools.partial(step, images, labels, generator))
+    seconds = rounds({name: work for name, (_, work) in works.items()}, options.repeats)
     base = float(np.median(seconds["full precision"]))
     rows = [
-        {"step": name, "seconds": float(np.median(values)), "ratio": float(np.median(values)) / base}
-        for name, values in seconds.items()
+        {"step": name, "seconds": float(np.median(seconds[name])), "ratio": float(np.median(seconds[name])) / base / k}
+        for name, (k, _) in works.items()
     ]
     if options.format == "json":
         print(json.dumps({"settings": vars(options), "torch": torch.__version__, "rows": rows}, indent=2))
         return
     print(f"{options.space}, batch {options.batch_size}, {options.threads} threads, median of {options.repeats}")
+    print("ratio: to a full-precision step for each configuration")
     for row in rows:
         print(f"{row['step']:28} {row['seconds']:8.4f} s  {row['ratio']:5.2f} x")
 

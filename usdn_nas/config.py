@@ -212,8 +212,7 @@ class StudyConfig(_Strict):
     """A study as written in TOML.
 
     ``space`` is a name or a path; looked up beside the study, in ./search_spaces, among the shipped. ``threads``:
-    torch's own number unless given. ``batch_size``: images run at once where nothing is trained; of the results, only
-    where step sizes start depends on it, for calibration draws from each batch.
+    torch's own number unless given. ``batch_size``: images run at once where nothing is trained.
     """
 
     space: str

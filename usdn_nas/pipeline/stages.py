@@ -97,7 +97,7 @@ class Pipeline:
         inputs = {
             **self._space,
             "supernet": study.supernet.model_dump(mode="json", exclude={"pretrain"}),
-            "batch_size": study.batch_size,  # of calibration
+            "batch_size": study.batch_size,  # rounds calibration
             "data.augment": study.data.augment,
             "pretrained weights": self._weights("pretrain"),
         }

@@ -24,7 +24,10 @@ from usdn_nas.quant.quantizers import LearnedStep
 from usdn_nas.records import OPAQUE
 from usdn_nas.space import SearchSpace
 
-__all__ = ["Supernet", "materialize"]
+__all__ = ["VALUES_PER_IMAGE", "Supernet", "materialize"]
+
+VALUES_PER_IMAGE = 100
+"""Most values of a layer's input that an image gives to calibration."""
 
 
 class Supernet(nn.Module):
@@ -98,17 +101,18 @@ class Supernet(nn.Module):
     def initialize_steps(self, batches: Iterable[Tensor]) -> None:
         """Sets every step size: weights from the weights, inputs from what they are at full precision on ``batches``.
 
+        Every image gives as many values, `VALUES_PER_IMAGE` at most, however the images are batched.
+
         Args:
             batches: Images (B, C, H, W) of the training split.
         """
         seen: dict[SwitchableQuantizer, list[Tensor]] = {}
-        generator = torch.Generator().manual_seed(0)
+        generators: dict[SwitchableQuantizer, torch.Generator] = {}
 
-        def keep(quantizer: nn.Module, inputs: tuple[Tensor, int]) -> None:
-            flat = inputs[0].flatten()
-            if flat.numel() > 20_000:  # drawn rather than strided: a stride can fall in step with the images' rows
-                flat = flat[torch.randint(flat.numel(), (20_000,), generator=generator).to(flat.device)]
-            seen.setdefault(cast(SwitchableQuantizer, quantizer), []).append(flat)
+        def keep(module: nn.Module, inputs: tuple[Tensor, int]) -> None:
+            quantizer = cast(SwitchableQuantizer, module)
+            generator = generators.setdefault(quantizer, torch.Generator().manual_seed(0))
+            seen.setdefault(quantizer, []).append(_values(inputs[0], generator))
 
         quantizers = {layer.input_quantizer for layer in self.layers.values()}
         hooks = [quantizer.register_forward_pre_hook(keep) for quantizer in quantizers]
@@ -124,6 +128,15 @@ class Supernet(nn.Module):
         for layer in self.layers.values():
             for step in layer.weight_quantizer.steps.values():
                 cast(LearnedStep, step).initialize(layer.layer.weight)
+
+
+def _values(inputs: Tensor, generator: torch.Generator) -> Tensor:
+    """Values of a layer's inputs (B, ...), as many of each image, one after the other."""
+    rows = inputs.reshape(len(inputs), -1)
+    if rows.shape[1] > VALUES_PER_IMAGE:  # drawn rather than strided: a stride can fall in step with the image's rows
+        index = torch.randint(rows.shape[1], (len(rows), VALUES_PER_IMAGE), generator=generator)
+        rows = rows.gather(1, index.to(rows.device))
+    return rows.flatten()
 
 
 def materialize(supernet: Supernet, architecture: Architecture) -> MultiExitNetwork:

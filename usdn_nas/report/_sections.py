@@ -152,6 +152,8 @@ def _gap(run: Run, figures: Figures) -> Section:
 
 def _ladder(run: Run, figures: Figures) -> Section:
     ladder = run.ladder
+    if not ladder["rows"]:
+        raise MissingPartError("no bit-widths are common to all groups", where="supernet/ladder.json")
     verdict = "climbs" if ladder["monotone"] else "does not climb"
     text = f"Accuracy {verdict} with the bit-width (each step no worse than -2 standard errors, paired). No early exit."
     body = paragraph(text) + _figure(figures, "ladder", "Final exit: bars are standard errors of the paired step.")
