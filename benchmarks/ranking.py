@@ -3,6 +3,7 @@
 usdn-nas pretrain benchmarks/studies/ranking.toml --out RUN
 python benchmarks/retraining.py RUN                                   # hours; goes on where it stopped
 python benchmarks/ranking.py RUN                                      # trains and judges the study's supernet
+python benchmarks/ranking.py RUN --alone                              # trains the uniform configurations alone
 python benchmarks/ranking.py RUN --name "4 paths" --set supernet.random_paths=4 --repeats 2
 
 Each supernet starts from RUN's full-precision weights and is recorded under its name with the retrainings; --repeats
@@ -78,12 +79,26 @@ def train_and_record(context: Context, retrainings: Retrainings, name: str, over
         results.setdefault("supernets", {}).setdefault(name, {})[str(repeat)] = record
 
 
+def train_alone(context: Context, retrainings: Retrainings) -> None:
+    """Trains each uniform configuration alone, as many epochs as the study's supernet, and records its accuracy."""
+    settings = context.study.supernet.qat
+    for bits in context.space.ladder():
+        name = "/".join(map(str, next(iter(bits.values()))))
+        if name in retrainings.read().get("alone", {}):
+            continue
+        folder = context.folder / "ranking" / f"alone-{name.replace('/', '-')}"
+        outputs = retrainings.train(bits, settings, derive(context.study.seed, "alone"), folder, f"alone {name}")
+        with retrainings.change() as results:
+            results.setdefault("alone", {})[name] = float(outputs.accuracy[-1])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path)
     parser.add_argument("--name", default=STANDARD)
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides")
     parser.add_argument("--repeats", type=int, default=1)
+    parser.add_argument("--alone", action="store_true", help="train the uniform configurations alone, too")
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--format", choices=("table", "json"), default="table")
     options = parser.parse_args()
@@ -94,6 +109,8 @@ def main() -> None:
         known: dict[str, Any] = retrainings.read().get("supernets", {})
         if str(repeat) not in known.get(options.name, {}):
             train_and_record(context, retrainings, options.name, options.overrides, repeat)
+    if options.alone:
+        train_alone(context, retrainings)
     judged = judge(retrainings.read(), against=STANDARD)
     if options.format == "json":
         print(json.dumps(judged, indent=2))

@@ -28,7 +28,6 @@ from usdn_nas.cost import exit_costs, full_bops, reference_bops
 from usdn_nas.errors import UserError
 from usdn_nas.evaluation.outputs import run
 from usdn_nas.files import digest, file_digest, read_json, write_json
-from usdn_nas.networks.chain import MultiExitNetwork
 from usdn_nas.pipeline.context import Context, open_run
 from usdn_nas.pipeline.train import untrained_supernet
 from usdn_nas.policy.exact import score_shared, threshold_grid
@@ -38,7 +37,7 @@ from usdn_nas.seeds import derive
 from usdn_nas.space import SearchSpace
 from usdn_nas.study.parameters import bits_of, configuration
 from usdn_nas.training.loop import fit
-from usdn_nas.training.losses import cross_entropy_step, exit_weights
+from usdn_nas.training.losses import ExitWeights, cross_entropy_step
 
 __all__ = ["BANDS", "RESULTS", "STRATA", "Configuration", "Retrainings", "draw", "early_exit_value"]
 
@@ -208,30 +207,30 @@ class Retrainings:
     def _start(self) -> Supernet:
         return untrained_supernet(self.context, self.context.pretrained())
 
-    def _network(self, one: Configuration) -> MultiExitNetwork:
-        candidates = self.context.space.candidates
-        architecture = Architecture(one.bits, candidates, (1.0,) * len(candidates))
-        return self.context.to_device(materialize(self._start, architecture))
+    def train(
+        self, bits: dict[str, Bits], recipe: TrainConfig, seed: int, folder: Path, fingerprint: str
+    ) -> ExitOutputs:
+        """Trains ``bits`` from the full-precision weights, cross-entropy at all exits; its outputs on search images.
+
+        Args:
+            seed: Draws batches and augmentation.
+            folder: Of its checkpoint, from which it goes on.
+        """
+        context = self.context
+        candidates = context.space.candidates
+        architecture = Architecture(bits, candidates, (1.0,) * len(candidates))
+        network = context.to_device(materialize(self._start, architecture))
+        weights = ExitWeights(len(network.exit_names), context.study.supernet.exit_weight)
+        fit(
+            network, cross_entropy_step(network, weights), context.data.train, recipe, seed=(seed,), folder=folder,
+            fingerprint=fingerprint, device=context.device, augment=context.study.data.augment,
+        )  # fmt: skip
+        return run(network, context.search_batches, network.exit_names)
 
     def _retrain(self, one: Configuration, seed: int) -> dict[str, Any]:
-        """Cross-entropy at all exits from the full-precision weights; ``seed`` draws batches and augmentation."""
-        context = self.context
-        network = self._network(one)
-        weights = exit_weights(len(network.exit_names), context.study.supernet.exit_weight)
         with tempfile.TemporaryDirectory() as folder:
-            fit(
-                network,
-                cross_entropy_step(network, weights),
-                context.data.train,
-                RECIPE,
-                seed=(derive(seed, "ranking"),),
-                folder=Path(folder),
-                fingerprint=self.digest,
-                device=context.device,
-                augment=context.study.data.augment,
-            )
-        outputs = run(network, context.search_batches, network.exit_names)
-        value, _ = early_exit_value(context.space, one.bits, outputs, context.study.search.tr)
+            outputs = self.train(one.bits, RECIPE, derive(seed, "ranking"), Path(folder), self.digest)
+        value, _ = early_exit_value(self.context.space, one.bits, outputs, self.context.study.search.tr)
         return {"accuracy": outputs.accuracy.tolist(), "value": value}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Mapping
+from functools import cached_property
 from typing import cast
 
 import torch
@@ -88,6 +89,13 @@ class Supernet(nn.Module):
             self.layers[name].bits = pair
         for owner, norm in self._norms:
             norm.bits = self.layers[owner].bits
+
+    @cached_property
+    def shared_segments(self) -> int:
+        """Number of leading segments that are the same in all configurations and followed by no exit."""
+        chain = self.space.chain
+        searched = [any(layer.name in self.space.group_of for layer in segment.layers) for segment in chain.segments]
+        return min([*(i for i, found in enumerate(searched) if found), chain.exits[0].segment])
 
     def norm_owners(self) -> dict[SwitchableBatchNorm2d, str]:
         """BatchNorm -> name of the layer whose (W, A) it follows."""
