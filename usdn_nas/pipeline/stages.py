@@ -101,7 +101,8 @@ class Pipeline:
             "data.augment": study.data.augment,
             "pretrained weights": self._weights("pretrain"),
         }
-        outputs = ("supernet/weights.safetensors", "supernet/history.csv", "supernet/ladder.json")
+        files = ("weights.safetensors", "history.csv", "ladder.json", "diagnostics.json")
+        outputs = tuple(f"supernet/{name}" for name in files)
         return self._stage(
             "supernet", inputs, outputs, lambda stage: train.train_supernet(self.context, stage.fingerprint)
         )

@@ -17,10 +17,12 @@ from usdn_nas.files import write_json
 from usdn_nas.networks.chain import MultiExitNetwork
 from usdn_nas.networks.weights import load_weights
 from usdn_nas.pipeline.context import Context
+from usdn_nas.pipeline.diagnostics import warn, write_diagnostics
 from usdn_nas.policy.outputs import ExitOutputs
+from usdn_nas.quant.diagnostics import QuantizerWatch
 from usdn_nas.quant.supernet import Supernet, materialize
 from usdn_nas.seeds import derive
-from usdn_nas.training.loop import WEIGHTS, fit
+from usdn_nas.training.loop import WEIGHTS, Watch, fit
 from usdn_nas.training.losses import ExitWeights, Step, cross_entropy_step, distillation_step, sandwich_step
 
 __all__ = ["ladder_rows", "pretrain", "train_retrained", "train_supernet", "train_teacher", "untrained_supernet"]
@@ -39,6 +41,7 @@ def _fit(
     evaluate: Callable[[], dict[str, float]],
     weights: ExitWeights,
     finish: Callable[[], None] | None = None,
+    watch: Watch | None = None,
 ) -> None:
     fit(
         network,
@@ -54,6 +57,7 @@ def _fit(
         set_epoch=weights.set_epoch,
         evaluate=evaluate,
         finish=finish,
+        watch=watch,
         reporter=context.reporter,
         title=title,
     )
@@ -107,19 +111,24 @@ def train_supernet(context: Context, fingerprint: str) -> None:
     ends = {"@min": [0] * len(space.groups), "@max": [len(group.choices) - 1 for group in space.groups]}
     evaluator = SupernetEvaluator(supernet, context.search_batches)
 
+    watch = QuantizerWatch(supernet)
+
     def evaluate() -> dict[str, float]:
+        watch.end_epoch()
+        write_diagnostics(context, watch, folder / "diagnostics.json")
         columns: dict[str, float] = {}
         for suffix, indices in ends.items():
             columns |= _columns(evaluator(space.choice_bits(indices)), suffix)
         return columns
 
+    def finish() -> None:
+        _write_ladder(context, evaluator, folder / "ladder.json")
+        warn(context, watch)
+
     weights = _weights(settings, settings.qat, len(space.chain.exits))
     step = sandwich_step(supernet, weights, settings.random_paths)
     folder = context.folder / "supernet"
-    _fit(
-        context, supernet, step, settings.qat, folder, fingerprint, "supernet", evaluate, weights,
-        finish=lambda: _write_ladder(context, evaluator, folder / "ladder.json"),
-    )  # fmt: skip
+    _fit(context, supernet, step, settings.qat, folder, fingerprint, "supernet", evaluate, weights, finish, watch)
 
 
 def _write_ladder(context: Context, evaluator: SupernetEvaluator, path: Path) -> None:

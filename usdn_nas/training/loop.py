@@ -9,7 +9,7 @@ import time
 from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
@@ -26,7 +26,7 @@ from usdn_nas.training.losses import Step
 if TYPE_CHECKING:
     from usdn_nas.data import Split
 
-__all__ = ["WEIGHTS", "fit", "learning_rate"]
+__all__ = ["WEIGHTS", "Watch", "fit", "learning_rate"]
 
 SECONDS_BETWEEN_CHECKPOINTS = 20.0
 CHECKPOINT = "checkpoint.pt"
@@ -72,7 +72,27 @@ class _Progress:
         self.history: list[dict[str, float]] = []
 
 
-def _save(path: Path, network: nn.Module, optimizer: torch.optim.Optimizer, at: _Progress, fingerprint: str) -> None:
+class Watch(Protocol):
+    """Follows a training."""
+
+    def after_step(self) -> None:
+        """Looks at the network after a step of the optimizer."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that it needs to go on."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on from a state."""
+
+
+def _save(
+    path: Path,
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    at: _Progress,
+    fingerprint: str,
+    watch: Watch | None,
+) -> None:
     with atomic_path(path) as temporary:
         torch.save(
             {
@@ -81,12 +101,20 @@ def _save(path: Path, network: nn.Module, optimizer: torch.optim.Optimizer, at: 
                 "network": network.state_dict(),
                 "optimizer": optimizer.state_dict(),
                 "progress": vars(at),
+                "watch": None if watch is None else watch.state_dict(),
             },
             temporary,
         )
 
 
-def _load(path: Path, network: nn.Module, optimizer: torch.optim.Optimizer, at: _Progress, fingerprint: str) -> None:
+def _load(
+    path: Path,
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    at: _Progress,
+    fingerprint: str,
+    watch: Watch | None,
+) -> None:
     remedy = "delete it to train this stage anew"
     try:
         state = torch.load(path, weights_only=True, map_location="cpu")
@@ -95,6 +123,8 @@ def _load(path: Path, network: nn.Module, optimizer: torch.optim.Optimizer, at: 
         network.load_state_dict(state["network"])
         optimizer.load_state_dict(state["optimizer"])
         vars(at).update(state["progress"])
+        if watch is not None:
+            watch.load_state_dict(state["watch"])
     except UserError:
         raise
     except Exception:  # torch.load raises whatever the damage leads to, IndexError and OSError among others
@@ -117,6 +147,7 @@ def fit(
     set_epoch: Callable[[int], None] | None = None,
     evaluate: Callable[[], dict[str, float]] | None = None,
     finish: Callable[[], None] | None = None,
+    watch: Watch | None = None,
     reporter: Reporter | None = None,
     title: str = "training",
 ) -> None:
@@ -131,6 +162,7 @@ def fit(
         set_epoch: Told the number of the epoch, from 0, before every step.
         evaluate: Called after every epoch; its figures go into the history.
         finish: Called at the end; killed in it, a training goes on from its last checkpoint, not from its start.
+        watch: Told of every step; the checkpoint holds its state.
 
     Raises:
         UserError: The checkpoint is truncated or belongs to other settings.
@@ -148,7 +180,7 @@ def fit(
     checkpoint = folder / CHECKPOINT
     folder.mkdir(parents=True, exist_ok=True)
     if checkpoint.exists():
-        _load(checkpoint, network, optimizer, at, fingerprint)
+        _load(checkpoint, network, optimizer, at, fingerprint, watch)
         reporter.say(f"{title}: goes on from step {at.step} of {steps}")
     saved = resumed = time.monotonic()
     before = at.seconds
@@ -167,6 +199,8 @@ def fit(
             if settings.clip_norm is not None:
                 nn.utils.clip_grad_norm_(network.parameters(), settings.clip_norm)
             optimizer.step()
+            if watch is not None:
+                watch.after_step()
             at.step += 1
             at.loss_sum += loss
             at.loss_count += 1
@@ -175,7 +209,7 @@ def fit(
                 _end_epoch(at, settings, steps, per_epoch, evaluate, folder)
                 network.train()
             if time.monotonic() - saved > SECONDS_BETWEEN_CHECKPOINTS:
-                _save(checkpoint, network, optimizer, at, fingerprint)
+                _save(checkpoint, network, optimizer, at, fingerprint, watch)
                 saved = time.monotonic()
             task.advance(_note(at))
     save_weights(network, folder / WEIGHTS)
