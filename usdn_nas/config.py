@@ -113,6 +113,8 @@ class SupernetConfig(_Strict):
     ``exit_weight``: weight of an internal classifier's loss; the final exit has 1. ``exit_loss = "sdn"`` multiplies it
     by SDN's ramp: that of the i-th of K internal classifiers rises with the epochs, min(m, .01 + epoch m / epochs),
     from 1 on, to m evenly spaced from .15 to .9.
+    ``calibration_images``: training images from which step sizes start. ``refresh_images``: about how many training
+    images BatchNorm statistics are taken over anew at the end; 0: those of the last steps stay.
     """
 
     later = frozenset({"exit_loss"})
@@ -123,6 +125,7 @@ class SupernetConfig(_Strict):
     exit_weight: float = Field(default=1.0, ge=0)
     exit_loss: Literal["constant", "sdn"] = "constant"
     calibration_images: int = Field(default=512, ge=1)
+    refresh_images: int = Field(default=8192, ge=0)
 
 
 class SearchConfig(_Strict):

@@ -360,6 +360,12 @@ class SearchSpace:
         """A bit configuration, uniform over the choices of each group."""
         return self.choice_bits([int(generator.integers(len(group.choices))) for group in self.groups])
 
+    def covering(self, generator: np.random.Generator) -> list[dict[str, Bits]]:
+        """As many random configurations as the longest list has choices: each group takes all of its own in turn."""
+        count = max(len(group.choices) for group in self.groups)
+        orders = [np.resize(generator.permutation(len(group.choices)), count) for group in self.groups]
+        return [self.choice_bits([int(order[i]) for order in orders]) for i in range(count)]
+
     def check(self, architecture: Architecture, where: object = None) -> None:
         """Checks that ``architecture`` is a point of this space.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -15,11 +16,12 @@ from usdn_nas.cost import full_bops
 from usdn_nas.evaluation.outputs import SupernetEvaluator, accuracies, run
 from usdn_nas.files import write_json
 from usdn_nas.networks.chain import MultiExitNetwork
-from usdn_nas.networks.weights import load_weights
+from usdn_nas.networks.weights import load_weights, save_weights
 from usdn_nas.pipeline.context import Context
 from usdn_nas.pipeline.diagnostics import warn, write_diagnostics
 from usdn_nas.policy.outputs import ExitOutputs
 from usdn_nas.quant.diagnostics import QuantizerWatch
+from usdn_nas.quant.refresh import refresh_norms
 from usdn_nas.quant.supernet import Supernet, materialize
 from usdn_nas.seeds import derive
 from usdn_nas.training.loop import WEIGHTS, Watch, fit
@@ -96,6 +98,16 @@ def _calibration_images(context: Context) -> Iterator[Tensor]:
             return
 
 
+def _refresh_batches(context: Context) -> Iterator[Tensor]:
+    """Whole batches of the training split, drawn at random, without augmentation; at least one."""
+    settings, train = context.study.supernet, context.data.train
+    size = settings.qat.batch_size
+    order = (derive(context.study.seed, "refresh"),)
+    batches = train.batches(size, shuffle_seed=order, drop_last=len(train) >= size)
+    for images, _ in itertools.islice(batches, max(settings.refresh_images // size, 1)):
+        yield images.to(context.device)
+
+
 def untrained_supernet(context: Context, network: MultiExitNetwork) -> Supernet:
     """A supernet with the weights of ``network``, its steps as calibration images have them."""
     supernet = Supernet(network, context.space)
@@ -122,8 +134,12 @@ def train_supernet(context: Context, fingerprint: str) -> None:
         return columns
 
     def finish() -> None:
-        _write_ladder(context, evaluator, folder / "ladder.json")
         warn(context, watch)
+        if settings.refresh_images:
+            generator = np.random.default_rng(derive(context.study.seed, "refreshed paths"))
+            refresh_norms(supernet, _refresh_batches(context), generator)
+            save_weights(supernet, folder / WEIGHTS)
+        _write_ladder(context, evaluator, folder / "ladder.json")
 
     weights = _weights(settings, settings.qat, len(space.chain.exits))
     step = sandwich_step(supernet, weights, settings.random_paths)
