@@ -1,5 +1,6 @@
 """Seconds of a training step: full precision, quantized, with LSQ written as plain autograd operations, and of the
-supernet's step on K configurations beside K full-precision steps.
+supernet's step on K configurations beside K full-precision steps. With one thread CPU time, which other work on the
+machine disturbs less.
 
 python benchmarks/training.py --space resnet_fashion --threads 2
 """
@@ -37,15 +38,15 @@ def plain_lsq(quantizer: LearnedStep, x: Tensor) -> Tensor:
     return ((scaled.round() - scaled).detach() + scaled) * step
 
 
-def rounds(works: dict[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
+def rounds(works: dict[str, Callable[[], object]], repeats: int, clock: Callable[[], float]) -> dict[str, list[float]]:
     """Seconds of every piece of work, taken in turn so that a busy machine strikes all alike."""
     seconds: dict[str, list[float]] = {name: [] for name in works}
     for number in range(repeats + 1):
         for name, work in works.items():
-            start = time.perf_counter()
+            start = clock()
             work()
             if number:  # the first round warms up
-                seconds[name].append(time.perf_counter() - start)
+                seconds[name].append(clock() - start)
     return seconds
 
 
@@ -86,7 +87,8 @@ def main() -> None:
     for paths in PATHS:
         step = sandwich_step(supernet, weights, paths - 2)
         works[f"supernet, {paths} configurations"] = (paths, functools.partial(step, images, labels, generator))
-    seconds = rounds({name: work for name, (_, work) in works.items()}, options.repeats)
+    clock = time.process_time if options.threads == 1 else time.perf_counter
+    seconds = rounds({name: work for name, (_, work) in works.items()}, options.repeats, clock)
     base = float(np.median(seconds["full precision"]))
     rows = [
         {"step": name, "seconds": float(np.median(seconds[name])), "ratio": float(np.median(seconds[name])) / base / k}
