@@ -17,9 +17,12 @@ The *ceiling* is what a perfect score would reach. Model, for configuration c of
 
 E_g is the mean over c of the variance over the S seeds. The variance over c of the means y_c over seeds is, on average,
 M_g + E_g / S, so that M_g = max(0, var y_c - E_g / S). The m_c themselves are not known; the y_c, drawn towards their
-mean until their variance is M_g, stand for them. Drawn again and again are a score m_c + u_c, with u_c the noise of
-evaluating a network on finitely many images, and a new mean over S retrainings, m_c + e_c with var e_c = E_g / S. The
-ceiling is the mean of the coefficient between the two.
+mean until their variance is M_g, stand for them. Drawn again and again are a score m_c + u_c and a new mean over S
+retrainings, m_c + e_c with var e_c = E_g / S; the ceiling is the mean of the coefficient between the two.
+
+u_c is 0 for a score that is as good as retraining with infinitely many seeds and looking at the same images: what the
+images do to a single network is in E_g, what they do to all networks of a configuration is in m_c. A score that orders
+as well but has an evaluation noise of its own, of the variance that `evaluation_noise` gives, reaches less.
 """
 
 from __future__ import annotations
@@ -31,7 +34,18 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
-__all__ = ["Ceiling", "ceiling", "evaluation_noise", "interval", "resamples", "rho", "tau", "winner_loss"]
+__all__ = [
+    "Ceiling",
+    "Coefficient",
+    "Floats",
+    "ceiling",
+    "evaluation_noise",
+    "interval",
+    "resamples",
+    "rho",
+    "tau",
+    "winner_loss",
+]
 
 Floats = NDArray[np.float64]
 Coefficient = Callable[[Floats, Floats, NDArray[np.int64]], float]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from agreement import Floats, ceiling, interval, resamples, rho, tau, winner_loss
+from agreement import Coefficient, Floats, ceiling, interval, resamples, rho, tau, winner_loss
 from numpy.typing import NDArray
 from retraining import BANDS, RANGE, STRATA
 from rich.console import Console
@@ -109,13 +109,20 @@ def _supernet(sample: _Sample, records: list[dict[str, Any]]) -> tuple[dict[str,
                 )
                 cells[key] = {"mean": float(np.mean(values)), "repeats": values, "interval": interval(draws[key])}
                 if len(sample.seeds) > 1:
-                    of_strata = sample.strata[index]
-                    top = ceiling(retrained[index], of_strata, function, noise=noise[of_strata], pairs=strata)
-                    cells[key] |= {"ceiling": top.mean, "ceiling_interval": (top.low, top.high)}
+                    cells[key] |= _ceilings(retrained[index], sample.strata[index], strata, function, noise)
     row: dict[str, Any] = {"repeats": len(records), "coefficients": cells, "ladder": _ladder(records)}
     if len(sample.seeds) > 1:
         row["winner_loss"] = _winners(sample, records)
     return row, draws
+
+
+def _ceilings(
+    retrained: Floats, strata: NDArray[np.int64], pairs: NDArray[np.int64], function: Coefficient, noise: Floats
+) -> dict[str, Any]:
+    """Of a score without noise, and of one with an evaluation noise that the retrained networks do not share."""
+    top = ceiling(retrained, strata, function, pairs=pairs)
+    noisy = ceiling(retrained, strata, function, noise=noise[strata], pairs=pairs)
+    return {"ceiling": top.mean, "ceiling_interval": (top.low, top.high), "ceiling_with_own_noise": noisy.mean}
 
 
 def _winners(sample: _Sample, records: list[dict[str, Any]]) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Seconds of a training step: full precision, quantized, with LSQ written as plain autograd operations, and of the
-supernet's step on K configurations beside K full-precision steps. With one thread CPU time, which other work on the
-machine disturbs less.
+supernet's step on K configurations beside K full-precision steps. The least of several, with one thread in CPU time:
+other work on the machine disturbs these the least.
 
 python benchmarks/training.py --space resnet_fashion --threads 2
 """
@@ -89,15 +89,15 @@ def main() -> None:
         works[f"supernet, {paths} configurations"] = (paths, functools.partial(step, images, labels, generator))
     clock = time.process_time if options.threads == 1 else time.perf_counter
     seconds = rounds({name: work for name, (_, work) in works.items()}, options.repeats, clock)
-    base = float(np.median(seconds["full precision"]))
+    least = {name: min(values) for name, values in seconds.items()}
     rows = [
-        {"step": name, "seconds": float(np.median(seconds[name])), "ratio": float(np.median(seconds[name])) / base / k}
+        {"step": name, "seconds": least[name], "ratio": least[name] / least["full precision"] / k}
         for name, (k, _) in works.items()
     ]
     if options.format == "json":
         print(json.dumps({"settings": vars(options), "torch": torch.__version__, "rows": rows}, indent=2))
         return
-    print(f"{options.space}, batch {options.batch_size}, {options.threads} threads, median of {options.repeats}")
+    print(f"{options.space}, batch {options.batch_size}, {options.threads} threads, the least of {options.repeats}")
     print("ratio: to a full-precision step for each configuration")
     for row in rows:
         print(f"{row['step']:28} {row['seconds']:8.4f} s  {row['ratio']:5.2f} x")
