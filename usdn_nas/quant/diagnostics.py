@@ -146,7 +146,7 @@ def _trained_norms(supernet: Supernet) -> dict[str, nn.BatchNorm2d]:
     """The copies of BatchNorms, with running statistics, for the bits that their layers can take."""
     space = supernet.space
     choices = {group.name: group.choices for group in space.groups}
-    found = {}
+    found: dict[str, nn.BatchNorm2d] = {}
     for norm, owner in supernet.norm_owners().items():
         pairs = choices[space.group_of[owner]] if owner in space.group_of else (space.fixed[owner],)
         found |= {f"{owner}: {norm.key(pair)}": norm.at(pair) for pair in pairs}
