@@ -1,10 +1,10 @@
-# `make install`, `make demo`, `make test`, `make lint`: each sets up what it needs in .venv, once.
+# `make install`, `demo`, `test`, `lint`, `docs`, `notebooks`: each sets up what it needs in .venv, once.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: install demo test lint clean
+.PHONY: install demo test lint docs notebooks clean
 
 install: $(VENV)/.installed
 
@@ -20,8 +20,17 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+docs: $(VENV)/.installed-dev
+	$(BIN)/mkdocs build --strict
+
+# Executes them in place, beside the demo's run and a second one to compare with.
+notebooks: demo
+	$(PIP) install --editable '.[notebooks]'
+	$(BIN)/usdn-nas search digits --set search.sampler=random --set search.configurations=16 --out runs/random
+	$(BIN)/python notebooks/execute.py
+
 clean:
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) build site dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # venv writes pip last: one that was interrupted is made again.

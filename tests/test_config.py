@@ -43,7 +43,39 @@ def refusal(path: Path, *overrides: str) -> str:
 def test_every_shipped_study_loads(path: Path) -> None:
     study, space = load_study(path)
     assert isinstance(study, StudyConfig) and isinstance(space, SpaceSpec)
-    assert 1 <= study.search.configurations <= resolve_space(space)[0].bit_configurations
+    if not path.stem.startswith("ablation_"):  # these say what ablation.toml says, whatever their space
+        assert 1 <= study.search.configurations <= resolve_space(space)[0].bit_configurations
+
+
+def test_the_ablations_studies_share_their_settings() -> None:
+    studies = [load_study(path)[0] for path in sorted((ROOT / "studies").glob("ablation*.toml"))]
+    assert len(studies) == 6 and len({study.space for study in studies}) == 6
+    assert len({study.model_copy(update={"space": ""}).model_dump_json() for study in studies}) == 1
+
+
+def test_a_study_changes_what_it_says_of_its_base(study: Path) -> None:
+    base = study.with_name("under.toml")
+    base.write_text('space = "resnet_digits"\nseed = 3\n[supernet]\nrandom_paths = 1\n[supernet.qat]\nepochs = 2\n')
+    study.write_text('base = "under"\nseed = 4\n[supernet.qat]\nepochs = 7\nlr = 0.01\n')
+    found, space = load_study(study, ["supernet.exit_weight=0.5"])
+    expected = {"space": "resnet_digits", "seed": 4}
+    expected |= {"supernet": {"random_paths": 1, "exit_weight": 0.5, "qat": {"epochs": 7, "lr": 0.01}}}
+    assert found == StudyConfig.model_validate(expected)
+    assert space == load_space(find_toml("resnet_digits", "search_spaces"))
+    again = study.with_name("again.toml")
+    again.write_text('base = "own"\nspace = "resnet_fashion"\n')
+    assert load_study(again)[0] == found.model_copy(
+        update={"space": "resnet_fashion", "supernet": found.supernet.model_copy(update={"exit_weight": 1.0})}
+    )
+
+
+def test_a_base_that_cannot_be_one_is_refused(study: Path) -> None:
+    study.write_text('base = "own"\n')
+    assert "a study is its own base: own > own" in refusal(study)
+    study.write_text("base = 3\n")
+    assert "expected a study's name or path, got 3" in refusal(study)
+    study.write_text('base = "digitz"\n')
+    assert "no such study: 'digitz'" in refusal(study) and "digits" in refusal(study)
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "search_spaces").glob("*.toml")), ids=lambda path: path.stem)
@@ -185,6 +217,18 @@ def test_names_are_looked_up_beside_then_here_then_in_the_package(study: Path, t
     assert classes() == 11
     study.write_text(f'space = "{here / "resnet_digits.toml"}"\n')
     assert classes() == 11
+
+
+def test_a_study_and_its_space_may_have_one_name(study: Path, tmp_path: Path) -> None:
+    """Studies lie among each other: of the files beside it none is its search space."""
+    here = tmp_path / "work"
+    (here / "studies").mkdir()
+    (here / "search_spaces").mkdir()
+    for name in ("same", "digits"):
+        (here / f"studies/{name}.toml").write_text('space = "same"\n')
+    (here / "search_spaces/same.toml").write_text(SPACE.format(13))
+    for name in ("same", "digits"):
+        assert load_study(find_toml(name, "studies"))[1].network.num_classes == 13
 
 
 def test_studies_by_name_and_by_path(study: Path, tmp_path: Path) -> None:

@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import configparser
+import contextlib
+import json
 import re
 import shlex
 import shutil
+import socket
+import subprocess
+import sys
+import time
+import tomllib
+import urllib.request
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import optuna_dashboard
 import pytest
 import typer
 from typer.testing import CliRunner
@@ -17,7 +26,10 @@ from typer.testing import CliRunner
 import usdn_nas
 from tests.pipeline.tiny import no_figures
 from usdn_nas.cli import app
-from usdn_nas.config import find_toml, load_study
+from usdn_nas.config import StudyConfig, find_toml, load_study
+from usdn_nas.data import load_data
+from usdn_nas.networks.empty import resolve_shapes
+from usdn_nas.space import SpaceSpec
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -46,6 +58,22 @@ def options(command: str) -> set[str]:
 
 SHELL = [(page, words) for page in PAGES for words in lines(page)]
 OURS = [words[1:] for _, words in SHELL if words[0] == "usdn-nas"]
+DASHBOARD = [words for _, words in SHELL if words[0] == "optuna-dashboard"]
+EXTENDING = ROOT / "docs" / "extending.md"
+
+
+def write_extension(folder: Path) -> None:
+    """The files of docs/extending.md, where it says they lie."""
+    model, data = blocks(EXTENDING, "python")
+    space, study = blocks(EXTENDING, "toml")
+    for name, text in {
+        "my_model.py": model,
+        "my_data.py": data,
+        "search_spaces/small.toml": space,
+        "studies/small.toml": study,
+    }.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(text, encoding="utf-8")
 
 
 def test_there_are_lines() -> None:
@@ -58,19 +86,31 @@ def test_a_wrong_line_is_found() -> None:
             parse(words)
 
 
+def test_no_other_lines() -> None:
+    """Each kind of line has a test: ours, make's targets and optuna-dashboard run, the others have their place."""
+    assert {words[0] for _, words in SHELL} == {"usdn-nas", "make", "optuna-dashboard", ".", "xdg-open"}
+    places = {words[1] for _, words in SHELL if words[0] in (".", "xdg-open")}
+    assert places == {".venv/bin/activate", "runs/digits/report.html"}
+
+
 @pytest.mark.parametrize("words", OURS, ids=" ".join)
 def test_lines_parse(words: list[str]) -> None:
     parse(words)
 
 
 def test_lines_run_one_after_the_other(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a finished tiny run in the place of that of ``digits``; what takes long as ``--dry-run``."""
+    """On a finished tiny run in the place of every run; what takes long as ``--dry-run``."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(optuna_dashboard, "run_server", lambda *_, **__: None)
     no_figures(monkeypatch)
     shutil.copytree(tiny, "runs/digits")
+    write_extension(tmp_path)
     for words in OURS:
         words = list(words)
         if words[0] == "run" and "--dry-run" not in words:
+            folder = Path(words[words.index("--out") + 1] if "--out" in words else f"runs/{words[1]}")
+            if not folder.exists():
+                shutil.copytree(tiny, folder)
             words.append("--dry-run")
         result = CliRunner().invoke(app, words)
         status = (0, 1) if words[0] == "data" else (0,)  # 1: the data set is not on this machine
@@ -78,12 +118,41 @@ def test_lines_run_one_after_the_other(tiny: Path, tmp_path: Path, monkeypatch: 
         assert result.stdout
 
 
+@pytest.mark.parametrize("words", DASHBOARD, ids=" ".join)
+def test_optuna_dashboard_serves_the_study(
+    words: list[str], tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(tiny, "runs/digits")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    started = f"from importlib.metadata import entry_points as e; e(group='console_scripts')['{words[0]}'].load()()"
+    command = [sys.executable, "-c", started, *words[1:], "--port", str(port)]
+    server = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    try:
+        found = None
+        for _ in range(240):
+            with contextlib.suppress(OSError):
+                with urllib.request.urlopen(f"http://127.0.0.1:{port}/api/studies", timeout=30) as answer:
+                    found = json.load(answer)
+                break
+            assert server.poll() is None
+            time.sleep(0.5)
+        assert found is not None and [study["study_name"] for study in found["study_summaries"]] == ["tiny"]
+    finally:
+        server.kill()
+        server.wait()
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_commands_and_options_in_the_text_exist(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     everything = set().union(*map(options, COMMANDS))
     for span in re.findall(r"`([^`\n]+)`", text):
-        if span.startswith("usdn-nas ") and "[" not in span.split()[1]:
+        if span.startswith("usdn-nas -"):
+            assert span.split()[1] in {"--version", "--help", "--install-completion", "--show-completion"}, span
+        elif span.startswith("usdn-nas ") and "[" not in span.split()[1]:
             words = span.split()[1:]
             assert words[0] in COMMANDS, span
             assert {word.partition("=")[0] for word in words[1:] if word.startswith("--")} <= options(words[0]), span
@@ -142,12 +211,39 @@ def test_python_runs(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
             assert list(names["run"].front["trial"]) == list(usdn_nas.load_run(tiny).front["trial"])
 
 
-def test_toml_of_the_readme_is_a_search_space(tmp_path: Path) -> None:
-    from usdn_nas.networks.build import resolve_space
-    from usdn_nas.space import load_space
-
-    for number, block in enumerate(blocks(ROOT / "README.md", "toml")):
-        path = tmp_path / f"{number}.toml"
-        path.write_text(block, encoding="utf-8")
-        space, _ = resolve_space(load_space(path))
+def test_toml_of_the_readme_is_a_search_space() -> None:
+    for block in blocks(ROOT / "README.md", "toml"):
+        space = resolve_shapes(SpaceSpec.model_validate(tomllib.loads(block)))
         assert space.bit_configurations == 4**6 and len(space.candidates) == 5
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_toml_is_a_search_space_or_a_study(page: Path) -> None:
+    for block in blocks(page, "toml"):
+        content = tomllib.loads(block)
+        (SpaceSpec if "network" in content else StudyConfig).model_validate(content)
+
+
+def test_extending_as_it_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_extension(tmp_path)
+    for words in (["inspect", "small"], ["data", "my_data:load"], ["run", "small", "--dry-run"]):
+        result = CliRunner().invoke(app, words)
+        assert result.exit_code == 0 and result.stdout, (words, result.stderr)
+    assert "27 of 27 bit configurations" in result.stdout
+    study, spec = load_study(Path("studies/small.toml"))
+    data = load_data(study.data, seed=study.seed, input_shape=spec.network.input_shape)
+    assert [len(part) for part in (data.train, data.search, data.test)] == [2000, 500, 500]
+
+
+def test_extending_changes_what_is_there() -> None:
+    """Lines that its patches keep or take away stand in the sources."""
+    sources = [(ROOT / "usdn_nas" / name).read_text(encoding="utf-8") for name in (
+        "networks/heads.py", "space.py", "study/samplers.py", "config.py",
+    )]  # fmt: skip
+    found = blocks(EXTENDING, "diff")
+    assert len(found) == 4
+    for block in found:
+        for line in block.splitlines():
+            if line[0] in " -" and line.strip() != "...":
+                assert any(line[1:] in source.splitlines() for source in sources), line

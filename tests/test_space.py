@@ -22,7 +22,7 @@ from usdn_nas.validation import validate
 PAIRS = st.lists(st.tuples(st.integers(2, 16), st.integers(2, 16)), min_size=1, max_size=5, unique=True)
 WIDTHS = st.lists(st.integers(2, 16), min_size=1, max_size=3, unique=True)
 CHOSEN = st.fixed_dictionaries({"choices": PAIRS}) | st.fixed_dictionaries({"weights": WIDTHS, "activations": WIDTHS})
-GRANULARITY = st.sampled_from(["block", "layer"])
+GRANULARITY = st.sampled_from(["block", "layer", "network"])
 
 
 def space_of(bits: dict, exits: dict | None = None, blocks: int = 3) -> SearchSpace:
@@ -45,7 +45,8 @@ def test_invariants(bits: dict, granularity: str, searched: bool, seed: int) -> 
     assert all(space.group_of[layer] == group.name for group in space.groups for layer in group.layers)
     convs = 6 + (2 if searched else 0)
     assert len(grouped) == convs
-    assert len(space.groups) == (convs if granularity == "layer" else 3 + (2 if searched else 0))
+    blocks = 3 + (2 if searched else 0)
+    assert len(space.groups) == {"layer": convs, "block": blocks, "network": 1}[granularity]
     assert space.bit_configurations == len(pairs) ** len(space.groups)
     assert space.size == space.bit_configurations * 4
     # a sample is a point, made of choices, a function of the generator

@@ -37,6 +37,7 @@ __all__ = [
     "find_toml",
     "list_toml",
     "load_study",
+    "run_folder",
 ]
 
 
@@ -76,12 +77,15 @@ class TrainConfig(_Strict):
     ``schedule``: ``cosine`` anneals from ``lr`` to 0 over all steps; ``step`` multiplies ``lr`` by ``decay`` at the
     start of each of the epochs ``milestones``, counted from 0. ``step_lr``: learning rate of quantizer step sizes, as a
     share of ``lr``. ``clip_norm``: largest norm of a step's gradient. ``max_steps``: fewer steps than ``epochs`` make.
+    ``batch_size``: images a step, of all processes together. ``accumulate``: micro-batches that a step's images are run
+    in, one after the other or by as many processes; BatchNorm sees a micro-batch at a time.
     """
 
-    later = frozenset({"schedule", "milestones", "decay", "nesterov"})
+    later = frozenset({"accumulate", "schedule", "milestones", "decay", "nesterov"})
 
     epochs: int = Field(ge=1)
     batch_size: int = Field(default=64, ge=1)
+    accumulate: int = Field(default=1, ge=1)
     lr: float = Field(default=0.1, gt=0)
     schedule: Literal["cosine", "step"] = "cosine"
     milestones: tuple[PositiveInt, ...] = ()
@@ -93,6 +97,14 @@ class TrainConfig(_Strict):
     step_lr: float = Field(default=0.1, ge=0)
     clip_norm: float | None = Field(default=None, gt=0)
     max_steps: int | None = Field(default=None, ge=1)
+
+    @model_validator(mode="after")
+    def _whole_micro_batches(self) -> Self:
+        if self.batch_size % self.accumulate:
+            raise ValueError(
+                f"expected 'batch_size' to be a multiple of 'accumulate', got {self.batch_size} and {self.accumulate}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _milestones_of_a_step_schedule(self) -> Self:
@@ -205,23 +217,32 @@ class RetrainConfig(_Strict):
 
 
 class EvaluateConfig(_Strict):
-    """Final evaluation: number of equal-width bins of ECE/MCE; thresholds of the sweep."""
+    """Final evaluation.
+
+    ``bins``: equal-width bins of ECE and MCE. ``threshold``: that of Table I where all exits share one. ``sweep``:
+    shared thresholds tried, evenly over [.1, 1]. ``fits``: trade-offs that thresholds of each exit are fitted to,
+    evenly in the logarithm over [.001, 1].
+    """
 
     bins: int = Field(default=15, ge=2)
+    threshold: float = Field(default=0.7, ge=0, le=1)
     sweep: int = Field(default=33, ge=2)
+    fits: int = Field(default=13, ge=2)
 
 
 class StudyConfig(_Strict):
-    """A study as written in TOML.
+    """A study as written in TOML. With ``base = "NAME"`` it says only what differs from that study.
 
     ``space`` is a name or a path; looked up beside the study, in ./search_spaces, among the shipped. ``threads``:
-    torch's own number unless given. ``batch_size``: images run at once where nothing is trained.
+    torch's own number unless given. ``tensorboard``: curves of every training, as event files in its folder.
+    ``batch_size``: images run at once where nothing is trained.
     """
 
     space: str
     seed: int = Field(default=0, ge=0)
     device: str = "auto"
     threads: int | None = Field(default=None, ge=1)
+    tensorboard: bool = False
     batch_size: int = Field(default=500, ge=1)
     data: DataConfig = DataConfig()
     supernet: SupernetConfig = SupernetConfig()
@@ -247,14 +268,14 @@ def find_toml(name: str, folder: Literal["studies", "search_spaces"], beside: Pa
     """Finds a study or space by name or path.
 
     A path that exists is taken as it is (relative to ``beside`` first). A name is looked up beside the study file,
-    in the working directory's folder, then in the package.
+    in the working directory's folder, then in the package; a study beside the study file is no search space.
 
     Raises:
         UserError: Nothing is found.
     """
     places = [Path.cwd() / name] if beside is None else [beside / name, beside / f"{name}.toml", Path.cwd() / name]
     for path in places:
-        if path.suffix == ".toml" and path.is_file():
+        if path.suffix == ".toml" and path.is_file() and not (folder == "search_spaces" and _is_study(path)):
             return path
     known = list_toml(folder)
     stem = Path(name).stem if Path(name).parent in (Path(), Path(folder)) else name
@@ -262,6 +283,18 @@ def find_toml(name: str, folder: Literal["studies", "search_spaces"], beside: Pa
         return known[stem]
     kind = "study" if folder == "studies" else "search space"
     raise UserError(f"no such {kind}: '{name}'", remedy=nearest(name, known))
+
+
+def _is_study(path: Path) -> bool:
+    try:
+        return "space" in read_toml(path)
+    except UserError:  # whoever reads it says why
+        return False
+
+
+def run_folder(study: Path, out: Path | None = None) -> Path:
+    """The folder of a study's run: ``out``, else ``runs/<name of the study's file>``; a run's folder is its own."""
+    return out or (study if study.is_dir() else Path("runs") / study.stem)
 
 
 def _parse_override(text: str) -> tuple[list[str], Any]:
@@ -291,8 +324,32 @@ def apply_overrides(payload: dict[str, Any], overrides: Sequence[str]) -> None:
         node[path[-1]] = value
 
 
+def _with_base(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """A study's content, what it does not say taken from its ``base``. ``above``: studies whose base it is."""
+    if path in above:
+        raise UserError(f"a study is its own base: {' > '.join(one.stem for one in (*above, path))}", where=path)
+    payload = read_toml(path)
+    if "base" not in payload:
+        return payload
+    base = payload.pop("base")
+    if not isinstance(base, str):
+        raise UserError(f"expected a study's name or path, got {base!r}", where=f"{path}: base")
+    return _laid_over(_with_base(find_toml(base, "studies", beside=path.parent), (*above, path)), payload)
+
+
+def _laid_over(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """``over`` on top of ``under``, table by table; any other value, lists too, replaces what is there."""
+    merged = dict(under)
+    for key, value in over.items():
+        both = isinstance(value, dict) and isinstance(under.get(key), dict)
+        merged[key] = _laid_over(under[key], value) if both else value
+    return merged
+
+
 def load_study(path: Path, overrides: Sequence[str] = ()) -> tuple[StudyConfig, SpaceSpec]:
     """Reads a study and the search space it names.
+
+    A study may begin with ``base = "NAME"``: it then changes what it says of that study, and is alike in all else.
 
     Args:
         path: The study's TOML file.
@@ -301,7 +358,7 @@ def load_study(path: Path, overrides: Sequence[str] = ()) -> tuple[StudyConfig, 
     Raises:
         UserError: A file is missing or wrong; the message names the file and the dotted path.
     """
-    payload = read_toml(path)
+    payload = _with_base(path)
     apply_overrides(payload, overrides)
     study = validate(StudyConfig, payload, where=path)
     return study, load_space(find_toml(study.space, "search_spaces", beside=Path(path).parent))

@@ -53,6 +53,18 @@ def test_progress_goes_to_stderr(command: Command, tiny_copy: Path) -> None:
     assert "search: 6 before, goes on to 7" in result.stderr and "7/7" in result.stderr
 
 
+def test_verbose(command: Command, tiny_copy: Path) -> None:
+    result = command("search", tiny_copy, "--set", "search.configurations=8", "--verbose")
+    for trial in (6, 7):
+        assert f"trial {trial}: 0." in result.stderr
+    assert result.stdout == f"{tiny_copy / 'search'}\n"
+    again = command("pretrain", tiny_copy, "--set", "supernet.pretrain.epochs=2", "-v")
+    assert "epoch 1, " in again.stderr and "epoch 2, " in again.stderr and "accuracy_final" in again.stderr
+    wrong = command("search", tiny_copy, "--set", "search.mode=fast", "-v")
+    assert wrong.exit_code == 2 and "Traceback" in wrong.stderr and wrong.stderr.splitlines()[-1].startswith("error: ")
+    assert "Traceback" not in command("search", tiny_copy, "--set", "search.mode=fast").stderr
+
+
 def test_front(command: Command, tiny_copy: Path) -> None:
     expected = rows((tiny_copy / "search/front.csv").read_text())
     as_csv = command("front", tiny_copy, "--format", "csv")
@@ -73,6 +85,30 @@ def test_evaluate(command: Command, tiny_copy: Path) -> None:
     assert table and "exit" in table[0]
     text = command("evaluate", tiny_copy).stdout
     assert "Table I" in text and "Table II" in text and "n = 100" in text and "n = 150" in text
+    assert "AUROC" in text and "By MACs" in text and "for all exits, 0.7" in text and "Accuracy within a budget" in text
+    with recorded() as ran:
+        text = command("evaluate", tiny_copy, "--threshold", "0.35").stdout
+    assert ran == ["evaluate"] and "for all exits, 0.35" in text
+    assert document(tiny_copy / "evaluation.json")["models"]["kd"]["shared"]["threshold"] == 0.35
+
+
+def test_compare(command: Command, tiny_copy: Path, tmp_path: Path) -> None:
+    drawn = tmp_path / "compared.svg"
+    as_csv = rows(command("compare", tiny_copy, tiny_copy, "--format", "csv", "--to", drawn).stdout)
+    policy = document(tiny_copy / "evaluation.json")["models"]["kd"]["policy"]
+    assert len(as_csv) == 2 and as_csv[0]["run"] != as_csv[1]["run"]
+    assert {float(row["accuracy"]) for row in as_csv} == {policy["accuracy"]}
+    assert {float(row["gbops"]) for row in as_csv} == {policy["average_bops"] / 1e9}
+    assert drawn.read_text().startswith("<?xml")
+    text = command("compare", tiny_copy, "--model", "ce").stdout
+    assert "ce, test split (n = 150)" in text and "ECE" in text and "By MACs" in text
+    for arguments, message in (
+        ((tiny_copy, "--model", "kdd"), "did you mean 'kd'"),
+        ((tiny_copy, "--to", tmp_path / "x.jpg"), "expected a name that ends in"),
+        ((tmp_path / "nothing",), "no such study"),
+    ):
+        refused = command("compare", *arguments)
+        assert refused.exit_code == 2 and message in refused.stderr and refused.stderr.count("\n") == 1
 
 
 def test_export(command: Command, tiny_copy: Path, tmp_path: Path) -> None:

@@ -30,6 +30,10 @@ SPACES = {
         nets.RESNET8, {"granularity": "layer", **nets.APART}, {"head": "conv3", "head_bits": "search"}
     ),
     "apart, blocks, searched heads": nets.spec(SMALL, nets.APART, {"head": "conv", "head_bits": "search"}),
+    "one group for all, heads too": nets.spec(
+        SMALL, {"granularity": "network", **FOUR}, {"head": "conv3", "head_bits": "search"}
+    ),
+    "no exits": nets.spec(nets.RESNET8, FOUR, {"candidates": []}),
     "full precision among them, fewer exits": nets.spec(
         nets.RESNET8,
         {"choices": [[2, 3], [32, 32]], "fixed": {"layer2.0.*": [3, 3]}},

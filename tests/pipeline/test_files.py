@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 import usdn_nas
 from tests.pipeline.tiny import context
@@ -216,7 +217,7 @@ def test_refitted_metrics_and_the_evaluation_measured_again(
     evaluation = document(tiny / "evaluation.json")
     assert (evaluation["split"], evaluation["n"], evaluation["search_n"]) == ("test", 150, 100)
     assert evaluation["architecture_digest"] == exported.architecture.digest
-    assert list(evaluation["models"]) == ["kd", "ce", "supernet", "teacher", "pretrained"]
+    assert list(evaluation["models"]) == ["kd", "ce", "ce-temperature", "supernet", "teacher", "pretrained"]
     for part in ("kd", "ce"):
         file = read_architecture(retrained / part / "architecture.json")
         model = usdn_nas.load_model(retrained / part / "architecture.json", retrained / part / "weights.safetensors")
@@ -232,6 +233,51 @@ def test_refitted_metrics_and_the_evaluation_measured_again(
             assert np.concatenate(bops).mean() == pytest.approx(metrics["average_bops"], rel=1e-12)
         assert summary["thresholds"] == list(file.architecture.thresholds)
         assert summary["search_policy"]["accuracy"] == pytest.approx(file.metrics["accuracy"], abs=1e-12)
+
+
+def test_temperatures_are_those_of_least_loss_on_the_search_split(
+    tiny: Path, opened: Context, exported: ArchitectureFile, retrained: Path
+) -> None:
+    models = document(tiny / "evaluation.json")["models"]
+    plain, scaled = models["ce"], models["ce-temperature"]
+    assert plain["temperatures"] is None and len(scaled["temperatures"]) == len(scaled["exits"])
+    assert [row["accuracy"] for row in scaled["exits"]] == [row["accuracy"] for row in plain["exits"]]
+    network = load_retrained(opened, exported, retrained / "ce").eval()
+    outputs = {}
+    for name, split in (("search", opened.data.search), ("test", opened.data.test)):
+        with torch.no_grad():
+            pairs = [(torch.stack(network(images)), labels) for images, labels in split.batches(50)]
+        outputs[name] = torch.cat([z for z, _ in pairs], dim=1).double(), torch.cat([labels for _, labels in pairs])
+    for exit_, temperature in enumerate(scaled["temperatures"]):
+        logits, labels = outputs["search"]
+        losses = [
+            torch.nn.functional.cross_entropy(logits[exit_] / t, labels).item()
+            for t in (temperature, 0.97 * temperature, 1.03 * temperature)
+        ]
+        assert losses[0] == min(losses)
+    logits, labels = outputs["test"]
+    confidence, answers = (logits / torch.tensor(scaled["temperatures"])[:, None, None]).softmax(-1).max(-1)
+    leaves = [
+        next(e for e, t in enumerate([*scaled["thresholds"], 0]) if confidence[e, n] >= t) for n in range(len(labels))
+    ]
+    right = answers[leaves, range(len(labels))] == labels
+    # confidences here are in float64: one that lies on a threshold may fall to either side
+    assert right.double().mean().item() == pytest.approx(scaled["policy"]["accuracy"], abs=0.02)
+
+
+def test_curves_and_the_table_at_one_threshold(tiny: Path) -> None:
+    evaluation = document(tiny / "evaluation.json")
+    assert evaluation["bits"]["all"]["mac_weighted_weight_bits"] > 0
+    for name, model in evaluation["models"].items():
+        if len(model["exits"]) == 1:
+            assert model["shared"] is None and model["fitted"] == []
+            continue
+        shared = model["shared"]
+        assert shared["threshold"] == 0.7
+        assert sum(row["cost_share_bops"] for row in shared["exits"]) == pytest.approx(shared["policy"]["average_bops"])
+        assert len(model["fitted"]) == (13 if name in ("kd", "ce", "ce-temperature") else 0)
+        for row in (*model["sweep"], *model["fitted"]):
+            assert (row["n"], row["search"]["n"]) == (150, 100)
 
 
 def test_table_1_adds_up(tiny: Path) -> None:

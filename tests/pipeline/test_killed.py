@@ -176,8 +176,8 @@ def test_killed_while_the_ladder_is_measured(folder: Path, monkeypatch: pytest.M
         assert killed(lambda: run(folder.parents[1] / "studies/tiny.toml", until="supernet"))
     assert (folder / "supernet/weights.safetensors").exists() and (folder / "supernet/checkpoint.pt").exists()
     steps = []
-    save = loop._save
-    monkeypatch.setattr(loop, "_save", lambda *args: (steps.append(args[3].step), save(*args)))
+    save = loop.save_checkpoint
+    monkeypatch.setattr(loop, "save_checkpoint", lambda *args: (steps.append(args[3].step), save(*args)))
     assert run(folder.parents[1] / "studies/tiny.toml", until="supernet") == ["supernet"]
     assert steps == []
 

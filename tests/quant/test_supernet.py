@@ -31,6 +31,9 @@ SPACES = {
     "lists of their own": nets.spec(
         nets.RESNET8, nets.APART | {"allowed": {"layer1.*": [[5, 4], [2, 2]], "layer3.0": [[3, 4]]}}
     ),
+    "one group for all, heads too": nets.spec(
+        nets.RESNET8, {"granularity": "network", **nets.APART}, {"head": "conv3", "head_bits": "search"}
+    ),
     "pairs with full precision, fixed": nets.spec(
         nets.RESNET8,
         {"choices": [[2, 3], [32, 32]], "fixed": {"stem.*": [32, 32], "layer2.0.conv2": [3, 3]}},
@@ -68,7 +71,7 @@ class Standalone:
                 return spec.exits.head_linear_bits
             if spec.exits.head_bits != "search":
                 return spec.exits.head_bits
-        return self.bits[layer if spec.bits.granularity == "layer" else part]
+        return self.bits[{"layer": layer, "block": part, "network": "network"}[spec.bits.granularity]]
 
     def quantize(self, x: Tensor, prefix: str, width: int, signed: bool) -> Tensor:
         if width == 32:

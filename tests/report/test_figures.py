@@ -23,6 +23,7 @@ from usdn_nas.report import (
     draw_figures,
     load_run,
     plot_bits,
+    plot_curves,
     plot_exits,
     plot_front,
     plot_history,
@@ -144,6 +145,15 @@ def test_thresholds_data(resnet18: Run) -> None:
     assert list(sweep.bops) == sorted(sweep.bops), "a higher threshold never costs less"
     policy = resnet18.evaluation["models"]["kd"]["policy"]
     assert sweep.operating == (policy["average_bops"], 100 * policy["accuracy"])
+
+
+def test_curves_are_the_evaluations(resnet18: Run) -> None:
+    models = resnet18.evaluation["models"]
+    for ax, key in zip(plot_curves(resnet18), ("sweep", "fitted"), strict=True):
+        for name, line in zip(("kd", "ce", "ce-temperature"), ax.get_lines(), strict=True):
+            rows = sorted(models[name][key], key=lambda row: row["average_bops"])
+            assert list(line.get_xdata()) == pytest.approx([row["average_bops"] / 1e9 for row in rows])
+            assert list(line.get_ydata()) == pytest.approx([100 * row["accuracy"] for row in rows])
 
 
 def test_training_and_ladder_data(resnet18: Run) -> None:

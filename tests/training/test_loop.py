@@ -111,7 +111,7 @@ def test_resumed_equals_uninterrupted(
 
 def test_checkpoints_are_not_written_all_the_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     written = []
-    monkeypatch.setattr(loop, "_save", lambda *arguments: written.append(arguments))
+    monkeypatch.setattr(loop, "save_checkpoint", lambda *arguments: written.append(arguments))
     train(*classifier(0), tmp_path)
     assert not written
 

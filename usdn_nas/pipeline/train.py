@@ -19,6 +19,7 @@ from usdn_nas.networks.chain import MultiExitNetwork
 from usdn_nas.networks.weights import load_weights, save_weights
 from usdn_nas.pipeline.context import Context
 from usdn_nas.pipeline.diagnostics import warn, write_diagnostics
+from usdn_nas.pipeline.ranks import on_all_ranks
 from usdn_nas.policy.outputs import ExitOutputs
 from usdn_nas.quant.diagnostics import QuantizerWatch
 from usdn_nas.quant.refresh import refresh_norms
@@ -62,6 +63,7 @@ def _fit(
         watch=watch,
         reporter=context.reporter,
         title=title,
+        tensorboard=context.study.tensorboard,
     )
 
 
@@ -77,6 +79,7 @@ def _on_search(context: Context, network: MultiExitNetwork) -> Callable[[], dict
     return lambda: _columns(run(network, context.search_batches, network.exit_names))
 
 
+@on_all_ranks
 def pretrain(context: Context, fingerprint: str) -> None:
     """Full precision, cross-entropy at all candidate exits."""
     settings = context.study.supernet
@@ -115,6 +118,7 @@ def untrained_supernet(context: Context, network: MultiExitNetwork) -> Supernet:
     return context.to_device(supernet)
 
 
+@on_all_ranks
 def train_supernet(context: Context, fingerprint: str) -> None:
     """Quantization-aware training by the sandwich rule, then the ladder of uniform bit-widths."""
     settings = context.study.supernet
@@ -185,6 +189,7 @@ def ladder_rows(evaluator: SupernetEvaluator) -> list[dict[str, Any]]:
     return rows
 
 
+@on_all_ranks
 def train_teacher(context: Context, architecture: Architecture, folder: Path, fingerprint: str) -> None:
     """The full-precision teacher: the same placed exits, cross-entropy."""
     settings = context.study.retrain
@@ -213,6 +218,7 @@ def _start(context: Context, architecture: Architecture, teacher: Path) -> Multi
     return materialize(untrained_supernet(context, network), architecture)
 
 
+@on_all_ranks
 def train_retrained(
     context: Context,
     architecture: Architecture,

@@ -12,6 +12,7 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patheffects import withStroke
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from matplotlib.transforms import ScaledTranslation
 
 from usdn_nas.errors import UserError
@@ -25,6 +26,7 @@ INK, MUTED, FAINT, BAND, PAPER = "#1b1f24", "#606770", "#b9c0c8", "#f1f3f6", "#f
 MODEL_STYLES: dict[str, dict[str, Any]] = {
     "kd": {"color": BLUE, "marker": "o", "linestyle": "-", "label": "KD"},
     "ce": {"color": VERMILLION, "marker": "s", "linestyle": "--", "label": "CE alone"},
+    "ce-temperature": {"color": GREEN, "marker": "^", "linestyle": "-.", "label": "CE + temperatures"},
 }
 """Of the models that are compared: colour, marker, line, short label."""
 
@@ -98,13 +100,13 @@ def given_axes(ax: Axes | Sequence[Axes] | None, count: int) -> list[Axes] | Non
     return axes
 
 
-def compared(evaluation: Mapping[str, Any]) -> list[str]:
-    """Those of the models in `MODEL_STYLES` that were evaluated.
+def compared(evaluation: Mapping[str, Any], models: Sequence[str] = ("kd", "ce")) -> list[str]:
+    """Those of ``models``, names in `MODEL_STYLES`, that were evaluated.
 
     Raises:
         MissingPartError: None was.
     """
-    names = [name for name in MODEL_STYLES if name in evaluation["models"]]
+    names = [name for name in models if name in evaluation["models"]]
     if not names:
         raise MissingPartError("no retrained model was evaluated", where="evaluation.json")
     return names
@@ -117,6 +119,21 @@ def bops_unit(values: Iterable[float]) -> tuple[float, str]:
         if largest >= scale:
             return scale, name
     return 1e3, "kBOPs"
+
+
+def logarithmic(costs: Sequence[float]) -> bool:
+    """Whether costs spread so far that a linear axis would crowd the cheap ones."""
+    return min(costs) > 0 and max(costs) > 5 * min(costs)
+
+
+def cost_axis(ax: Axes, unit: str, *, log: bool) -> None:
+    """Average costs along the x axis; ``log``: on a logarithmic scale with a few plain numbers."""
+    ax.set_xlabel(f"average {unit} per image{' (log scale)' if log else ''}")
+    if log:
+        ax.set_xscale("log")
+        ax.xaxis.set_major_locator(LogLocator(10, subs=(1, 2, 5)))
+        ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        ax.xaxis.set_minor_formatter(NullFormatter())
 
 
 def lay_out(figure: Figure) -> None:

@@ -14,6 +14,7 @@ from usdn_nas.errors import UserError
 from usdn_nas.files import atomic_path
 from usdn_nas.report.figures._style import lay_out
 from usdn_nas.report.figures.bits import plot_bits
+from usdn_nas.report.figures.curves import plot_curves
 from usdn_nas.report.figures.exits import plot_exits
 from usdn_nas.report.figures.front import plot_front
 from usdn_nas.report.figures.history import plot_history
@@ -25,9 +26,11 @@ from usdn_nas.report.figures.thresholds import plot_thresholds
 from usdn_nas.report.figures.training import plot_ladder, plot_training
 from usdn_nas.report.run import MissingPartError, Run
 
-__all__ = ["FIGURES", "Drawn", "draw_figures", "figure_svg", "write_figures"]
+__all__ = ["FIGURES", "SUFFIXES", "Drawn", "draw_figures", "figure_svg", "laid_out", "save_figure", "write_figures"]
 
 _DPI = 170
+
+SUFFIXES = (".png", ".svg", ".pdf")
 
 FIGURES: dict[str, Callable[[Run], Axes | list[Axes]]] = {
     "front": plot_front,
@@ -35,6 +38,7 @@ FIGURES: dict[str, Callable[[Run], Axes | list[Axes]]] = {
     "exits": plot_exits,
     "reliability": plot_reliability,
     "thresholds": plot_thresholds,
+    "curves": plot_curves,
     "history": plot_history,
     "importance": plot_importance,
     "sensitivity": plot_sensitivity,
@@ -56,9 +60,13 @@ def draw_figures(run: Run) -> Drawn:
 
 def _draw(plot: Callable[[Run], Axes | list[Axes]], run: Run) -> Figure | MissingPartError:
     try:
-        axes = plot(run)
+        return laid_out(plot(run))
     except MissingPartError as missing:
         return missing
+
+
+def laid_out(axes: Axes | list[Axes]) -> Figure:
+    """The figure of what a plot function returned, with its layout settled."""
     figure = (axes if isinstance(axes, Axes) else axes[0]).get_figure(root=True)
     assert figure is not None
     lay_out(figure)
@@ -74,6 +82,27 @@ def figure_svg(figure: Figure, *, text: bool = False) -> str:
     with rc_context({"svg.hashsalt": "usdn-nas", "svg.fonttype": "none" if text else "path"}):
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
     return buffer.getvalue()
+
+
+def save_figure(figure: Figure, path: Path | str) -> Path:
+    """Writes one figure atomically, in the form that the file's suffix says (one of `SUFFIXES`); returns the path.
+
+    Raises:
+        UserError: Another suffix.
+    """
+    path = Path(path)
+    suffix = path.suffix.lower()
+    if suffix not in SUFFIXES:
+        raise UserError(f"expected a name that ends in {', '.join(SUFFIXES)}", where=path)
+    with atomic_path(path) as temporary:
+        if suffix == ".svg":
+            temporary.write_text(figure_svg(figure), encoding="utf-8")
+        elif suffix == ".pdf":
+            with rc_context({"pdf.fonttype": 42}):  # TrueType: some publishers refuse Type 3
+                figure.savefig(temporary, format="pdf", metadata={"CreationDate": None})
+        else:
+            figure.savefig(temporary, format="png", dpi=_DPI, metadata={"Software": None})
+    return path
 
 
 def write_figures(run: Run, folder: Path | str, *, drawn: Drawn | None = None) -> list[Path]:
@@ -92,20 +121,11 @@ def write_figures(run: Run, folder: Path | str, *, drawn: Drawn | None = None) -
     """
     paths = []
     for name, figure in (draw_figures(run) if drawn is None else drawn).items():
-        for suffix in (".png", ".svg", ".pdf"):
-            path = Path(folder) / f"{name}{suffix}"
+        for path in (Path(folder) / f"{name}{suffix}" for suffix in SUFFIXES):
             if isinstance(figure, MissingPartError):
                 path.unlink(missing_ok=True)
-                continue
-            with atomic_path(path) as temporary:
-                if suffix == ".svg":
-                    temporary.write_text(figure_svg(figure), encoding="utf-8")
-                elif suffix == ".pdf":
-                    with rc_context({"pdf.fonttype": 42}):  # TrueType: some publishers refuse Type 3
-                        figure.savefig(temporary, format="pdf", metadata={"CreationDate": None})
-                else:
-                    figure.savefig(temporary, format="png", dpi=_DPI, metadata={"Software": None})
-            paths.append(path)
+            else:
+                paths.append(save_figure(figure, path))
     if not paths:
         raise UserError("nothing to draw yet", where=run.path, remedy="usdn-nas run STUDY goes on from here")
     return paths

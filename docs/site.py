@@ -1,0 +1,31 @@
+"""Hooks of mkdocs: the README is the first page, links out of ``docs`` lead to copies in the site."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from mkdocs.structure.files import File, Files
+
+ROOT = Path(__file__).parents[1]
+
+
+def on_files(files: Files, *, config: Any) -> Files:
+    """Adds README, changelog and notebooks to the pages of ``docs``."""
+    readme = (ROOT / "README.md").read_text(encoding="utf-8").replace("](docs/", "](")
+    changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    files.append(File.generated(config, "index.md", content=readme))
+    files.append(File.generated(config, "CHANGELOG.md", content=changelog))
+    for path in (ROOT / "CITATION.cff", *sorted((ROOT / "notebooks").glob("*.ipynb"))):
+        files.append(File.generated(config, path.relative_to(ROOT).as_posix(), abs_src_path=str(path)))
+    return files
+
+
+def on_page_markdown(markdown: str, **_: Any) -> str:
+    """``](../x)`` of a page in ``docs`` is ``](x)`` in the site."""
+    return re.sub(r"\]\(\.\./(notebooks/|README\.md|CHANGELOG\.md)", lambda found: f"]({_home(found[1])}", markdown)
+
+
+def _home(target: str) -> str:
+    return "index.md" if target == "README.md" else target

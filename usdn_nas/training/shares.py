@@ -1,0 +1,90 @@
+"""Who runs which images: a step's micro-batches, shared by the processes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from usdn_nas.config import TrainConfig
+from usdn_nas.data.splits import Split
+from usdn_nas.errors import UserError
+from usdn_nas.training.distributed import processes, rank
+
+__all__ = ["Plan", "micro_batches", "shares"]
+
+
+def micro_batches(settings: TrainConfig, where: object = None) -> int:
+    """Micro-batches of a step, over all processes: ``accumulate``, and at least one for each process.
+
+    Raises:
+        UserError: They cannot be shared evenly, or the batch cannot be cut into so many. ``where`` names the settings.
+    """
+    count = max(settings.accumulate, processes())
+    if count % processes():
+        raise UserError(
+            f"{count} micro-batches a step cannot be shared evenly by {processes()} processes", where=where,
+            remedy="'accumulate' must be a multiple of their number",
+        )  # fmt: skip
+    if settings.batch_size % count:
+        raise UserError(
+            f"a batch of {settings.batch_size} cannot be cut into {count} micro-batches of one size", where=where,
+            remedy="'batch_size', of all processes together, must be a multiple of their number and of 'accumulate'",
+        )  # fmt: skip
+    return count
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How images come to steps.
+
+    Attributes:
+        micro_batches: Of a step, over all processes.
+        size: Images in each.
+        per_epoch: Steps.
+        steps: Of the whole training.
+    """
+
+    micro_batches: int
+    size: int
+    per_epoch: int
+    steps: int
+
+    @classmethod
+    def of(cls, split: Split, settings: TrainConfig) -> Plan:
+        """A split smaller than a batch is used whole, or as much of it as can be shared evenly.
+
+        Raises:
+            UserError: It has fewer images than a step has micro-batches, or these cannot be shared evenly.
+        """
+        count = micro_batches(settings)
+        size = min(settings.batch_size, len(split)) // count
+        if size == 0:
+            raise UserError(f"{len(split)} training images cannot be shared by {count} micro-batches")
+        per_epoch = len(split) // (size * count)
+        steps = settings.epochs * per_epoch
+        return cls(count, size, per_epoch, min(steps, settings.max_steps or steps))
+
+
+Share = Iterator[tuple[int, tuple[Tensor, Tensor]]]
+"""The micro-batches of a step that fall to this process, each with its number in the step."""
+
+
+def shares(split: Split, plan: Plan, seed: tuple[int, ...], first: int, augment: bool) -> Iterator[Share]:
+    """The shares of steps ``first`` and later, each to be used up before the next; the order is drawn anew each epoch.
+
+    Micro-batches are numbered through an epoch, so that it makes no difference to a micro-batch who runs it.
+    """
+    numbers = range(rank(), plan.micro_batches, processes())
+    at = first
+    while at < plan.steps:
+        epoch, start = divmod(at, plan.per_epoch)
+        batches = split.batches(
+            plan.size, shuffle_seed=(*seed, epoch), augment=augment, start=start * plan.micro_batches + rank(),
+            stride=processes(), drop_last=True,
+        )  # fmt: skip
+        count = min(plan.per_epoch - start, plan.steps - at)
+        for _ in range(count):
+            yield zip(numbers, batches, strict=False)  # takes no batch more than there are numbers
+        at += count
