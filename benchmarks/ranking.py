@@ -99,6 +99,7 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides")
     parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--alone", action="store_true", help="train the uniform configurations alone, too")
+    parser.add_argument("--against", default=STANDARD, metavar="NAME", help="supernet that others are compared with")
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--format", choices=("table", "json"), default="table")
     options = parser.parse_args()
@@ -111,7 +112,7 @@ def main() -> None:
             train_and_record(context, retrainings, options.name, options.overrides, repeat)
     if options.alone:
         train_alone(context, retrainings)
-    judged = judge(retrainings.read(), against=STANDARD)
+    judged = judge(retrainings.read(), options.against)
     if options.format == "json":
         print(json.dumps(judged, indent=2))
     else:
