@@ -125,6 +125,8 @@ class SupernetConfig(_Strict):
     ``exit_weight``: weight of an internal classifier's loss; the final exit has 1. ``exit_loss = "sdn"`` multiplies it
     by SDN's ramp: that of the i-th of K internal classifiers rises with the epochs, min(m, .01 + epoch m / epochs),
     from 1 on, to m evenly spaced from .15 to .9.
+    ``calibration_images``: training images from which step sizes start. ``refresh_images``: about how many training
+    images BatchNorm statistics are taken over anew at the end; 0: those of the last steps stay.
     """
 
     later = frozenset({"exit_loss"})
@@ -135,6 +137,7 @@ class SupernetConfig(_Strict):
     exit_weight: float = Field(default=1.0, ge=0)
     exit_loss: Literal["constant", "sdn"] = "constant"
     calibration_images: int = Field(default=512, ge=1)
+    refresh_images: int = Field(default=8192, ge=0)
 
 
 class SearchConfig(_Strict):
@@ -232,8 +235,7 @@ class StudyConfig(_Strict):
 
     ``space`` is a name or a path; looked up beside the study, in ./search_spaces, among the shipped. ``threads``:
     torch's own number unless given. ``tensorboard``: curves of every training, as event files in its folder.
-    ``batch_size``: images run at once where nothing is trained; of the results, only where step sizes start depends on
-    it, for calibration draws from each batch.
+    ``batch_size``: images run at once where nothing is trained.
     """
 
     space: str

@@ -107,7 +107,9 @@ class BitsSpec(_Strict):
     ``granularity``: what shares a choice: the layers of a ``"block"`` (a head is one too), each ``"layer"`` alone, or
     all searched layers of the ``"network"``, heads included where their bits are searched: uniform bits.
     ``fixed`` maps a layer's name, or a pattern of names (``"layer4.*"``), to its (W, A). The stem and the
-    final classifier are 8/8 unless it says otherwise.
+    final classifier are 8/8 unless it says otherwise. ``allowed`` maps a group's name, or a pattern of names, to the
+    pairs among the choices that it may take; of several patterns that match, the last counts. A group is named after
+    its block, or its layer where ``granularity`` is ``"layer"``; ``usdn-nas inspect`` lists them.
     """
 
     granularity: Literal["block", "layer", "network"] = "block"
@@ -115,6 +117,19 @@ class BitsSpec(_Strict):
     weights: tuple[BitWidth, ...] | None = Field(default=None, min_length=1)
     activations: tuple[BitWidth, ...] | None = Field(default=None, min_length=1)
     fixed: dict[str, BitPair] = {}
+    allowed: dict[str, Annotated[tuple[BitPair, ...], Field(min_length=1)]] = {}
+
+    @property
+    def pairs(self) -> tuple[Bits, ...]:
+        """All (W, A), by rising product W x A (then W)."""
+        pairs = self.choices or itertools.product(self.weights or (), self.activations or ())
+        return tuple(sorted(pairs, key=lambda pair: (pair[0] * pair[1], pair[0])))
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_not_given(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leaves out ``allowed``, which came later, where it is empty: the digests of older files still hold."""
+        written: dict[str, Any] = handler(self)
+        return {k: v for k, v in written.items() if v or k != "allowed"}
 
     @model_validator(mode="after")
     def _one_way(self) -> BitsSpec:
@@ -125,6 +140,18 @@ class BitsSpec(_Strict):
             values = getattr(self, name)
             if values is not None and len(set(values)) != len(values):
                 raise ValueError(f"'{name}' holds a value twice")
+        return self
+
+    @model_validator(mode="after")
+    def _allowed_are_choices(self) -> BitsSpec:
+        for pattern, pairs in self.allowed.items():
+            if len(set(pairs)) != len(pairs):
+                raise ValueError(f"'allowed' of '{pattern}' holds a pair twice")
+            if unknown := [pair for pair in pairs if pair not in self.pairs]:
+                valid = ", ".join(str(list(pair)) for pair in self.pairs)
+                raise ValueError(
+                    f"'allowed' of '{pattern}' holds {list(unknown[0])}, which is not among the choices {valid}"
+                )
         return self
 
 
@@ -170,7 +197,8 @@ class Group:
 
     Attributes:
         choices: The (W, A) pairs it may take, by rising product W x A (then W).
-        weights, activations: The lists where W and A are chosen apart (``choices`` is then their product), or None.
+        weights, activations: The lists where W and A are chosen apart (``choices`` is then their product), or None;
+            None too where ``bits.allowed`` has a list for the group.
     """
 
     name: str
@@ -188,7 +216,8 @@ class SearchSpace:
         chain: Layer records of the network that ``spec`` names, with all its candidate exits.
 
     Raises:
-        UserError: A pattern in ``bits.fixed`` matches no layer, or everything is fixed.
+        UserError: A pattern in ``bits.fixed`` matches no layer, one in ``bits.allowed`` no group, or everything is
+            fixed.
     """
 
     def __init__(self, spec: SpaceSpec, chain: ChainRecord) -> None:
@@ -224,18 +253,33 @@ class SearchSpace:
                 members.setdefault(group, []).append(layer.name)
         if not members:
             raise UserError("every layer is fixed, nothing is left to search", where="bits.fixed")
-        pairs = spec.choices or itertools.product(spec.weights or (), spec.activations or ())
-        choices = tuple(sorted(pairs, key=lambda pair: (pair[0] * pair[1], pair[0])))
+        allowed = self._allowed(list(members))
         self.groups = tuple(
-            Group(
+            Group(name, tuple(layers), allowed[name])
+            if name in allowed
+            else Group(
                 name,
                 tuple(layers),
-                choices,
+                spec.pairs,
                 tuple(sorted(spec.weights)) if spec.weights else None,
                 tuple(sorted(spec.activations)) if spec.activations else None,
             )
             for name, layers in members.items()
         )
+
+    def _allowed(self, groups: list[str]) -> dict[str, tuple[Bits, ...]]:
+        """Group name -> its own choices, for the groups that ``bits.allowed`` names."""
+        found: dict[str, tuple[Bits, ...]] = {}
+        for pattern, pairs in self.spec.bits.allowed.items():
+            names = fnmatch.filter(groups, pattern)
+            if not names:
+                raise UserError(
+                    f"'{pattern}' matches no searched group of {self.chain.network}",
+                    where="bits.allowed",
+                    remedy=nearest(pattern, groups),
+                )
+            found |= dict.fromkeys(names, tuple(pair for pair in self.spec.bits.pairs if pair in pairs))
+        return found
 
     def _group_names(self) -> Iterator[tuple[str | Bits, LayerRecord]]:
         """Every layer with the name of its group, or with its fixed bits."""
@@ -310,7 +354,7 @@ class SearchSpace:
     def ladder(self) -> list[dict[str, Bits]]:
         """Uniform configurations, cheapest first: every (b, b) that all groups have, given to all of them.
 
-        Where there is none, every pair that all have.
+        Where there is none, every pair that all have; perhaps none.
         """
         common = [pair for pair in self.groups[0].choices if all(pair in group.choices for group in self.groups)]
         return [{group.name: pair for group in self.groups} for pair in common if pair[0] == pair[1]] or [
@@ -320,6 +364,12 @@ class SearchSpace:
     def sample(self, generator: np.random.Generator) -> dict[str, Bits]:
         """A bit configuration, uniform over the choices of each group."""
         return self.choice_bits([int(generator.integers(len(group.choices))) for group in self.groups])
+
+    def covering(self, generator: np.random.Generator) -> list[dict[str, Bits]]:
+        """As many random configurations as the longest list has choices: each group takes all of its own in turn."""
+        count = max(len(group.choices) for group in self.groups)
+        orders = [np.resize(generator.permutation(len(group.choices)), count) for group in self.groups]
+        return [self.choice_bits([int(order[i]) for order in orders]) for i in range(count)]
 
     def check(self, architecture: Architecture, where: object = None) -> None:
         """Checks that ``architecture`` is a point of this space.

@@ -97,11 +97,12 @@ class Pipeline:
         inputs = {
             **self._space,
             "supernet": study.supernet.model_dump(mode="json", exclude={"pretrain"}),
-            "batch_size": study.batch_size,  # of calibration
+            "batch_size": study.batch_size,  # rounds calibration
             "data.augment": study.data.augment,
             "pretrained weights": self._weights("pretrain"),
         }
-        outputs = ("supernet/weights.safetensors", "supernet/history.csv", "supernet/ladder.json")
+        files = ("weights.safetensors", "history.csv", "ladder.json", "diagnostics.json")
+        outputs = tuple(f"supernet/{name}" for name in files)
         return self._stage(
             "supernet", inputs, outputs, lambda stage: train.train_supernet(self.context, stage.fingerprint)
         )

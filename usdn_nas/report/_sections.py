@@ -204,11 +204,28 @@ def _gap(run: Run, figures: Figures) -> Section:
 
 def _ladder(run: Run, figures: Figures) -> Section:
     ladder = run.ladder
+    if not ladder["rows"]:
+        raise MissingPartError("no bit-widths are common to all groups", where="supernet/ladder.json")
     verdict = "climbs" if ladder["monotone"] else "does not climb"
     text = f"Accuracy {verdict} with the bit-width (each step no worse than -2 standard errors, paired). No early exit."
     body = paragraph(text) + _figure(figures, "ladder", "Final exit: bars are standard errors of the paired step.")
     body += _details("As a table", table(ladder_table(ladder), f"n = {ladder['n']:,}"))
+    if isinstance(figures["quantizers"], str):
+        caption = (
+            "Lines: medians over the layers; bands: the middle half. A weight oscillates where its code changes back "
+            "and forth with a frequency above .005 (Nagel et al., 2022)."
+        )
+        body += "<h3>Quantizers in training</h3>" + _figure(figures, "quantizers", caption)
+        found = run.diagnostics
+        body += paragraph(_wrong(found["collapsed"], found["stale"]))
     return Section("ladder", "Supernet at uniform bit-widths", body)
+
+
+def _wrong(collapsed: list[str], stale: list[str]) -> str:
+    parts = [f"step sizes below a hundredth of their start: {', '.join(collapsed)}"] if collapsed else []
+    parts += [f"BatchNorm statistics that were never updated: {', '.join(stale)}"] if stale else []
+    text = "; ".join(parts) or "no step size collapsed, and all BatchNorm statistics were updated"
+    return f"{text[0].upper()}{text[1:]}."
 
 
 def _training(run: Run, figures: Figures) -> Section:

@@ -179,6 +179,15 @@ class Run:
         return self._json("supernet/ladder.json", "supernet", "usdn-nas/ladder/1")
 
     @cached_property
+    def diagnostics(self) -> dict[str, Any]:
+        """``supernet/diagnostics.json``: the supernet's quantizers in training.
+
+        Keys: ``quantizers``: for each ``layer``, ``tensor`` (``"weights"`` or ``"inputs"``), ``bits``, ``start``, and
+        for each epoch ``step`` and, of weights, ``oscillating`` (share); ``collapsed``, ``stale``: what went wrong.
+        """
+        return self._json("supernet/diagnostics.json", "supernet", "usdn-nas/diagnostics/1")
+
+    @cached_property
     def sensitivity(self) -> dict[str, Any]:
         """``search/sensitivity.json``: effects of each group's choices, and how much of the spread each group explains.
 

@@ -19,6 +19,7 @@ from usdn_nas.report.figures.exits import plot_exits
 from usdn_nas.report.figures.front import plot_front
 from usdn_nas.report.figures.history import plot_history
 from usdn_nas.report.figures.importance import plot_importance
+from usdn_nas.report.figures.quantizers import plot_quantizers
 from usdn_nas.report.figures.reliability import plot_reliability
 from usdn_nas.report.figures.sensitivity import plot_sensitivity
 from usdn_nas.report.figures.thresholds import plot_thresholds
@@ -42,6 +43,7 @@ FIGURES: dict[str, Callable[[Run], Axes | list[Axes]]] = {
     "importance": plot_importance,
     "sensitivity": plot_sensitivity,
     "ladder": plot_ladder,
+    "quantizers": plot_quantizers,
     "training": plot_training,
 }
 """Name of the file -> what draws it."""
