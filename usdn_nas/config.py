@@ -19,6 +19,7 @@ from pydantic import (
     model_validator,
 )
 
+from usdn_nas.architecture import Rule
 from usdn_nas.errors import UserError, nearest
 from usdn_nas.files import read_toml
 from usdn_nas.space import SpaceSpec, load_space
@@ -130,15 +131,22 @@ class SearchConfig(_Strict):
 
     ``scalar``: accuracy - ``tr`` x average BOPs / reference BOPs. ``pareto``: accuracy up, average BOPs down.
     ``budget``: accuracy, with average BOPs at most ``gbops`` x 1e9.
-    ``thresholds``: number of shared thresholds scored for each configuration (``exits = "exact"``). ``batch``:
-    configurations proposed, run and told together. ``backend``: how the supernet is run. ``memory_gb``: most that the
-    evaluation engine holds of states and outputs. ``workers``: processes of this machine that share the study.
+    ``exits``: of each configuration, all placements of exits are scored (``exact``), or the one with every candidate
+    (``all``), as of a network whose exits are its own; or exits and threshold are parameters of the trial
+    (``sampled``). ``thresholds``: number of shared thresholds scored for each configuration unless ``sampled``.
+    ``rule``: who answers a sample that is confident at no placed exit, the final exit (``threshold``) or the most
+    confident of all (``most-confident``, SDN's). ``batch``: configurations proposed, run and told together.
+    ``backend``: how the supernet is run. ``memory_gb``: most that the evaluation engine holds of states and outputs.
+    ``workers``: processes of this machine that share the study.
     """
+
+    later = frozenset({"rule"})
 
     mode: Literal["scalar", "pareto", "budget"] = "pareto"
     tr: float = Field(default=0.1, ge=0)
     gbops: float | None = Field(default=None, gt=0)
-    exits: Literal["exact", "sampled"] = "exact"
+    exits: Literal["exact", "all", "sampled"] = "exact"
+    rule: Rule = "threshold"
     sampler: Literal["auto", "surrogate", "tpe", "nsga2", "nsga3", "gp", "random", "brute"] = "auto"
     configurations: int = Field(default=128, ge=1)
     batch: int = Field(default=16, ge=1)

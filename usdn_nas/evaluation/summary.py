@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from usdn_nas.architecture import Rule
 from usdn_nas.cost import ExitCosts
 from usdn_nas.policy.apply import PolicyResult, apply
 from usdn_nas.policy.calibration import auroc, calibration
@@ -41,6 +42,7 @@ def model_summary(
     reference_bops: int,
     bins: int,
     sweep: int,
+    rule: Rule = "threshold",
 ) -> dict[str, Any]:
     """One entry of ``evaluation.json``'s ``models``.
 
@@ -49,13 +51,14 @@ def model_summary(
         costs: Of the same exits.
         thresholds: E - 1, selected on the search split.
         sweep: Number of shared thresholds, evenly spaced over [1 / 10, 1], that are tried on the test split.
+        rule: Which exit answers what was confident at none.
     """
 
     def at_shared(threshold: float) -> dict[str, Any]:
-        shared = apply(test, costs, [threshold] * len(thresholds))
+        shared = apply(test, costs, [threshold] * len(thresholds), rule)
         return policy_metrics(shared, reference_bops, test.samples)
 
-    result = apply(test, costs, thresholds)
+    result = apply(test, costs, thresholds, rule)
     cumulative = costs.cumulative
     exits = []
     for i, name in enumerate(test.names):
@@ -89,7 +92,7 @@ def model_summary(
         "thresholds": [float(t) for t in thresholds],
         "exits": exits,
         "policy": policy_metrics(result, reference_bops, test.samples),
-        "search_policy": policy_metrics(apply(search, costs, thresholds), reference_bops, search.samples),
+        "search_policy": policy_metrics(apply(search, costs, thresholds, rule), reference_bops, search.samples),
         "sweep": [
             {"threshold": float(t), **at_shared(float(t))} for t in np.linspace(0.1, 1, sweep)
         ]

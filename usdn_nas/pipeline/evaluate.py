@@ -63,6 +63,8 @@ def evaluate(context: Context, file: ArchitectureFile, folder: Path, path: Path)
                 costs.placed(network.exit_names),
                 thresholds,
                 precision=precision,
+                # At full precision nothing leaves early and the final exit answers.
+                rule=architecture.rule if precision == "quantized" else "threshold",
                 reference_bops=reference_bops(space),
                 bins=context.study.evaluate.bins,
                 sweep=context.study.evaluate.sweep,
@@ -75,7 +77,7 @@ def evaluate(context: Context, file: ArchitectureFile, folder: Path, path: Path)
             "n": len(context.data.test),
             "search_n": len(context.data.search),
             "architecture_digest": architecture.digest,
-            "rule": "threshold",
+            "rule": architecture.rule,
             "reference_bops": reference_bops(space),
             "models": summaries,
             "table2": relative_changes(summaries["ce"], summaries["kd"]) if "ce" in summaries else [],

@@ -115,7 +115,7 @@ class Pipeline:
             "supernet weights": self._weights("supernet"),
         }
         outputs: tuple[str, ...] = ("search/front.csv", "search/trials.csv")
-        if settings.exits == "exact":
+        if settings.exits != "sampled":
             outputs += ("search/sensitivity.json",)
         return self._stage(
             "search",
@@ -217,6 +217,8 @@ class Pipeline:
         key = f"{retrain_folder(file.architecture)}/{loss}"
         objective = searching.objective_of(context, file)
         inputs = {**self._space, "objective": objective.model_dump(mode="json"), "weights": self._weights(key)}
+        if file.architecture.rule != "threshold":
+            inputs["rule"] = file.architecture.rule
         return self._stage(
             f"{key} thresholds",
             inputs,

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from usdn_nas.architecture import Rule
 from usdn_nas.cost import ExitCosts
 from usdn_nas.errors import UserError
 from usdn_nas.policy.combinations import Counts, Pick, Problem, best_combination, grid_problem
@@ -133,6 +134,7 @@ def fit_thresholds(
     tr: float | None = None,
     reference_bops: float | None = None,
     budget_bops: float | None = None,
+    rule: Rule = "threshold",
 ) -> FittedThresholds:
     """One threshold for each placed exit: maximises accuracy - tr x average BOPs / reference, or accuracy in a budget.
 
@@ -147,12 +149,14 @@ def fit_thresholds(
         tr: Weight of the relative average BOPs, average BOPs / ``reference_bops``.
         reference_bops: Needed with ``tr``, without it of no effect.
         budget_bops: Most average BOPs of a sample.
+        rule: Which exit answers what was confident at none.
 
     Raises:
         UserError: No thresholds meet the budget; the message names the least average BOPs possible.
         ValueError: Not exactly one of ``tr`` (with its reference) and ``budget_bops`` is given.
     """
     check_names(outputs, costs)
+    outputs = outputs.under(rule)
     if (tr is None) == (budget_bops is None) or (tr is not None and reference_bops is None):
         raise ValueError("give either 'tr' and 'reference_bops', or 'budget_bops'")
     if budget_bops is not None and (cheapest := int(costs.cumulative[0])) > budget_bops:
