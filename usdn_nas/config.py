@@ -77,11 +77,12 @@ class TrainConfig(_Strict):
     ``schedule``: ``cosine`` anneals from ``lr`` to 0 over all steps; ``step`` multiplies ``lr`` by ``decay`` at the
     start of each of the epochs ``milestones``, counted from 0. ``step_lr``: learning rate of quantizer step sizes, as a
     share of ``lr``. ``clip_norm``: largest norm of a step's gradient. ``max_steps``: fewer steps than ``epochs`` make.
+    With 0 ``epochs`` the network goes on as it is.
     """
 
     later = frozenset({"schedule", "milestones", "decay", "nesterov"})
 
-    epochs: int = Field(ge=1)
+    epochs: int = Field(ge=0)
     batch_size: int = Field(default=64, ge=1)
     lr: float = Field(default=0.1, gt=0)
     schedule: Literal["cosine", "step"] = "cosine"
@@ -99,7 +100,7 @@ class TrainConfig(_Strict):
     def _milestones_of_a_step_schedule(self) -> Self:
         if (self.schedule == "step") != bool(self.milestones):
             raise ValueError("schedule 'step' needs 'milestones', and they need it")
-        if list(self.milestones) != sorted(set(self.milestones)) or max(self.milestones, default=0) >= self.epochs:
+        if list(self.milestones) != sorted(set(self.milestones)) or any(m >= self.epochs for m in self.milestones):
             raise ValueError(f"expected rising 'milestones' below the {self.epochs} epochs")
         if self.decay != 0.1 and self.schedule != "step":
             raise ValueError("'decay' is for schedule 'step'")
@@ -109,6 +110,8 @@ class TrainConfig(_Strict):
 class SupernetConfig(_Strict):
     """Full-precision pre-training, then quantization-aware training by the sandwich rule.
 
+    ``weights``: a file of pretrained weights that pre-training starts from, as ``network.weights`` of a search space
+    takes them (of an MSDNet: a checkpoint of kalviny/MSDNet-PyTorch); it is not needed once that is done.
     ``random_paths``: configurations drawn each step beside the largest and the smallest; of a space with one
     configuration that one is trained, without distillation.
     ``exit_weight``: weight of an internal classifier's loss; the final exit has 1. ``exit_loss = "sdn"`` multiplies it
@@ -116,8 +119,9 @@ class SupernetConfig(_Strict):
     from 1 on, to m evenly spaced from .15 to .9.
     """
 
-    later = frozenset({"exit_loss"})
+    later = frozenset({"exit_loss", "weights"})
 
+    weights: str | None = None
     pretrain: TrainConfig = TrainConfig(epochs=20)
     qat: TrainConfig = TrainConfig(epochs=20, lr=0.02)
     random_paths: int = Field(default=2, ge=0)

@@ -197,7 +197,7 @@ def msdnet(spec: NetworkSpec) -> Backbone:
     Raises:
         UserError: A setting of another network is given, factors do not fit, or the weights are of another network.
     """
-    for name in ("depth", "width", "stem_stride"):
+    for name in ("depth", "width", "stem_stride", "stem"):
         if getattr(spec, name) is not None:
             raise UserError(f"msdnet has no '{name}' to set", where=f"network.{name}")
     settings = spec.msdnet or MsdnetSpec()

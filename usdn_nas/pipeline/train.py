@@ -20,6 +20,7 @@ from usdn_nas.pipeline.context import Context
 from usdn_nas.policy.outputs import ExitOutputs
 from usdn_nas.quant.supernet import Supernet, materialize
 from usdn_nas.seeds import derive
+from usdn_nas.training.keep import keep
 from usdn_nas.training.loop import WEIGHTS, fit
 from usdn_nas.training.losses import ExitWeights, Step, cross_entropy_step, distillation_step, sandwich_step
 
@@ -40,6 +41,11 @@ def _fit(
     weights: ExitWeights,
     finish: Callable[[], None] | None = None,
 ) -> None:
+    if settings.epochs == 0:
+        keep(network, folder, evaluate())
+        if finish is not None:
+            finish()
+        return
     fit(
         network,
         step,
@@ -74,7 +80,7 @@ def _on_search(context: Context, network: MultiExitNetwork) -> Callable[[], dict
 def pretrain(context: Context, fingerprint: str) -> None:
     """Full precision, cross-entropy at all candidate exits."""
     settings = context.study.supernet
-    network = context.fresh_network()
+    network = context.starting_network()
     weights = _weights(settings, settings.pretrain, len(network.exit_names))
     step = cross_entropy_step(network, weights)
     folder, on_search = context.folder / "pretrain", _on_search(context, network)

@@ -26,7 +26,7 @@ from usdn_nas.training.losses import Step
 if TYPE_CHECKING:
     from usdn_nas.data import Split
 
-__all__ = ["WEIGHTS", "fit", "learning_rate"]
+__all__ = ["HISTORY", "WEIGHTS", "fit", "learning_rate"]
 
 SECONDS_BETWEEN_CHECKPOINTS = 20.0
 CHECKPOINT = "checkpoint.pt"
