@@ -28,16 +28,17 @@ CHECKPOINT = "msdnet-step=4-block=5.pth.tar"
 
 
 def write_cifar(root: Path) -> None:
-    """CIFAR-10 and CIFAR-100 as they are unpacked, with 100 to 200 images."""
+    """CIFAR-10 and CIFAR-100 as they are unpacked, with 8 images in a file, 100 in CIFAR-100's first."""
     generator = np.random.default_rng(1)
-    ten = ([*(f"data_batch_{k}" for k in range(1, 6)), "test_batch"], 10, 20, b"labels", "batches.meta", b"label_names")
-    hundred = (["train", "test"], 100, 200, b"fine_labels", "meta", b"fine_label_names")
-    for folder, (names, classes, count, key, meta, of_names) in {
+    ten = ([*(f"data_batch_{k}" for k in range(1, 6)), "test_batch"], 10, b"labels", "batches.meta", b"label_names")
+    hundred = (["train", "test"], 100, b"fine_labels", "meta", b"fine_label_names")
+    for folder, (names, classes, key, meta, of_names) in {
         "cifar-10-batches-py": ten,
         "cifar-100-python": hundred,
     }.items():
         (root / folder).mkdir(parents=True)
         for name in names:
+            count = 100 if name == "train" else 8
             data = generator.integers(0, 256, (count, 3072), dtype=np.uint8)
             (root / folder / name).write_bytes(python2_pickle(data, [k % classes for k in range(count)], key))
         (root / folder / meta).write_bytes(python2_names([f"class {k}" for k in range(classes)], of_names))
@@ -81,8 +82,8 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def limits(name: str, data: Path) -> list[str]:
     """What makes a study short; all else is as it ships."""
     large = name.startswith("imagenet")
-    search, train, batch = (2, 4, 2) if large else (20, 16, 8)
-    trainings = [f"{table}.{limit}" for table in TRAININGS for limit in ("max_steps=1", f"batch_size={batch}")]
+    search, train, batch = (2, 4, 2) if large else (8, 8, 4)
+    trainings = [f"{table}.{limit}" for table in TRAININGS for limit in ("max_steps=1", "lr=0.001", f"batch_size={batch}")]
     settings = [*trainings, f"supernet.calibration_images={batch}", "search.configurations=2", "evaluate.sweep=3"]
     splits = [f"data.root='{data}'", f"data.search={search}", f"data.train_limit={train}", "data.workers=0"]
     return [*settings, *splits, f"batch_size={batch}", "threads=1", "search.backend='float'"]
