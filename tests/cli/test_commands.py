@@ -14,7 +14,7 @@ import pytest
 
 from tests.cli.conftest import Command
 from tests.pipeline.tiny import contents, recorded, snapshot
-from usdn_nas.config import list_toml
+from usdn_nas.config import find_toml, list_toml, load_study
 from usdn_nas.export.document import read_architecture
 from usdn_nas.pipeline.stages import retrain_folder
 
@@ -158,7 +158,9 @@ def test_every_shipped_study_is_planned_without_data(name: str, command: Command
     assert "Planned work" in result.stdout and "bit configurations" in result.stdout
     settings, _ = json.JSONDecoder().raw_decode(result.stdout)
     assert settings["study"] == name and settings["folder"] == f"runs/{name}"
-    assert settings["data"]["root"] == "nowhere" and settings["search"]["configurations"] >= 64
+    written, _ = load_study(find_toml(name, "studies"))
+    assert settings["search"] == written.search.model_dump(mode="json")
+    assert settings["data"] == written.data.model_dump(mode="json") | {"root": "nowhere"}
     assert list(tmp_path.iterdir()) == []
 
 
