@@ -214,10 +214,17 @@ class RetrainConfig(_Strict):
 
 
 class EvaluateConfig(_Strict):
-    """Final evaluation: number of equal-width bins of ECE/MCE; thresholds of the sweep."""
+    """Final evaluation.
+
+    ``bins``: equal-width bins of ECE and MCE. ``threshold``: that of Table I where all exits share one. ``sweep``:
+    shared thresholds tried, evenly over [.1, 1]. ``fits``: trade-offs that thresholds of each exit are fitted to,
+    evenly in the logarithm over [.001, 1].
+    """
 
     bins: int = Field(default=15, ge=2)
+    threshold: float = Field(default=0.7, ge=0, le=1)
     sweep: int = Field(default=33, ge=2)
+    fits: int = Field(default=13, ge=2)
 
 
 class StudyConfig(_Strict):

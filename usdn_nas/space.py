@@ -110,11 +110,13 @@ class NetworkSpec(_Strict):
 class BitsSpec(_Strict):
     """What may be chosen: pairs (W, A), or W and A apart; and what may not (``fixed``).
 
+    ``granularity``: what shares a choice: the layers of a ``"block"`` (a head is one too), each ``"layer"`` alone, or
+    all searched layers of the ``"network"``, heads included where their bits are searched: uniform bits.
     ``fixed`` maps a layer's name, or a pattern of names (``"layer4.*"``), to its (W, A). The stem and the
     final classifier are 8/8 unless it says otherwise.
     """
 
-    granularity: Literal["block", "layer"] = "block"
+    granularity: Literal["block", "layer", "network"] = "block"
     choices: tuple[BitPair, ...] | None = Field(default=None, min_length=1)
     weights: tuple[BitWidth, ...] | None = Field(default=None, min_length=1)
     activations: tuple[BitWidth, ...] | None = Field(default=None, min_length=1)
@@ -245,11 +247,14 @@ class SearchSpace:
 
     def _group_names(self) -> Iterator[tuple[str | Bits, LayerRecord]]:
         """Every layer with the name of its group, or with its fixed bits."""
-        exits = self.spec.exits
-        by_layer = self.spec.bits.granularity == "layer"
+        exits, granularity = self.spec.exits, self.spec.bits.granularity
+
+        def group(layer: LayerRecord, block: str) -> str:
+            return {"layer": layer.name, "block": block, "network": "network"}[granularity]
+
         for index, segment in enumerate(self.chain.segments):
             for layer in segment.layers:
-                yield ((8, 8) if index == 0 else layer.name if by_layer else segment.name), layer
+                yield ((8, 8) if index == 0 else group(layer, segment.name)), layer
         for exit_ in self.chain.exits:
             for layer in exit_.layers:
                 if exit_.name == FINAL_EXIT:
@@ -257,7 +262,7 @@ class SearchSpace:
                 elif layer.kind == "linear":
                     yield exits.head_linear_bits, layer
                 elif exits.head_bits == "search":
-                    yield (layer.name if by_layer else f"exit:{exit_.name}"), layer
+                    yield group(layer, f"exit:{exit_.name}"), layer
                 else:
                     yield exits.head_bits, layer
 

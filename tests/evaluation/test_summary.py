@@ -9,7 +9,8 @@ import pytest
 
 from tests.helpers import random_outputs
 from usdn_nas.cost import ExitCosts
-from usdn_nas.evaluation.summary import model_summary, relative_changes
+from usdn_nas.evaluation.summary import Evaluated, model_summary, relative_changes
+from usdn_nas.policy.apply import apply
 from usdn_nas.policy.outputs import ExitOutputs
 
 NAMES = ("a", "final")
@@ -22,13 +23,16 @@ SEARCH = ExitOutputs(np.array([[0.9, 0.1]] * 2, dtype=np.float32), np.array([[1,
 COSTS = ExitCosts(NAMES, np.array([100, 300]), np.array([10, 20]))
 
 
-def summary(**changes) -> dict:
-    settings = {"precision": "quantized", "reference_bops": 400, "bins": 10, "sweep": 4} | changes
-    return model_summary("label", TEST, SEARCH, COSTS, [0.6], **settings)
+SETTINGS = {"precision": "quantized", "bins": 10, "sweep": 4, "fits": 0, "threshold": 0.4}
+
+
+def summary(thresholds: list[float], evaluated: Evaluated | None = None, **changes) -> dict:
+    whole = evaluated or Evaluated(TEST, SEARCH, COSTS, 400)
+    return model_summary("label", whole, thresholds, **(SETTINGS | changes))
 
 
 def test_by_hand() -> None:
-    made = summary()
+    made = summary([0.6])
     assert made["policy"] == {"accuracy": 0.5, "average_bops": 220, "relative_bops": 0.55, "n": 4}
     assert made["search_policy"] == {"accuracy": 1, "average_bops": 220, "relative_bops": 0.55, "n": 2}
     first, last = made["exits"]
@@ -49,17 +53,57 @@ def test_by_hand() -> None:
 
 
 def test_sweep_by_hand() -> None:
-    sweep = summary()["sweep"]
+    sweep = summary([0.6])["sweep"]
     assert [row["threshold"] for row in sweep] == pytest.approx([0.1, 0.4, 0.7, 1.0])
     assert [row["accuracy"] for row in sweep] == [0.5, 0.5, 0.5, 0.75]
     assert [row["average_bops"] for row in sweep] == [110, (3 * 110 + 330) / 4, 220, 330]
+    assert [row["search"]["average_bops"] for row in sweep] == [110, 220, 220, 330]
+
+
+def test_table_at_one_threshold_by_hand() -> None:
+    shared = summary([0.6])["shared"]
+    assert shared["threshold"] == 0.4
+    first, last = shared["exits"]
+    assert (first["exit_rate"], first["cost_share_bops"], first["accuracy_leaving"]) == (
+        0.75,
+        82.5,
+        pytest.approx(2 / 3),
+    )
+    assert (last["threshold"], last["exit_rate"], last["cost_share_bops"]) == (None, 0.25, 82.5)
+    assert shared["policy"]["average_bops"] == sum(row["cost_share_bops"] for row in shared["exits"]) == 165
+
+
+def test_calibration_of_the_policys_answers_by_hand() -> None:
+    # with .6: two leave at a (.9 right, .9 wrong), two at the end (.85 right, .45 wrong)
+    answers = summary([0.6])["answers"]
+    assert answers["signed_gap"] == pytest.approx((0.9 + 0.9 + 0.85 + 0.45) / 4 - 0.5, abs=1e-6)
+    # (.8, .9] holds three, two of them right; (.4, .5] one, wrong
+    assert answers["ece"] == pytest.approx((3 * abs(2.65 / 3 - 2 / 3) + 0.45) / 4, abs=1e-6)
+    assert answers["mce"] == pytest.approx(0.45, abs=1e-6)
+    assert answers["auroc"] == pytest.approx((0.5 + 1 + 0 + 1) / 4)  # right .9, .85 against wrong .9, .45
+
+
+def test_fitted_curve_is_chosen_on_the_search_split_and_read_on_the_test_split() -> None:
+    test, costs = random_outputs(3, 4, 300)
+    search, _ = random_outputs(4, 4, 200)
+    reference = int(costs.cumulative[-1])
+    curve = summary([0.5] * 3, Evaluated(test, search, costs, reference), fits=5)["fitted"]
+    assert [row["tr"] for row in curve] == pytest.approx([10**-3, 10**-2.25, 10**-1.5, 10**-0.75, 1])
+    shared = [apply(search, costs, [t] * 3) for t in np.unique(search.confidence)]
+    for row in curve:
+        for split, figures in ((test, row), (search, row["search"])):
+            result = apply(split, costs, row["thresholds"])
+            assert (figures["accuracy"], figures["average_bops"]) == (result.accuracy, result.average_bops)
+        best = max(one.accuracy - row["tr"] * one.average_bops / reference for one in shared)
+        # at least as good as any shared threshold, but for what quantiles leave between them
+        assert row["search"]["accuracy"] - row["tr"] * row["search"]["relative_bops"] >= best - 0.01
+    bops = [row["search"]["average_bops"] for row in curve]
+    assert bops == sorted(bops, reverse=True)
 
 
 def test_shares_add_up_to_the_average() -> None:
     outputs, costs = random_outputs(3, 4, 200)
-    made = model_summary(
-        "x", outputs, outputs, costs, [0.8, 0.7, 0.9], precision="full", reference_bops=10**9, bins=15, sweep=5
-    )
+    made = summary([0.8, 0.7, 0.9], Evaluated(outputs, outputs, costs, 10**9), sweep=5)
     assert sum(exit_["cost_share_bops"] for exit_ in made["exits"]) == pytest.approx(made["policy"]["average_bops"])
     assert sum(exit_["exit_rate"] for exit_ in made["exits"]) == pytest.approx(1)
     assert made["policy"] == made["search_policy"]
@@ -67,20 +111,17 @@ def test_shares_add_up_to_the_average() -> None:
 
 
 def test_an_exit_that_nobody_takes_has_no_figures() -> None:
-    made = model_summary(
-        "x", TEST, SEARCH, COSTS, [1.0], precision="full", reference_bops=400, bins=15, sweep=2
-    )  # fmt: skip
+    made = summary([1.0])
     assert made["exits"][0]["accuracy_leaving"] is None and made["exits"][0]["leaving"] is None
     assert made["exits"][0]["exit_rate"] == 0
     json.dumps(made, allow_nan=False)
 
 
 def test_a_network_without_exits_has_no_sweep() -> None:
-    alone = model_summary(
-        "x", TEST.placed(()), SEARCH.placed(()), COSTS.placed(()), [], precision="full", reference_bops=400, bins=15,
-        sweep=9,
-    )  # fmt: skip
-    assert alone["sweep"] == [] and alone["policy"]["average_bops"] == 320
+    alone = summary([], Evaluated(TEST.placed(()), SEARCH.placed(()), COSTS.placed(()), 400), fits=3)
+    assert (
+        alone["sweep"] == alone["fitted"] == [] and alone["shared"] is None and alone["policy"]["average_bops"] == 320
+    )
     assert [exit_["exit"] for exit_ in alone["exits"]] == ["final"]
 
 

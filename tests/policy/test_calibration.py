@@ -8,7 +8,7 @@ import torch
 from sklearn.metrics import roc_auc_score
 from torchmetrics.functional.classification import binary_calibration_error
 
-from usdn_nas.policy.calibration import auroc, calibration
+from usdn_nas.policy.calibration import auroc, calibration, fit_temperature
 
 
 def sample(n: int = 2000) -> tuple[np.ndarray, np.ndarray]:
@@ -56,3 +56,24 @@ def test_auroc_beside_scikit_learn_and_pairs() -> None:
     assert auroc(confidence, correct) == pytest.approx(float((np.sign(pairs) + 1).mean() / 2))
     assert auroc(confidence, correct) == pytest.approx(roc_auc_score(correct, confidence))
     assert np.isnan(auroc([0.1, 0.2], [True, True]))
+
+
+@pytest.mark.parametrize("temperature", [0.4, 1.0, 3.0])
+def test_temperature_that_labels_were_drawn_with_is_found(temperature: float) -> None:
+    rng = np.random.default_rng(1)
+    logits = rng.normal(size=(20_000, 5)) * 3
+    chances = np.exp(logits / temperature)
+    chances /= chances.sum(axis=1, keepdims=True)
+    labels = (chances.cumsum(axis=1) > rng.random((len(logits), 1))).argmax(axis=1)
+    found = fit_temperature(logits, labels)
+    assert found == pytest.approx(temperature, rel=0.03)
+    losses = [
+        float(torch.nn.functional.cross_entropy(torch.tensor(logits) / t, torch.tensor(labels)))
+        for t in (found, 0.98 * found, 1.02 * found)
+    ]
+    assert losses[0] == min(losses)
+
+
+def test_a_temperature_without_bound_ends_at_the_bound() -> None:
+    assert fit_temperature(np.eye(3), [0, 1, 2]) == pytest.approx(0.05, rel=1e-3)
+    assert fit_temperature(np.eye(3), [1, 2, 0]) == pytest.approx(20.0, rel=1e-3)

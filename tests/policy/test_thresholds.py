@@ -13,9 +13,9 @@ from usdn_nas.cost import ExitCosts
 from usdn_nas.errors import UserError
 from usdn_nas.policy import thresholds as module
 from usdn_nas.policy.apply import apply
-from usdn_nas.policy.combinations import best_combination, grid_problem
+from usdn_nas.policy.combinations import best_combinations, grid_problem
 from usdn_nas.policy.outputs import ExitOutputs
-from usdn_nas.policy.thresholds import FittedThresholds, fit_thresholds
+from usdn_nas.policy.thresholds import FittedThresholds, fit_thresholds, fit_trade_offs
 
 
 def enumerated(outputs: ExitOutputs, costs: ExitCosts, rule: Rule = "threshold") -> list[tuple[float, float]]:
@@ -43,6 +43,20 @@ def test_exact_fit_equals_enumeration(rule: Rule, seed: int, exits: int) -> None
         best_accuracy = max(a for a, b in truth if b <= budget)
         cheapest = min(b for a, b in truth if a == best_accuracy)
         assert (got.accuracy, got.average_bops) == (best_accuracy, cheapest)
+    for accuracy in sorted({a for a, _ in truth})[::3]:
+        got = apply(outputs, costs, fit_thresholds(outputs, costs, accuracy=accuracy).thresholds)
+        assert got.accuracy >= accuracy
+        assert got.average_bops == min(b for a, b in truth if a >= accuracy)
+    unreachable = apply(outputs, costs, fit_thresholds(outputs, costs, accuracy=1.01).thresholds)
+    assert unreachable.accuracy == max(a for a, _ in truth)
+
+
+@pytest.mark.parametrize("placed", [0, 2, 3, 6])
+def test_several_trade_offs_at_once_are_each_fitted_as_alone(placed: int) -> None:
+    outputs, costs = random_outputs(placed, placed + 1, 200)
+    reference, trade_offs = float(costs.cumulative[-1]), [0.0, 0.01, 0.3, 2.0]
+    alone = [fit_thresholds(outputs, costs, tr=tr, reference_bops=reference) for tr in trade_offs]
+    assert fit_trade_offs(outputs, costs, trade_offs, reference) == alone
 
 
 @pytest.mark.parametrize("placed", range(1, 8))
@@ -58,7 +72,7 @@ def test_says_whether_it_is_exact_and_is_never_worse_than_the_grid(
     if fitted.exact:
         problem = grid_problem(outputs, costs, 5)
         weight = 0.5 / float(costs.cumulative[-1])
-        _, right, bops = best_combination(problem, module._by_weight(weight))
+        _, right, bops = best_combinations(problem, [module._by_weight(weight)])[0]
         result = apply(outputs, costs, fitted.thresholds)
         assert result.accuracy - weight * result.average_bops >= (right - weight * bops) / 300 - 1e-12
 
@@ -102,5 +116,5 @@ def test_no_exits_and_a_budget_nothing_meets() -> None:
         fit_thresholds(*bare, budget_bops=1.0)
     with pytest.raises(UserError, match=f"{costs.cumulative[0] / 1e9:.6g} GBOPs a sample"):
         fit_thresholds(outputs, costs, budget_bops=1.0)
-    with pytest.raises(ValueError, match="give either"):
+    with pytest.raises(ValueError, match="give one of"):
         fit_thresholds(outputs, costs, tr=1.0)

@@ -161,7 +161,15 @@ def _model(label: str, names: Sequence[str], costs: np.ndarray, thresholds: Sequ
         average = outcome["average_bops"]
         return {"accuracy": outcome["accuracy"], "average_bops": average, "relative_bops": average / reference}
 
-    sweep = [{"threshold": float(t), **summary(test, [t] * (len(names) - 1))} for t in np.linspace(0.2, 1, 25)]
+    def measured(used: Sequence[float]) -> dict[str, Any]:
+        return {**summary(test, used), "n": N, "search": summary(search, used) | {"n": N}}
+
+    early = len(names) - 1
+    sweep = [{"threshold": float(t), **measured([t] * early)} for t in np.linspace(0.2, 1, 25)]
+    fitted = [{"tr": 0.1, "thresholds": used, **measured(used)} for used in _spread(early)]
+    shared = [0.7] * early
+    answered = test.policy(thresholds, costs)["leaves"], np.arange(N)
+    gap = float(test.confidence[answered].mean() - test.correct[answered].mean())
     return {
         "label": label,
         "precision": "quantized",
@@ -169,8 +177,34 @@ def _model(label: str, names: Sequence[str], costs: np.ndarray, thresholds: Sequ
         "exits": exits,
         "policy": summary(test, thresholds),
         "search_policy": summary(search, thresholds) | {"n": N},
+        "temperatures": [1.5 + 0.1 * e for e in range(len(names))] if "temperature" in label else None,
+        "answers": {"ece": abs(gap), "mce": 2 * abs(gap), "signed_gap": gap, "auroc": 0.85},
+        "shared": {"threshold": 0.7, "exits": _leaving(names, costs, shared, test), "policy": summary(test, shared)},
         "sweep": sweep,
+        "fitted": fitted,
     }
+
+
+def _spread(count: int) -> list[list[float]]:
+    """Thresholds that fall along the chain, less and less."""
+    return [[float(t) * (1 - 0.02 * e) for e in range(count)] for t in np.linspace(0.3, 1, 9)]
+
+
+def _leaving(names: Sequence[str], costs: np.ndarray, used: Sequence[float], samples: Samples) -> list[dict[str, Any]]:
+    result, rows = samples.policy(used, costs), []
+    for e, name in enumerate(names):
+        here = result["leaves"] == e
+        rows.append(
+            {
+                "exit": name,
+                "threshold": used[e] if e < len(used) else None,
+                "exit_rate": float(here.mean()),
+                "accuracy_leaving": float(result["right"][here].mean()) if here.any() else None,
+                "cumulative_bops": int(costs[e]),
+                "cost_share_bops": float(here.mean() * costs[e]),
+            }
+        )
+    return rows
 
 
 def _table2(ce: dict[str, Any], kd: dict[str, Any]) -> list[dict[str, Any]]:
@@ -325,16 +359,20 @@ def write_evaluation(folder: Path, space: SearchSpace, architecture: Architectur
 
     kd = model("retrained with KD", 1, 0.35, architecture.thresholds)
     ce = model("retrained with cross-entropy alone", 2, 0.2, [t + 0.03 for t in architecture.thresholds])
+    scaled = model("retrained with CE alone, a temperature", 2, 0.22, [t - 0.05 for t in architecture.thresholds])
+    rows = layer_table(space, architecture)
+    bits = {"searched": mean_bits([r for r in rows if r["group"]]), "all": mean_bits(rows)}
     teacher = model("full-precision teacher", 3, 0.5, architecture.thresholds) | {"precision": "full"}
     payload = {
-        "schema": "usdn-nas/evaluation/1",
+        "schema": "usdn-nas/evaluation/2",
         "split": "test",
         "n": N,
         "search_n": N,
         "architecture_digest": digest,
         "rule": "threshold",
         "reference_bops": reference,
-        "models": {"kd": kd, "ce": ce, "teacher": teacher},
+        "bits": bits,
+        "models": {"kd": kd, "ce": ce, "ce-temperature": scaled, "teacher": teacher},
         "table2": _table2(ce, kd),
         "provenance": PROVENANCE,
     }

@@ -75,8 +75,8 @@ def test_other_folders_are_refused(tmp_path: Path) -> None:
 def test_another_schema_is_refused(started: Callable[[], Run]) -> None:
     run = started()
     path = run.path / "evaluation.json"
-    path.write_text(json.dumps({"schema": "usdn-nas/evaluation/2"}))
-    with pytest.raises(UserError, match="expected schema 'usdn-nas/evaluation/1', got 'usdn-nas/evaluation/2'"):
+    path.write_text(json.dumps({"schema": "usdn-nas/evaluation/3"}))
+    with pytest.raises(UserError, match="expected schema 'usdn-nas/evaluation/2', got 'usdn-nas/evaluation/3'"):
         run.evaluation  # noqa: B018
 
 

@@ -6,8 +6,22 @@ import pytest
 
 from usdn_nas.cost import full_bops
 from usdn_nas.errors import UserError
-from usdn_nas.report import Run, bits_table, front_table, gap_table, ladder_table, stage_table, table1, table2
-from usdn_nas.report.tables import _common_prefix, table2_wide
+from usdn_nas.report import (
+    Run,
+    bits_table,
+    calibration_table,
+    front_table,
+    gap_table,
+    ladder_table,
+    mean_bits_table,
+    stage_table,
+    table1,
+    table1_paper,
+    table2,
+    table2_paper,
+    trade_off_table,
+)
+from usdn_nas.report.tables import _common_prefix
 
 PUBLISHED_TABLE1 = {
     "tr03": ([5.05, 28.77, 66.18], [0.459, 4.041, 12.059], 16.559),
@@ -28,7 +42,8 @@ def _evaluation(rates: list[float], shares: list[float]) -> dict[str, Any]:
         }
         for i, (rate, share) in enumerate(zip(rates, shares, strict=True))
     ]
-    return {"models": {"kd": {"exits": exits, "policy": {"accuracy": 0.7}}}}
+    content = {"exits": exits, "policy": {"accuracy": 0.7}}
+    return {"models": {"kd": content | {"shared": content | {"threshold": 0.7}}}}
 
 
 @pytest.mark.parametrize(("rates", "shares", "average"), PUBLISHED_TABLE1.values(), ids=PUBLISHED_TABLE1)
@@ -69,8 +84,63 @@ def test_table2_has_the_papers_relative_change() -> None:
     assert list(frame.columns) == ["exit", "metric", "nonkd", "kd", "variance_percent"]
     # the paper's own change is of numbers before rounding
     assert frame["variance_percent"].tolist() == pytest.approx([change for *_, change in published], abs=0.3)
-    wide = table2_wide({"table2": rows})
-    assert wide.loc[0, "mce_kd"] == 0.065 and wide.loc[0, "error_change"] == frame["variance_percent"][0]
+    paper = table2_paper({"table2": rows})
+    assert list(paper.columns) == ["loss", "exit0_error", "exit0_mce"]
+    assert list(paper["loss"]) == ["NonKD", "KD", "Variance (%)"]
+    assert list(paper["exit0_mce"]) == [0.113, 0.065, frame["variance_percent"][1]]
+
+
+def test_table1_in_the_papers_form(resnet18: Run, short_run: Run) -> None:
+    frame = table1_paper({"a": resnet18.evaluation, "b": short_run.evaluation})
+    assert list(frame["model"]) == ["a (th=0.7)", "b (th=0.7)"]
+    for run, row in zip((resnet18, short_run), frame.to_dict("records"), strict=True):
+        long = table1(run.evaluation, shared=True)
+        count = len(long) - 1
+        assert [row[f"exit{i}_rate_percent"] for i in range(count)] == long["exit_rate_percent"].tolist()[:-1]
+        assert [row[f"exit{i}_cost_gbops"] for i in range(count)] == long["cost_share_gbops"].tolist()[:-1]
+        assert sum(row[f"exit{i}_rate_percent"] for i in range(count)) == pytest.approx(100)
+        policy = run.evaluation["models"]["kd"]["shared"]["policy"]
+        assert long["cost_share_gbops"].iloc[-1] * 1e9 == pytest.approx(policy["average_bops"])
+        assert long["accuracy_leaving"].iloc[-1] == policy["accuracy"]
+
+
+def test_table_at_one_threshold_needs_an_exit(resnet18: Run) -> None:
+    alone = {"models": {"kd": resnet18.evaluation["models"]["kd"] | {"shared": None}}}
+    with pytest.raises(UserError, match="no early exit"):
+        table1(alone, shared=True)
+
+
+def test_calibration_table_says_where_auroc_is_undefined(resnet18: Run) -> None:
+    frame = calibration_table(resnet18.evaluation)
+    exits = [row["exit"] for row in resnet18.evaluation["models"]["kd"]["exits"]]
+    assert list(frame["model"].unique()) == ["kd", "ce", "ce-temperature"]
+    assert list(frame["exit"]) == exits * 3
+    assert frame["auroc"].isna().all()  # the synthetic runs have none
+    scaled = frame[frame["model"] == "ce-temperature"]
+    assert scaled["temperature"].tolist() == resnet18.evaluation["models"]["ce-temperature"]["temperatures"]
+    assert frame.loc[frame["model"] == "kd", "temperature"].isna().all()
+
+
+def test_trade_offs_are_chosen_on_search_and_read_on_test() -> None:
+    def row(search: tuple[float, float], test: float) -> dict:
+        return {
+            "accuracy": test,
+            "search": {"accuracy": search[0], "relative_bops": search[1], "average_bops": search[1]},
+        }
+
+    sweep = [row((0.5, 0.1), 0.6), row((0.9, 0.3), 0.7), row((0.8, 0.35), 0.99)]
+    models = {"kd": {"sweep": sweep, "fitted": [row((0.7, 0.5), 0.8)]}, "ce": {"sweep": [], "fitted": []}}
+    frame = trade_off_table({"models": models}).set_index("relative_budget")
+    assert list(frame.columns) == ["kd_shared", "kd_fitted"]
+    assert frame["kd_shared"].to_dict() == {0.1: 0.6, 0.15: 0.6, 0.2: 0.6, 0.3: 0.7, 0.4: 0.7, 0.6: 0.7, 0.8: 0.7}
+    assert frame["kd_fitted"].isna().tolist() == [True] * 5 + [False] * 2 and frame["kd_fitted"][0.6] == 0.8
+
+
+def test_mean_bits(resnet18: Run) -> None:
+    frame = mean_bits_table(resnet18.evaluation)
+    rows = bits_table(resnet18.space, resnet18.winner)
+    weighted = [np.average(rows[f"{kind}_bits"], weights=rows["macs"]) for kind in ("weight", "activation")]
+    assert frame.loc[1, "mac_weighted_bits"] == "/".join(f"{value:.2f}" for value in weighted)
 
 
 def test_table2_needs_something_to_compare() -> None:
@@ -80,7 +150,7 @@ def test_table2_needs_something_to_compare() -> None:
 
 def test_gap_table(resnet18: Run) -> None:
     frame = gap_table(resnet18.evaluation)
-    assert list(frame["model"]) == ["kd", "ce", "teacher"]
+    assert list(frame["model"]) == ["kd", "ce", "ce-temperature", "teacher"]
     assert (frame["gap_points"] / 100 + frame["search_accuracy"]).tolist() == pytest.approx(
         frame["test_accuracy"].tolist()
     )

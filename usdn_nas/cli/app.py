@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from usdn_nas import __version__
+from usdn_nas.cli.compare import compare
 from usdn_nas.cli.data import data
 from usdn_nas.cli.export import export
 from usdn_nas.cli.front import front
@@ -57,6 +58,7 @@ app.command(rich_help_panel=STAGES)(retrain)
 app.command(rich_help_panel=STAGES)(evaluate)
 app.command(rich_help_panel=STAGES)(report)
 app.command(rich_help_panel=LOOK)(front)
+app.command(rich_help_panel=LOOK)(compare)
 app.command(rich_help_panel=LOOK)(inspect)
 app.command(rich_help_panel=LOOK)(data)
 app.command(name="list", rich_help_panel=LOOK)(list_)

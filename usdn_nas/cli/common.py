@@ -31,6 +31,7 @@ __all__ = [
     "StudyArgument",
     "command",
     "open_study_or_run",
+    "print_bits",
     "print_frame",
     "print_gap",
     "stdout",
@@ -122,6 +123,15 @@ def print_gap(evaluation: Mapping[str, Any]) -> None:
         f"Policies on the search split (n = {evaluation['search_n']:,}) and the test split (n = {evaluation['n']:,})"
     )
     print_frame(frame, Format.table, title)
+
+
+def print_bits(evaluation: Mapping[str, Any]) -> None:
+    """Prints the mean bits of the architecture, for people."""
+    from usdn_nas.report import mean_bits_table
+
+    print_frame(
+        mean_bits_table(evaluation), Format.table, "Bits of the layers that run, heads of placed exits included"
+    )
 
 
 def print_frame(frame: pd.DataFrame, format: Format, title: str | None = None) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -16,6 +17,7 @@ from usdn_nas.cli.common import (
     StudyArgument,
     command,
     open_study_or_run,
+    print_bits,
     print_frame,
     print_gap,
     stdout,
@@ -64,37 +66,63 @@ def evaluate(
     study: StudyArgument,
     architecture: ArchitectureOption = None,
     format: FormatOption = Format.table,
+    threshold: Annotated[
+        float | None,
+        typer.Option(
+            "--threshold", metavar="T", help="Shared by all exits in Table I; the same as evaluate.threshold."
+        ),
+    ] = None,
     set_: SetOption = None,
     out: OutOption = None,
     quiet: QuietOption = False,
 ) -> None:
-    """Evaluates on the test split: Table I, Table II, and the gap between search and test figures.
+    """Evaluates on the test split: Tables I and II, calibration, trade-offs, and the gap to the search split.
 
-    CSV is Table I alone; JSON is the whole of evaluation.json.
+    Table I comes with the thresholds fitted exit by exit, and with one for all exits as in the paper (0.7 unless told).
+    CSV is the former alone; JSON is the whole of evaluation.json.
 
     Examples:
 
         usdn-nas evaluate digits
+
+        usdn-nas evaluate digits --threshold 0.8
 
         usdn-nas evaluate digits --architecture mine.json --format json
     """
     from usdn_nas.files import read_json
     from usdn_nas.pipeline.ledger import locked
     from usdn_nas.pipeline.stages import Pipeline
-    from usdn_nas.report import table1, table2
 
-    context = open_study_or_run(study, set_, out, quiet)
+    overrides = [*(set_ or ()), *(() if threshold is None else (f"evaluate.threshold={threshold}",))]
+    context = open_study_or_run(study, overrides, out, quiet)
     if architecture:
         Pipeline(context).architecture(architecture)
     Pipeline(context).check()
     with locked(context.folder):
         path = Pipeline(context).evaluate_all(architecture)
-    evaluation = read_json(path, "usdn-nas/evaluation/1")
     if format is Format.json:
         typer.echo(path.read_text(encoding="utf-8"), nl=False)
         return
-    print_frame(table1(evaluation), format, "Exit rates and costs, test split (Table I)")
-    if format is Format.table:
-        if evaluation["table2"]:
-            print_frame(table2(evaluation), format, "KD against cross-entropy alone, test split (Table II)")
-        print_gap(evaluation)
+    _print(read_json(path, "usdn-nas/evaluation/2"), format)
+
+
+def _print(evaluation: Mapping[str, Any], format: Format) -> None:
+    """Table I; for people the other tables too."""
+    from usdn_nas.report import calibration_table, table1, table2, trade_off_table
+
+    print_frame(table1(evaluation), format, "Exit rates and costs, test split, fitted thresholds (Table I)")
+    if format is not Format.table:
+        return
+    shared = evaluation["models"]["kd"]["shared"]
+    if shared is not None:
+        title = f"The same with one threshold for all exits, {shared['threshold']:g}, as in the paper"
+        print_frame(table1(evaluation, shared=True), format, title)
+    if evaluation["table2"]:
+        print_frame(table2(evaluation), format, "KD against cross-entropy alone, test split (Table II)")
+    title = "Calibration over all samples, test split (AUROC: a dash where all answers are right or all wrong)"
+    print_frame(calibration_table(evaluation), format, title)
+    if shared is not None:
+        title = "Accuracy within a budget, test split: one threshold shared, and one for each exit (chosen on search)"
+        print_frame(trade_off_table(evaluation), format, title)
+    print_bits(evaluation)
+    print_gap(evaluation)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -12,13 +12,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from usdn_nas.architecture import Bits
+from usdn_nas.policy.calibration import fit_temperature
 from usdn_nas.policy.outputs import ExitOutputs
 from usdn_nas.quant.supernet import Supernet
 
 if TYPE_CHECKING:
     from usdn_nas.data import Split
 
-__all__ = ["Batches", "SupernetEvaluator", "accuracies", "run"]
+__all__ = ["Batches", "SupernetEvaluator", "accuracies", "fit_temperatures", "run"]
 
 HELD_BYTES = 2**31
 """A split whose images take less than this is prepared once and held in memory."""
@@ -61,12 +62,15 @@ class Batches:
 
 
 @torch.inference_mode()
-def run(network: nn.Module, batches: Batches, names: tuple[str, ...]) -> ExitOutputs:
+def run(
+    network: nn.Module, batches: Batches, names: tuple[str, ...], temperatures: Sequence[float] | None = None
+) -> ExitOutputs:
     """Confidence (softmax maximum) and correctness of every exit of ``network`` over a split.
 
     Args:
         network: Returns E tensors of logits (B, C).
         names: Names of its E exits.
+        temperatures: E, each exit's logits are divided by its own; None: all 1.
 
     Returns:
         (E, N) arrays in the order of the split.
@@ -74,13 +78,24 @@ def run(network: nn.Module, batches: Batches, names: tuple[str, ...]) -> ExitOut
     network.eval()
     confidences, corrects = [], []
     for images, labels in batches:
-        probabilities = torch.stack(network(images)).softmax(dim=-1)
+        logits = torch.stack(network(images))
+        if temperatures is not None:
+            logits = logits / torch.tensor(temperatures, dtype=logits.dtype, device=logits.device)[:, None, None]
+        probabilities = logits.softmax(dim=-1)
         confidence, predicted = probabilities.max(dim=-1)
         confidences.append(confidence.float().cpu().numpy())
         corrects.append((predicted == labels).cpu().numpy())
     return ExitOutputs(
         confidence=np.concatenate(confidences, axis=1), correct=np.concatenate(corrects, axis=1), names=names
     )
+
+
+@torch.inference_mode()
+def fit_temperatures(network: nn.Module, batches: Batches) -> tuple[float, ...]:
+    """A temperature for each of the E exits, fitted to the split. Its logits, E x N x C, are held in memory."""
+    network.eval()
+    logits = [torch.stack(network(images)).float().cpu() for images, _ in batches]
+    return tuple(fit_temperature(exit_, batches.labels) for exit_ in torch.cat(logits, dim=1).numpy())
 
 
 def accuracies(outputs: ExitOutputs) -> dict[str, float]:

@@ -1,9 +1,10 @@
-"""What is reported of one trained network: exit rates, costs, calibration, threshold sweep."""
+"""What is reported of one trained network: exit rates, costs, calibration, its curves of accuracy against BOPs."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,8 +14,12 @@ from usdn_nas.cost import ExitCosts
 from usdn_nas.policy.apply import PolicyResult, apply
 from usdn_nas.policy.calibration import auroc, calibration
 from usdn_nas.policy.outputs import ExitOutputs
+from usdn_nas.policy.thresholds import fit_trade_offs
 
-__all__ = ["model_summary", "policy_metrics", "relative_changes"]
+__all__ = ["Evaluated", "model_summary", "policy_metrics", "relative_changes"]
+
+_TRADE_OFFS = (1e-3, 1.0)
+"""Weights of relative BOPs at which thresholds are fitted lie in this range, evenly in their logarithm."""
 
 
 def policy_metrics(result: PolicyResult, reference_bops: int, n: int) -> dict[str, Any]:
@@ -31,73 +36,144 @@ def _or_none(value: float) -> float | None:
     return None if math.isnan(value) else float(value)
 
 
-def model_summary(
-    label: str,
-    test: ExitOutputs,
-    search: ExitOutputs,
-    costs: ExitCosts,
-    thresholds: Sequence[float],
-    *,
-    precision: str,
-    reference_bops: int,
-    bins: int,
-    sweep: int,
-    rule: Rule = "threshold",
-) -> dict[str, Any]:
-    """One entry of ``evaluation.json``'s ``models``.
+@dataclass(frozen=True)
+class Evaluated:
+    """A network's outputs on the two splits, and what its exits cost.
 
-    Args:
-        test, search: (E, N) outputs of the placed exits on the two splits.
+    Attributes:
+        test, search: (E, N) outputs of the placed exits.
         costs: Of the same exits.
-        thresholds: E - 1, selected on the search split.
-        sweep: Number of shared thresholds, evenly spaced over [1 / 10, 1], that are tried on the test split.
+        reference_bops: What relative BOPs are relative to.
         rule: Which exit answers what was confident at none.
     """
 
-    def at_shared(threshold: float) -> dict[str, Any]:
-        shared = apply(test, costs, [threshold] * len(thresholds), rule)
-        return policy_metrics(shared, reference_bops, test.samples)
+    test: ExitOutputs
+    search: ExitOutputs
+    costs: ExitCosts
+    reference_bops: int
+    rule: Rule = "threshold"
 
-    result = apply(test, costs, thresholds, rule)
-    cumulative = costs.cumulative
-    exits = []
-    for i, name in enumerate(test.names):
-        overall = calibration(test.confidence[i], test.correct[i], bins)
-        gone = result.leaves_at == i
-        leaving = calibration(test.confidence[i][gone], test.correct[i][gone], bins) if gone.any() else None
-        accuracy = float(test.correct[i].mean())
-        exits.append(
+    def metrics(self, thresholds: Sequence[float]) -> dict[str, Any]:
+        """On the test split."""
+        return policy_metrics(
+            apply(self.test, self.costs, thresholds, self.rule), self.reference_bops, self.test.samples
+        )
+
+    def search_metrics(self, thresholds: Sequence[float]) -> dict[str, Any]:
+        """On the search split."""
+        return policy_metrics(
+            apply(self.search, self.costs, thresholds, self.rule), self.reference_bops, self.search.samples
+        )
+
+    def leaving(self, thresholds: Sequence[float]) -> list[dict[str, Any]]:
+        """Table I: a row an exit."""
+        result, cumulative = apply(self.test, self.costs, thresholds, self.rule), self.costs.cumulative
+        return [
             {
                 "exit": name,
                 "threshold": float(thresholds[i]) if i < len(thresholds) else None,
                 "exit_rate": float(result.exit_rates[i]),
-                "accuracy": accuracy,
-                "error": 1 - accuracy,
                 "accuracy_leaving": _or_none(float(result.accuracy_leaving[i])),
                 "cumulative_bops": int(cumulative[i]),
                 "cost_share_bops": float(result.exit_rates[i] * cumulative[i]),
-                "ece": overall.ece,
-                "mce": overall.mce,
-                "signed_gap": overall.signed_gap,
-                "auroc": _or_none(auroc(test.confidence[i], test.correct[i])),
-                "n": overall.n,
-                "bins": [vars(one) for one in overall.bins],
-                "leaving": leaving
-                and {"n": leaving.n, "ece": leaving.ece, "mce": leaving.mce, "signed_gap": leaving.signed_gap},
             }
-        )
+            for i, name in enumerate(self.test.names)
+        ]
+
+    def calibrated(self, thresholds: Sequence[float], bins: int) -> list[dict[str, Any]]:
+        """Accuracy and calibration of each exit over all samples, and (``leaving``) over those that leave there."""
+        leaves_at, rows = apply(self.test, self.costs, thresholds, self.rule).leaves_at, []
+        for i, (confidence, correct) in enumerate(zip(self.test.confidence, self.test.correct, strict=True)):
+            overall = calibration(confidence, correct, bins)
+            gone = leaves_at == i
+            leaving = calibration(confidence[gone], correct[gone], bins) if gone.any() else None
+            accuracy = float(correct.mean())
+            rows.append(
+                {
+                    "accuracy": accuracy,
+                    "error": 1 - accuracy,
+                    "ece": overall.ece,
+                    "mce": overall.mce,
+                    "signed_gap": overall.signed_gap,
+                    "auroc": _or_none(auroc(confidence, correct)),
+                    "n": overall.n,
+                    "bins": [vars(one) for one in overall.bins],
+                    "leaving": leaving
+                    and {"n": leaving.n, "ece": leaving.ece, "mce": leaving.mce, "signed_gap": leaving.signed_gap},
+                }
+            )
+        return rows
+
+    def answers(self, thresholds: Sequence[float], bins: int) -> dict[str, Any]:
+        """Calibration of the policy's answers: each sample's confidence where it leaves."""
+        where = (apply(self.test, self.costs, thresholds, self.rule).answers_at, np.arange(self.test.samples))
+        confidence, correct = self.test.confidence[where], self.test.correct[where]
+        overall = calibration(confidence, correct, bins)
+        return {
+            "ece": overall.ece,
+            "mce": overall.mce,
+            "signed_gap": overall.signed_gap,
+            "auroc": _or_none(auroc(confidence, correct)),
+        }
+
+    def shared_curve(self, count: int) -> list[dict[str, Any]]:
+        """Policies with one threshold for all exits, evenly spaced over [1 / 10, 1]."""
+        exits = len(self.test.candidates)
+        return [
+            {"threshold": float(t), **self.metrics([t] * exits), "search": self.search_metrics([t] * exits)}
+            for t in (np.linspace(0.1, 1, count) if exits else ())
+        ]
+
+    def fitted_curve(self, count: int) -> list[dict[str, Any]]:
+        """Policies with a threshold for each exit, fitted on the search split to one weight of relative BOPs each."""
+        if not self.test.candidates:
+            return []
+        weights, search = np.geomspace(*_TRADE_OFFS, count).tolist(), self.search.under(self.rule)
+        fits = [fit.thresholds for fit in fit_trade_offs(search, self.costs, weights, self.reference_bops)]
+        return [
+            {"tr": tr, "thresholds": list(fit), **self.metrics(fit), "search": self.search_metrics(fit)}
+            for tr, fit in zip(weights, fits, strict=True)
+        ]
+
+
+def model_summary(
+    label: str,
+    evaluated: Evaluated,
+    thresholds: Sequence[float],
+    *,
+    precision: str,
+    bins: int,
+    sweep: int,
+    fits: int,
+    threshold: float,
+    temperatures: Sequence[float] | None = None,
+) -> dict[str, Any]:
+    """One entry of ``evaluation.json``'s ``models``.
+
+    Args:
+        thresholds: E - 1, selected on the search split.
+        bins: Of ECE and MCE.
+        sweep: Number of shared thresholds that are tried.
+        fits: Number of trade-offs that thresholds of each exit are fitted to.
+        threshold: The shared one of the table ``shared``.
+        temperatures: E, by which logits were divided; None: they were not.
+    """
+    leaving, calibrated = evaluated.leaving(thresholds), evaluated.calibrated(thresholds, bins)
+    everywhere = [threshold] * len(thresholds)
     return {
         "label": label,
         "precision": precision,
         "thresholds": [float(t) for t in thresholds],
-        "exits": exits,
-        "policy": policy_metrics(result, reference_bops, test.samples),
-        "search_policy": policy_metrics(apply(search, costs, thresholds, rule), reference_bops, search.samples),
-        "sweep": [
-            {"threshold": float(t), **at_shared(float(t))} for t in np.linspace(0.1, 1, sweep)
-        ]
-        if thresholds
-        else [],
+        "temperatures": None if temperatures is None else list(temperatures),
+        "exits": [{**left, **right} for left, right in zip(leaving, calibrated, strict=True)],
+        "policy": evaluated.metrics(thresholds),
+        "answers": evaluated.answers(thresholds, bins),
+        "search_policy": evaluated.search_metrics(thresholds),
+        "shared": {
+            "threshold": threshold, "exits": evaluated.leaving(everywhere), "policy": evaluated.metrics(everywhere)
+        } if thresholds else None,
+        "sweep": evaluated.shared_curve(sweep),
+        "fitted": evaluated.fitted_curve(fits),
     }  # fmt: skip
 
 

@@ -168,20 +168,20 @@ def _layer(spec: MsdnetSpec, at: Plan) -> DenseLayer:
     return DenseLayer(grow, transition, at.drops)
 
 
-def _stem(spec: MsdnetSpec, channels: int) -> nn.Module:
+def _stem(spec: MsdnetSpec, channels: int, stride: int) -> nn.Module:
     width = spec.channels * spec.factors[0]
     if spec.stem == "cifar":
-        return Stack(nn.Conv2d(channels, width, 3, padding=1, bias=False))
+        return Stack(nn.Conv2d(channels, width, 3, stride=stride, padding=1, bias=False))
     conv = nn.Conv2d(channels, width, 7, stride=2, padding=3)  # with a bias, as in the published weights
     stem = Stack(conv)
     stem.add_module("maxpool", nn.MaxPool2d(3, stride=2, padding=1))
     return stem
 
 
-def _coarsest(side: int, spec: MsdnetSpec) -> int:
-    halvings = len(spec.factors) - 1 + (2 if spec.stem == "imagenet" else 0)
-    for _ in range(halvings):
-        side = (side - 1) // 2 + 1
+def _coarsest(side: int, spec: MsdnetSpec, stride: int) -> int:
+    strides = [*([2, 2] if spec.stem == "imagenet" else [stride]), *[2] * (len(spec.factors) - 1)]
+    for each in strides:
+        side = (side - 1) // each + 1
     return side
 
 
@@ -192,20 +192,23 @@ def msdnet(spec: NetworkSpec) -> Backbone:
     belongs to the layer before it. The network's own exits follow the last layer of each block. At 3x224x224 its
     exits cost 337.2, 681.7, 1003.7, 1249.6 and 1355.6 M MACs.
 
-    ``network.weights`` is a checkpoint of kalviny/MSDNet-PyTorch.
+    ``network.weights`` is a checkpoint of kalviny/MSDNet-PyTorch. ``network.stem_stride``: of the stem ``"cifar"``, 1
+    unless given.
 
     Raises:
         UserError: A setting of another network is given, factors do not fit, or the weights are of another network.
     """
-    for name in ("depth", "width", "stem_stride", "stem"):
+    settings = spec.msdnet or MsdnetSpec()
+    fixed = () if settings.stem == "cifar" else ("stem_stride",)
+    for name in ("depth", "width", "stem", *fixed):
         if getattr(spec, name) is not None:
             raise UserError(f"msdnet has no '{name}' to set", where=f"network.{name}")
-    settings = spec.msdnet or MsdnetSpec()
+    stride = spec.stem_stride or 1
     factors = settings.factors
     widths = tuple(settings.channels * factor for factor in factors)
-    segments: dict[str, nn.Module] = {"stem": _stem(settings, spec.input_shape[0]), "scales": Scales(widths)}
+    segments: dict[str, nn.Module] = {"stem": _stem(settings, spec.input_shape[0], stride), "scales": Scales(widths)}
     heads = {}
-    sides = [_coarsest(side, settings) for side in spec.input_shape[1:]]
+    sides = [_coarsest(side, settings, stride) for side in spec.input_shape[1:]]
     for at in plan(settings):
         segments[at.name] = _layer(settings, at)
         if at.last:

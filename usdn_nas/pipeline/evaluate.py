@@ -5,20 +5,30 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from usdn_nas.cost import exit_costs, reference_bops
-from usdn_nas.evaluation.outputs import run
-from usdn_nas.evaluation.summary import model_summary, relative_changes
+from usdn_nas.cost import exit_costs, layer_table, mean_bits, reference_bops
+from usdn_nas.evaluation.outputs import fit_temperatures, run
+from usdn_nas.evaluation.summary import Evaluated, model_summary, relative_changes
 from usdn_nas.export.document import ArchitectureFile, read_architecture
 from usdn_nas.files import write_json
 from usdn_nas.networks.chain import MultiExitNetwork
 from usdn_nas.pipeline.context import Context
-from usdn_nas.pipeline.search import load_retrained
+from usdn_nas.pipeline.search import load_retrained, objective_of
 from usdn_nas.pipeline.train import load_teacher
+from usdn_nas.policy.thresholds import fit_thresholds
 from usdn_nas.quant.supernet import materialize
 
-__all__ = ["evaluate", "write_all_figures"]
+__all__ = ["SCHEMA", "evaluate", "write_all_figures"]
 
-SCHEMA = "usdn-nas/evaluation/1"
+SCHEMA = "usdn-nas/evaluation/2"
+_LABELS = {
+    "kd": "retrained with KD",
+    "ce": "retrained with CE alone",
+    "ce-temperature": "retrained with CE alone, a temperature for each exit",
+    "supernet": "inherited from the supernet",
+    "teacher": "full-precision teacher, no early exit",
+    "pretrained": "full-precision supernet, all candidate exits, no early exit",
+}
+"""Of the models, in this order; those trained with cross-entropy alone are there where the study asks for them."""
 
 
 def evaluate(context: Context, file: ArchitectureFile, folder: Path, path: Path) -> None:
@@ -29,46 +39,13 @@ def evaluate(context: Context, file: ArchitectureFile, folder: Path, path: Path)
         path: The file to write.
     """
     space, architecture = context.space, file.architecture
-    retrained = {
-        name: read_architecture(folder / name / "architecture.json", within=space).architecture
-        for name in ("kd", "ce")
-        if (folder / name / "architecture.json").exists() and (name == "kd" or context.study.retrain.compare_ce)
-    }
-    models: dict[str, tuple[str, str, MultiExitNetwork, tuple[float, ...]]] = {}
-    labels = {"kd": "retrained with KD", "ce": "retrained with CE alone"}
-    for name, refitted in retrained.items():
-        network = load_retrained(context, file, folder / name)
-        models[name] = (labels[name], "quantized", network, refitted.thresholds)
-    inherited = context.to_device(materialize(context.supernet(), architecture))
-    models["supernet"] = ("inherited from the supernet", "quantized", inherited, architecture.thresholds)
-    teacher = load_teacher(context, architecture, folder / "teacher")
-    pretrained = context.pretrained()
-    labels = {"teacher": "full-precision teacher", "pretrained": "full-precision supernet, all candidate exits"}
-    for name, network in (("teacher", teacher), ("pretrained", pretrained)):
-        # Thresholds above 1: nothing leaves early, so that the policy is the final exit.
-        never = (1.0 + 1e-6,) * (len(network.exit_names) - 1)
-        models[name] = (f"{labels[name]}, no early exit", "full", network, never)
+    names = [name for name in _LABELS if context.study.retrain.compare_ce or not name.startswith("ce")]
     summaries: dict[str, Any] = {}
-    with context.reporter.task("evaluate", 2 * len(models)) as task:
-        for name, (label, precision, network, thresholds) in models.items():
-            test = run(network, context.test_batches, network.exit_names)
+    with context.reporter.task("evaluate", len(names)) as task:
+        for name in names:
+            summaries[name] = _summary(context, file, folder, name)
             task.advance(name)
-            search = run(network, context.search_batches, network.exit_names)
-            task.advance(name)
-            costs = exit_costs(space, architecture.bits if precision == "quantized" else None)
-            summaries[name] = model_summary(
-                label,
-                test,
-                search,
-                costs.placed(network.exit_names),
-                thresholds,
-                precision=precision,
-                # At full precision nothing leaves early and the final exit answers.
-                rule=architecture.rule if precision == "quantized" else "threshold",
-                reference_bops=reference_bops(space),
-                bins=context.study.evaluate.bins,
-                sweep=context.study.evaluate.sweep,
-            )
+    layers = layer_table(space, architecture)
     write_json(
         path,
         {
@@ -79,11 +56,66 @@ def evaluate(context: Context, file: ArchitectureFile, folder: Path, path: Path)
             "architecture_digest": architecture.digest,
             "rule": architecture.rule,
             "reference_bops": reference_bops(space),
+            "bits": {
+                "searched": mean_bits([row for row in layers if row["group"] is not None] or layers),
+                "all": mean_bits(layers),
+            },
             "models": summaries,
             "table2": relative_changes(summaries["ce"], summaries["kd"]) if "ce" in summaries else [],
             "provenance": context.provenance(),
         },
     )
+
+
+def _summary(context: Context, file: ArchitectureFile, folder: Path, name: str) -> dict[str, Any]:
+    """Of one model of `_LABELS`."""
+    settings, reference = context.study.evaluate, reference_bops(context.space)
+    network = _network(context, file, folder, name)
+    full_precision = name in ("teacher", "pretrained")
+    exits = network.exit_names
+    temperatures = fit_temperatures(network, context.search_batches) if name == "ce-temperature" else None
+    evaluated = Evaluated(
+        test=run(network, context.test_batches, exits, temperatures),
+        search=run(network, context.search_batches, exits, temperatures),
+        costs=exit_costs(context.space, None if full_precision else file.architecture.bits).placed(exits),
+        reference_bops=reference,
+        # At full precision nothing leaves early and the final exit answers.
+        rule="threshold" if full_precision else file.architecture.rule,
+    )
+    if full_precision:
+        thresholds: tuple[float, ...] = (1.0 + 1e-6,) * (len(exits) - 1)  # nothing leaves early
+    elif name == "supernet":
+        thresholds = file.architecture.thresholds
+    elif name == "ce-temperature":
+        objective = objective_of(context, file)
+        thresholds = fit_thresholds(
+            evaluated.search, evaluated.costs, tr=objective.tr, budget_bops=objective.budget_bops,
+            reference_bops=reference, rule=file.architecture.rule,
+        ).thresholds  # fmt: skip
+    else:
+        retrained = read_architecture(folder / name / "architecture.json", within=context.space)
+        thresholds = retrained.architecture.thresholds
+    return model_summary(
+        _LABELS[name],
+        evaluated,
+        thresholds,
+        precision="full" if full_precision else "quantized",
+        bins=settings.bins,
+        sweep=settings.sweep,
+        fits=settings.fits if name in ("kd", "ce", "ce-temperature") else 0,
+        threshold=settings.threshold,
+        temperatures=temperatures,
+    )
+
+
+def _network(context: Context, file: ArchitectureFile, folder: Path, name: str) -> MultiExitNetwork:
+    if name == "supernet":
+        return context.to_device(materialize(context.supernet(), file.architecture))
+    if name == "teacher":
+        return load_teacher(context, file.architecture, folder / "teacher")
+    if name == "pretrained":
+        return context.pretrained()
+    return load_retrained(context, file, folder / ("kd" if name == "kd" else "ce"))
 
 
 def write_all_figures(context: Context) -> None:

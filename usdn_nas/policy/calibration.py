@@ -1,4 +1,4 @@
-"""Calibration of confidences: ECE, MCE, reliability bins, and how well confidence tells right from wrong."""
+"""Calibration of confidences: ECE, MCE, reliability bins, how well confidence tells right from wrong, temperatures."""
 
 from __future__ import annotations
 
@@ -6,9 +6,13 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
+from scipy.optimize import minimize_scalar
+from scipy.special import logsumexp
 from sklearn.metrics import roc_auc_score
 
-__all__ = ["Calibration", "ReliabilityBin", "auroc", "calibration"]
+__all__ = ["Calibration", "ReliabilityBin", "auroc", "calibration", "fit_temperature"]
+
+_TEMPERATURES = (0.05, 20.0)
 
 
 @dataclass(frozen=True)
@@ -94,3 +98,22 @@ def auroc(confidence: ArrayLike, correct: ArrayLike) -> float:
     if r.all() or not r.any():
         return float("nan")
     return float(roc_auc_score(r, np.asarray(confidence, dtype=np.float64)))
+
+
+def fit_temperature(logits: ArrayLike, labels: ArrayLike) -> float:
+    """Temperature scaling (Guo et al. 2017): the T in [.05, 20] that minimizes the mean NLL of softmax(logits / T).
+
+    Args:
+        logits: (N, C).
+        labels: (N,), of the images on which it is fitted.
+    """
+    z, y = np.asarray(logits, dtype=np.float64), np.asarray(labels, dtype=np.int64)
+    mean_of_labels = z[np.arange(len(y)), y].mean()
+
+    def loss(log_temperature: float) -> float:
+        inverse = np.exp(-log_temperature)
+        return float(logsumexp(z * inverse, axis=1).mean() - mean_of_labels * inverse)
+
+    low, high = np.log(_TEMPERATURES)
+    # Convex in 1 / T, so that there is one minimum in log T too.
+    return float(np.exp(minimize_scalar(loss, bounds=(low, high), method="bounded", options={"xatol": 1e-6}).x))

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from usdn_nas.cost import ExitCosts
 from usdn_nas.policy.outputs import ExitOutputs
 
-__all__ = ["Counts", "Pick", "Problem", "best_combination", "grid_problem"]
+__all__ = ["Counts", "Pick", "Problem", "best_combinations", "grid_problem"]
 
 _WHOLE = 2
 """With more exits, one threshold of the first at a time: the tables are those of the other exits."""
@@ -89,19 +89,30 @@ def _after(problem: Problem, level: int) -> tuple[Problem, int, int]:
     return rest, int(problem.correct[0, ~passes].sum()), int((~passes).sum()) * int(problem.cumulative[0])
 
 
-def best_combination(problem: Problem, pick: Pick) -> tuple[tuple[int, ...], int, int]:
-    """The combination that ``pick`` prefers to all others, its right answers and its BOPs."""
+def best_combinations(problem: Problem, picks: Sequence[Pick]) -> list[tuple[tuple[int, ...], int, int]]:
+    """For each of ``picks`` the combination that it prefers to all others, its right answers and its BOPs."""
     if len(problem.grids) <= _WHOLE:
-        right, bops = _totals(problem)
-        best = pick(right.ravel(), bops.ravel())
-        chosen = tuple(int(g) for g in np.unravel_index(best, right.shape))
-        return chosen, int(right.flat[best]), int(bops.flat[best])
+        return _best(problem, picks, 0, 0)
     found = []
     for level in range(len(problem.grids[0])):
         rest, right_here, bops_here = _after(problem, level)
-        right, bops = _totals(rest)
-        right, bops = right.ravel() + right_here, bops.ravel() + bops_here
-        best = pick(right, bops)
-        chosen = tuple(int(g) for g in np.unravel_index(best, [len(grid) for grid in rest.grids]))
-        found.append(((level, *chosen), int(right[best]), int(bops[best])))
-    return found[pick(np.array([f[1] for f in found]), np.array([f[2] for f in found]))]
+        best = _best(rest, picks, right_here, bops_here)
+        found.append([((level, *chosen), right, bops) for chosen, right, bops in best])
+    return [
+        column[pick(np.array([f[1] for f in column]), np.array([f[2] for f in column]))]
+        for pick, column in zip(picks, zip(*found, strict=True), strict=True)
+    ]
+
+
+def _best(
+    problem: Problem, picks: Sequence[Pick], right_here: int, bops_here: int
+) -> list[tuple[tuple[int, ...], int, int]]:
+    """`best_combinations` with the tables of all exits; what samples that left before it are to be added."""
+    right, bops = _totals(problem)
+    shape = right.shape
+    right, bops = right.ravel() + right_here, bops.ravel() + bops_here
+    indices = [pick(right, bops) for pick in picks]
+    return [
+        (tuple(int(g) for g in np.unravel_index(index, shape)), int(right[index]), int(bops[index]))
+        for index in indices
+    ]

@@ -7,6 +7,8 @@ grid, which holds it.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,11 +17,11 @@ from numpy.typing import NDArray
 from usdn_nas.architecture import Rule
 from usdn_nas.cost import ExitCosts
 from usdn_nas.errors import UserError
-from usdn_nas.policy.combinations import Counts, Pick, Problem, best_combination, grid_problem
+from usdn_nas.policy.combinations import Counts, Pick, Problem, best_combinations, grid_problem
 from usdn_nas.policy.exact import check_names
 from usdn_nas.policy.outputs import ExitOutputs
 
-__all__ = ["EXACT_EXITS", "FittedThresholds", "fit_thresholds"]
+__all__ = ["EXACT_EXITS", "FittedThresholds", "fit_thresholds", "fit_trade_offs"]
 
 EXACT_EXITS = 5
 """Up to this many placed exits the fit is exact on its grid."""
@@ -127,6 +129,15 @@ def _by_budget(budget: float) -> Pick:
     return pick
 
 
+def _by_accuracy(right_wanted: int) -> Pick:
+    """``right_wanted``: right answers of all samples together. Where nothing has so many, the most accurate."""
+
+    def pick(right: Counts, bops: Counts) -> int:
+        return _cheapest(bops, right >= min(right_wanted, right.max()))
+
+    return pick
+
+
 def fit_thresholds(
     outputs: ExitOutputs,
     costs: ExitCosts,
@@ -134,14 +145,16 @@ def fit_thresholds(
     tr: float | None = None,
     reference_bops: float | None = None,
     budget_bops: float | None = None,
+    accuracy: float | None = None,
     rule: Rule = "threshold",
 ) -> FittedThresholds:
-    """One threshold for each placed exit: maximises accuracy - tr x average BOPs / reference, or accuracy in a budget.
+    """One threshold for each placed exit: maximises accuracy - tr x average BOPs / reference, or accuracy in a budget,
+    or finds the least average BOPs at an accuracy.
 
     Up to `EXACT_EXITS` placed exits no combination on a grid of 256, 256, 128, 64 and 32 quantiles of each exit's
     confidences (with 1, 2, 3, 4 and 5 exits) is better than the result. Beyond, coordinate ascent on 64 quantiles; for
-    a budget along a ladder of Lagrange weights: a good local optimum, not a proven one. Either is refined by coordinate
-    ascent on 256 quantiles. Of equally good combinations the cheapest is taken.
+    a budget or an accuracy along a ladder of Lagrange weights: a good local optimum, not a proven one. Either is
+    refined by coordinate ascent on 256 quantiles. Of equally good combinations the cheapest is taken.
 
     Args:
         outputs: Restricted to the placed exits and the final one.
@@ -149,37 +162,66 @@ def fit_thresholds(
         tr: Weight of the relative average BOPs, average BOPs / ``reference_bops``.
         reference_bops: Needed with ``tr``, without it of no effect.
         budget_bops: Most average BOPs of a sample.
+        accuracy: Least accuracy, a fraction; where no thresholds reach it, the most accurate are taken.
         rule: Which exit answers what was confident at none.
 
     Raises:
         UserError: No thresholds meet the budget; the message names the least average BOPs possible.
-        ValueError: Not exactly one of ``tr`` (with its reference) and ``budget_bops`` is given.
+        ValueError: Not exactly one of ``tr`` (with its reference), ``budget_bops`` and ``accuracy`` is given.
     """
     check_names(outputs, costs)
     outputs = outputs.under(rule)
-    if (tr is None) == (budget_bops is None) or (tr is not None and reference_bops is None):
-        raise ValueError("give either 'tr' and 'reference_bops', or 'budget_bops'")
+    given = sum(value is not None for value in (tr, budget_bops, accuracy))
+    if given != 1 or (tr is not None and reference_bops is None):
+        raise ValueError("give one of 'tr' (with 'reference_bops'), 'budget_bops' and 'accuracy'")
     if budget_bops is not None and (cheapest := int(costs.cumulative[0])) > budget_bops:
         # The first exit comes first for every sample, and the lowest threshold on the grid lets all leave there.
         raise UserError(
             f"no thresholds meet a budget of {budget_bops / 1e9:.6g} GBOPs with exits {', '.join(outputs.names)}: "
             f"the cheapest costs {cheapest / 1e9:.6g} GBOPs a sample"
         )
-    placed = len(outputs.candidates)
-    if not placed:
-        return FittedThresholds((), True, 0)
+    if tr is not None:
+        assert reference_bops is not None
+        return fit_trade_offs(outputs, costs, [tr], reference_bops)[0]
     if budget_bops is not None:
         pick = _by_budget(budget_bops * outputs.samples)
-        weights = np.geomspace(1e-3, 1e1, 17) / float(costs.cumulative[-1])
     else:
-        assert tr is not None and reference_bops is not None
-        weights = np.array([tr / reference_bops])
-        pick = _by_weight(tr / reference_bops)
+        assert accuracy is not None
+        pick = _by_accuracy(math.ceil(round(accuracy * outputs.samples, 6)))  # .9 x 10,000 is 9,000 answers
+    ladder = np.geomspace(1e-3, 1e1, 17) / float(costs.cumulative[-1])
+    return _fit(outputs, costs, [(pick, ladder)])[0]
+
+
+def fit_trade_offs(
+    outputs: ExitOutputs, costs: ExitCosts, trade_offs: Sequence[float], reference_bops: float
+) -> list[FittedThresholds]:
+    """`fit_thresholds` for each of several weights ``tr``, in about the time of one."""
+    check_names(outputs, costs)
+    weights = [tr / reference_bops for tr in trade_offs]
+    return _fit(outputs, costs, [(_by_weight(weight), np.array([weight])) for weight in weights])
+
+
+def _fit(
+    outputs: ExitOutputs, costs: ExitCosts, wanted: Sequence[tuple[Pick, NDArray[np.float64]]]
+) -> list[FittedThresholds]:
+    """The thresholds of each pick; beside it the Lagrange weights along which coordinate ascent goes."""
+    placed = len(outputs.candidates)
+    if not placed:
+        return [FittedThresholds((), True, 0)] * len(wanted)
     exact = placed <= EXACT_EXITS
     quantiles = _LEVELS[placed] if exact else _COORDINATE_LEVELS
     problem = grid_problem(outputs, costs, quantiles)
-    chosen = best_combination(problem, pick)[0] if exact else _fit_by_coordinates(problem, pick, weights)
-    coarse = problem.thresholds(chosen)
+    if exact:
+        chosen = [best[0] for best in best_combinations(problem, [pick for pick, _ in wanted])]
+    else:
+        chosen = [_fit_by_coordinates(problem, pick, weights) for pick, weights in wanted]
+    return [
+        FittedThresholds(_refined(outputs, costs, problem.thresholds(best), pick), exact, quantiles)
+        for best, (pick, _) in zip(chosen, wanted, strict=True)
+    ]
+
+
+def _refined(outputs: ExitOutputs, costs: ExitCosts, coarse: tuple[float, ...], pick: Pick) -> tuple[float, ...]:
     fine = grid_problem(outputs, costs, _REFINED_LEVELS, coarse)
     start = tuple(int(np.searchsorted(grid, t)) for grid, t in zip(fine.grids, coarse, strict=True))
-    return FittedThresholds(fine.thresholds(_ascend(fine, start, pick)[0]), exact, quantiles)
+    return fine.thresholds(_ascend(fine, start, pick)[0])

@@ -14,9 +14,12 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from usdn_nas.report.comparison import compare_table
     from usdn_nas.report.figures import (
         draw_figures,
         plot_bits,
+        plot_comparison,
+        plot_curves,
         plot_exits,
         plot_front,
         plot_history,
@@ -32,19 +35,37 @@ if TYPE_CHECKING:
     from usdn_nas.report.rendering import render
     from usdn_nas.report.run import MissingPartError, Run, load_run
     from usdn_nas.report.runs import front
-    from usdn_nas.report.tables import bits_table, front_table, gap_table, ladder_table, stage_table, table1, table2
+    from usdn_nas.report.tables import (
+        bits_table,
+        calibration_table,
+        front_table,
+        gap_table,
+        ladder_table,
+        mean_bits_table,
+        stage_table,
+        table1,
+        table1_paper,
+        table2,
+        table2_paper,
+        trade_off_table,
+    )
 
 __all__ = [
     "MissingPartError",
     "Run",
     "bits_table",
+    "calibration_table",
+    "compare_table",
     "draw_figures",
     "front",
     "front_table",
     "gap_table",
     "ladder_table",
     "load_run",
+    "mean_bits_table",
     "plot_bits",
+    "plot_comparison",
+    "plot_curves",
     "plot_exits",
     "plot_front",
     "plot_history",
@@ -57,16 +78,19 @@ __all__ = [
     "render",
     "stage_table",
     "table1",
+    "table1_paper",
     "table2",
+    "table2_paper",
+    "trade_off_table",
     "write_figures",
     "write_report",
 ]
 
-_TABLES = ("bits_table", "front_table", "gap_table", "ladder_table", "stage_table", "table1", "table2")
+_TABLES = ("table1", "table1_paper", "table2", "table2_paper", *(name for name in __all__ if name.endswith("_table")))
 _HOME = {name: "figures" for name in __all__ if name.startswith("plot_")}
 _HOME |= dict.fromkeys(_TABLES, "tables") | dict.fromkeys(("MissingPartError", "Run", "load_run"), "run")
 _HOME |= dict.fromkeys(("draw_figures", "write_figures"), "figures") | {"front": "runs"}
-_HOME |= {"render": "rendering", "write_report": "html"}
+_HOME |= {"render": "rendering", "write_report": "html", "compare_table": "comparison"}
 
 
 def __getattr__(name: str) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from html import escape
 
@@ -14,7 +15,17 @@ from usdn_nas.report._script import SCRIPT
 from usdn_nas.report.figures._style import bops_unit, compared
 from usdn_nas.report.figures.reliability import FEW
 from usdn_nas.report.run import MissingPartError, Run
-from usdn_nas.report.tables import bits_table, gap_table, ladder_table, stage_table, table1, table2_wide
+from usdn_nas.report.tables import (
+    bits_table,
+    calibration_table,
+    gap_table,
+    ladder_table,
+    stage_table,
+    table1,
+    table1_paper,
+    table2_paper,
+    trade_off_table,
+)
 
 __all__ = ["SECTIONS", "Figures", "cost"]
 
@@ -119,6 +130,13 @@ def _exits(run: Run, figures: Figures) -> Section:
         f"that leaves there has cost, heads included. n = {n:,}.",
         total=True,
     )
+    models = [name for name in compared(run.evaluation) if run.evaluation["models"][name]["shared"]]
+    if models:
+        rows = [table1_paper({f"{run.name}, {name.upper()}": run.evaluation}, name) for name in models]
+        caption = (
+            "Cost (G) = exit rate × cumulative cost. Exits are numbered along the chain; the last is the final one."
+        )
+        body += "<h3>With one threshold for all exits, as the paper prints it</h3>" + table(pd.concat(rows), caption)
     body += _figure(figures, "exits", "Thresholds in the labels are those of the KD model, fitted on the search split.")
     if isinstance(figures["thresholds"], str):
         caption = "One threshold for all exits, moved from low to high; stars: the fitted thresholds, exit by exit."
@@ -129,8 +147,8 @@ def _exits(run: Run, figures: Figures) -> Section:
 def _calibration(run: Run, figures: Figures) -> Section:
     body = ""
     if run.evaluation["table2"]:
-        caption = "Over all samples at each exit. Var. (%): change relative to NonKD (cross-entropy alone)."
-        body += table(table2_wide(run.evaluation), caption)
+        caption = "Over all samples at each exit; the last is the final one. NonKD: cross-entropy alone."
+        body += table(_signed_changes(table2_paper(run.evaluation)), caption)
     else:
         body += paragraph("The winner was not retrained with cross-entropy alone, so there is no comparison.", "note")
     body += _figure(
@@ -139,7 +157,39 @@ def _calibration(run: Run, figures: Figures) -> Section:
         "Accuracy against confidence over all samples at each exit; above, samples in each bin. Above the diagonal: "
         f"underconfident. Small marks: bins with fewer than {FEW} samples.",
     )
+    caption = (
+        "AUROC: does an exit's confidence tell right from wrong? A dash: undefined, for all its answers are right or "
+        "all wrong. Temperatures are fitted on the search split."
+    )
+    body += "<h3>Each exit</h3>" + table(calibration_table(run.evaluation), caption)
     return Section("calibration", "Calibration and distillation (Table II)", body, "test")
+
+
+def _signed_changes(frame: pd.DataFrame) -> pd.DataFrame:
+    """Table II as texts: fractions with three decimals, the last row in percent with a sign."""
+    forms = [*["{:.3f}"] * (len(frame) - 1), "{:+.2f}"]
+    texts = {
+        name: frame[name]
+        if name == "loss"
+        else ["–" if math.isnan(value) else form.format(value) for form, value in zip(forms, frame[name], strict=True)]
+        for name in frame
+    }
+    return pd.DataFrame(texts)
+
+
+def _trade_offs(run: Run, figures: Figures) -> Section:
+    body = _figure(
+        figures,
+        "curves",
+        "Does distillation, or a temperature for each exit (Guo et al. 2017), move the trade-off? Left, one threshold "
+        "for all exits; right, thresholds fitted exit by exit on the search split.",
+    )
+    caption = (
+        "Accuracy within a budget (of the reference's BOPs). The policy is the most accurate of its curve's within the "
+        "budget on the search split. CE+T: with temperatures; shared: one threshold for all exits; each: one an exit."
+    )
+    body += table(trade_off_table(run.evaluation), caption)
+    return Section("trade-offs", "Distillation and the trade-off", body, "test")
 
 
 def _gap(run: Run, figures: Figures) -> Section:
@@ -189,6 +239,7 @@ SECTIONS: tuple[Callable[[Run, Figures], Section], ...] = (
     _bits,
     _exits,
     _calibration,
+    _trade_offs,
     _gap,
     _matters,
     _history,

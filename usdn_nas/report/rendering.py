@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -51,7 +52,7 @@ _FRACTION = _numbers("{:.3f}")
 _SIGNED = _numbers("{:+.2f}")
 _COUNT = _numbers("{:,.0f}")
 
-_SHOWN: dict[str, tuple[str, Callable[[Sequence[Any]], list[str]]]] = {
+_SHOWN: dict[str, tuple[str, Callable[[Sequence[Any]], list[str]] | None]] = {
     "threshold": ("Threshold", _FRACTION),
     "exit_rate_percent": ("Exit rate (%)", _numbers("{:.2f}")),
     "cost_share_gbops": ("Cost share (G)", _gbops),
@@ -78,9 +79,26 @@ _SHOWN: dict[str, tuple[str, Callable[[Sequence[Any]], list[str]]]] = {
     "difference": ("Difference (points)", _numbers("{:+.2f}", 100)),
     "standard_error": ("Standard error", _PERCENT),
     "seconds": ("Seconds", _numbers("{:,.1f}")),
+    "ece": ("ECE", _FRACTION),
+    "mce": ("MCE", _FRACTION),
+    "signed_gap": ("Confidence - accuracy", _numbers("{:+.3f}")),
+    "auroc": ("AUROC", _FRACTION),
+    "temperature": ("Temperature", _FRACTION),
+    "relative_budget": ("Budget (of reference)", _numbers("{:g}")),
+    "mean_bits": ("Mean W/A", None),
+    "mac_weighted_bits": ("By MACs W/A", None),
+    "exit_rates_percent": ("Exit rates (%)", None),
 }
-_METRIC_LABELS = {"error": "Error", "ece": "ECE", "mce": "MCE"}
-_MODEL_LABELS = {"nonkd": "NonKD", "kd": "KD", "change": "Var. (%)"}
+_MODEL_NAMES = {"kd": "KD", "ce": "CE", "ce-temperature": "CE+T"}
+_THRESHOLDS = {"shared": "shared", "fitted": "each"}
+_OF_EXIT: dict[str, tuple[str, Callable[[Sequence[Any]], list[str]]]] = {
+    "rate_percent": ("rate (%)", _numbers("{:.2f}")),
+    "cost_gbops": ("cost (G)", _gbops),
+    "error": ("Top.1 Err", _FRACTION),
+    "ece": ("ECE", _FRACTION),
+    "mce": ("MCE", _FRACTION),
+}
+"""Columns ``exit<i>_...`` of the paper's tables."""
 
 
 def _shown(name: str) -> tuple[str, Callable[[Sequence[Any]], list[str]] | None]:
@@ -88,9 +106,12 @@ def _shown(name: str) -> tuple[str, Callable[[Sequence[Any]], list[str]] | None]
         return _SHOWN[name]
     if name.startswith("accuracy_"):
         return f"{name.removeprefix('accuracy_')} (%)", _PERCENT
-    metric, _, kind = name.partition("_")
-    if metric in _METRIC_LABELS and kind in _MODEL_LABELS:
-        return f"{_METRIC_LABELS[metric]} {_MODEL_LABELS[kind]}", _SIGNED if kind == "change" else _FRACTION
+    model, _, kind = name.partition("_")
+    if (exit_ := re.fullmatch(r"(exit\d+)_(\w+)", name)) and exit_[2] in _OF_EXIT:
+        label, form = _OF_EXIT[exit_[2]]
+        return f"{exit_[1].capitalize()} {label}", form
+    if model in _MODEL_NAMES and kind in _THRESHOLDS:
+        return f"{_MODEL_NAMES[model]}, {_THRESHOLDS[kind]} (%)", _PERCENT
     return name.replace("_", " ").capitalize() if name.islower() and "." not in name else name, None
 
 

@@ -162,7 +162,7 @@ class Run:
         Raises:
             MissingPartError: It is not written yet, or what was exported since is another architecture.
         """
-        found = self._json("evaluation.json", "evaluate", "usdn-nas/evaluation/1")
+        found = self._json("evaluation.json", "evaluate", "usdn-nas/evaluation/2")
         if (self.path / "export/architecture.json").is_file():
             expected, got = self.architecture["digest"][:12], found["architecture_digest"][:12]
             if expected != got:

@@ -18,10 +18,30 @@ from usdn_nas.errors import UserError, nearest
 from usdn_nas.report.run import Run
 from usdn_nas.space import SearchSpace
 
-__all__ = ["AVERAGE", "bits_table", "front_table", "gap_table", "ladder_table", "stage_table", "table1", "table2"]
+__all__ = [
+    "AVERAGE",
+    "bits_table",
+    "calibration_table",
+    "front_table",
+    "gap_table",
+    "ladder_table",
+    "mean_bits_table",
+    "stage_table",
+    "table1",
+    "table1_paper",
+    "table2",
+    "table2_paper",
+    "trade_off_table",
+]
+
+COMPARED = ("kd", "ce", "ce-temperature")
+"""Models of the retrained winner whose calibration and curves are shown together."""
 
 AVERAGE = "average"
 """The ``exit`` of the last row of `table1`."""
+
+BUDGETS = (0.1, 0.15, 0.2, 0.3, 0.4, 0.6, 0.8)
+"""Average BOPs, relative to the reference, at which `trade_off_table` reads the curves."""
 
 _GIGA = 1e9
 _METRICS = ("error", "ece", "mce")
@@ -36,20 +56,27 @@ def _model(evaluation: Mapping[str, Any], model: str) -> Mapping[str, Any]:
     return dict(models[model])
 
 
-def table1(evaluation: Mapping[str, Any], model: str = "kd") -> pd.DataFrame:
+def table1(evaluation: Mapping[str, Any], model: str = "kd", *, shared: bool = False) -> pd.DataFrame:
     """Table I: how many samples leave at each exit, and what that costs.
 
     Args:
         evaluation: The content of ``evaluation.json``.
         model: One of its models.
+        shared: With the one threshold that the study's ``evaluate.threshold`` gives all exits, as the paper's Table I;
+            else with the thresholds fitted exit by exit.
 
     Returns:
         One row an exit and a last one, `AVERAGE`. Columns: ``exit``, ``threshold``, ``exit_rate_percent``,
         ``cost_share_gbops`` (exit rate x cumulative cost: the paper's "Cost (G)", whose sum is the average),
         ``cumulative_gbops`` (cost of a sample that leaves there), ``accuracy_leaving`` (of those that leave there; in
         the last row the policy's accuracy).
+
+    Raises:
+        UserError: There is no such model, or ``shared`` and it has no early exit.
     """
     content = _model(evaluation, model)
+    if shared:
+        content = _shared(content, model)
     rows = [
         {
             "exit": row["exit"],
@@ -74,6 +101,34 @@ def table1(evaluation: Mapping[str, Any], model: str = "kd") -> pd.DataFrame:
     return frame.astype(dict.fromkeys(numbers, float))
 
 
+def _shared(content: Mapping[str, Any], model: str) -> Mapping[str, Any]:
+    """A model's figures with one threshold for all exits."""
+    if content["shared"] is None:
+        raise UserError(f"model '{model}' has no early exit, so no threshold", where="evaluation.json")
+    return dict(content["shared"])
+
+
+def table1_paper(evaluations: Mapping[str, Mapping[str, Any]], model: str = "kd") -> pd.DataFrame:
+    """Table I as the paper prints it: a row a run, for each exit the rate and the cost, with one shared threshold.
+
+    Args:
+        evaluations: Name of a run -> content of its ``evaluation.json``.
+
+    Returns:
+        Columns: ``model`` (``"<name> (th=0.7)"``), and for the i-th placed exit from 0 on, the final one last,
+        ``exit<i>_rate_percent`` and ``exit<i>_cost_gbops`` (exit rate x cumulative cost); NaN beyond a run's exits.
+    """
+    rows = []
+    for name, evaluation in evaluations.items():
+        shared = _shared(_model(evaluation, model), model)
+        row: dict[str, Any] = {"model": f"{name} (th={shared['threshold']:g})"}
+        for i, exit_ in enumerate(shared["exits"]):
+            row[f"exit{i}_rate_percent"] = 100 * exit_["exit_rate"]
+            row[f"exit{i}_cost_gbops"] = exit_["cost_share_bops"] / _GIGA
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
 def table2(evaluation: Mapping[str, Any]) -> pd.DataFrame:
     """Table II: error, ECE and MCE of each exit over all samples, with cross-entropy alone and with KD.
 
@@ -95,14 +150,78 @@ def table2(evaluation: Mapping[str, Any]) -> pd.DataFrame:
     return frame[columns].astype(dict.fromkeys(columns[2:], float))
 
 
-def table2_wide(evaluation: Mapping[str, Any]) -> pd.DataFrame:
-    """`table2` with one row an exit, and for each metric the columns ``<metric>_nonkd``, ``_kd``, ``_change``."""
-    rows: dict[str, dict[str, Any]] = {}
-    for row in table2(evaluation).to_dict("records"):
-        wide = rows.setdefault(row["exit"], {"exit": row["exit"]})
-        for key, value in (("nonkd", row["nonkd"]), ("kd", row["kd"]), ("change", row["variance_percent"])):
-            wide[f"{row['metric']}_{key}"] = value
-    return pd.DataFrame(list(rows.values()))
+def table2_paper(evaluation: Mapping[str, Any]) -> pd.DataFrame:
+    """Table II as the paper prints it: rows NonKD, KD and Variance (%).
+
+    Returns:
+        Columns: ``loss``, and for the i-th placed exit from 0 on, the final one last, ``exit<i>_error``,
+        ``exit<i>_ece`` and ``exit<i>_mce``.
+
+    Raises:
+        UserError: As `table2`.
+    """
+    long = table2(evaluation)
+    numbers = {name: f"exit{i}" for i, name in enumerate(dict.fromkeys(long["exit"]))}
+    rows = [
+        {"loss": loss} | {f"{numbers[row['exit']]}_{row['metric']}": row[key] for row in long.to_dict("records")}
+        for loss, key in (("NonKD", "nonkd"), ("KD", "kd"), ("Variance (%)", "variance_percent"))
+    ]
+    return pd.DataFrame(rows)
+
+
+def calibration_table(evaluation: Mapping[str, Any], models: Sequence[str] = COMPARED) -> pd.DataFrame:
+    """Calibration of each exit over all samples, and how well its confidence tells right from wrong.
+
+    Returns:
+        One row a model and exit. Columns: ``model``, ``exit``, ``accuracy``, ``ece``, ``mce``, ``signed_gap``
+        (mean confidence - accuracy), ``auroc`` (NaN where it is undefined: all answers right, or all wrong),
+        ``temperature`` (NaN where logits are not scaled).
+    """
+    rows = []
+    for name in models:
+        if name not in evaluation["models"]:
+            continue
+        content = evaluation["models"][name]
+        temperatures = content["temperatures"] or [math.nan] * len(content["exits"])
+        for row, temperature in zip(content["exits"], temperatures, strict=True):
+            figures = {key: row[key] for key in ("exit", "accuracy", "ece", "mce", "signed_gap", "auroc")}
+            rows.append({"model": name, **figures, "temperature": temperature})
+    columns = ["model", "exit", "accuracy", "ece", "mce", "signed_gap", "auroc", "temperature"]
+    return pd.DataFrame(rows, columns=columns).astype(dict.fromkeys(columns[2:], float))
+
+
+def trade_off_table(evaluation: Mapping[str, Any], models: Sequence[str] = COMPARED) -> pd.DataFrame:
+    """What accuracy each model reaches within a budget, with one threshold for all exits and with one for each.
+
+    Within a budget the policy is the most accurate of its curve's on the search split that costs no more there; the
+    figures are those of the test split.
+
+    Returns:
+        One row a budget (``relative_budget``, of the reference's BOPs) that some model meets. Columns: for each model
+        and kind of thresholds ``<model>_shared`` and ``<model>_fitted``, the accuracy; NaN where no policy is so cheap.
+    """
+    curves = {
+        f"{name}_{kind}": evaluation["models"][name][key]
+        for name in models
+        if name in evaluation["models"]
+        for kind, key in (("shared", "sweep"), ("fitted", "fitted"))
+        if evaluation["models"][name][key]
+    }
+    rows = []
+    for budget in BUDGETS:
+        row = {name: _within(curve, budget) for name, curve in curves.items()}
+        if any(not math.isnan(value) for value in row.values()):
+            rows.append({"relative_budget": budget, **row})
+    return pd.DataFrame(rows, columns=["relative_budget", *curves])
+
+
+def _within(curve: Sequence[Mapping[str, Any]], budget: float) -> float:
+    """Test accuracy of the policy that is the most accurate within the budget on the search split."""
+    fitting = [row for row in curve if row["search"]["relative_bops"] <= budget]
+    if not fitting:
+        return math.nan
+    best = max(fitting, key=lambda row: (row["search"]["accuracy"], -row["search"]["average_bops"]))
+    return float(best["accuracy"])
 
 
 def gap_table(evaluation: Mapping[str, Any]) -> pd.DataFrame:
@@ -187,6 +306,24 @@ def bits_table(space: SearchSpace, architecture: Architecture) -> pd.DataFrame:
     frame["gbops"] = frame["bops"] / _GIGA
     frame["bops_share"] = frame["bops"] / frame["bops"].sum()
     return frame[["name", "part", "group", "weight_bits", "activation_bits", "macs", "gbops", "bops_share"]]
+
+
+def mean_bits_table(evaluation: Mapping[str, Any]) -> pd.DataFrame:
+    """Mean bits of the architecture, ``"W/A"``, plain and weighted by MACs.
+
+    Returns:
+        Rows ``searched`` and ``all`` (layers that run, heads of placed exits included). Columns: ``layers``,
+        ``mean_bits``, ``mac_weighted_bits``.
+    """
+    return pd.DataFrame(
+        {"layers": layers, "mean_bits": bits_text(bits, "mean"), "mac_weighted_bits": bits_text(bits, "mac_weighted")}
+        for layers, bits in evaluation["bits"].items()
+    )
+
+
+def bits_text(bits: Mapping[str, float], kind: str) -> str:
+    """``"3.72/3.72"``. ``kind``: ``"mean"`` or ``"mac_weighted"``."""
+    return f"{bits[f'{kind}_weight_bits']:.2f}/{bits[f'{kind}_activation_bits']:.2f}"
 
 
 def ladder_table(ladder: Mapping[str, Any]) -> pd.DataFrame:

@@ -76,7 +76,8 @@ def judge(
     chosen = front.index(full[best])
     policy = front[chosen]
     bit = {name: 1 << i for i, name in enumerate(space.candidates)}
-    means = mean_bits([row for row in layer_table(space, Architecture(bits)) if row["group"] is not None])
+    layers = layer_table(space, Architecture(bits))
+    means = mean_bits([row for row in layers if row["group"] is not None] or layers)  # or: only heads are searched
     costs = exit_costs(space, bits).placed(())
     record = {
         "front": [

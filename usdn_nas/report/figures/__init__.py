@@ -1,6 +1,8 @@
 """Figures of a run. Each takes a `Run` and optionally ``ax=``, and returns the axes it drew on; pyplot is not used."""
 
 from usdn_nas.report.figures.bits import plot_bits
+from usdn_nas.report.figures.comparison import plot_comparison
+from usdn_nas.report.figures.curves import plot_curves
 from usdn_nas.report.figures.exits import plot_exits
 from usdn_nas.report.figures.front import plot_front
 from usdn_nas.report.figures.history import plot_history
@@ -9,11 +11,13 @@ from usdn_nas.report.figures.reliability import plot_reliability
 from usdn_nas.report.figures.sensitivity import plot_sensitivity
 from usdn_nas.report.figures.thresholds import plot_thresholds
 from usdn_nas.report.figures.training import plot_ladder, plot_training
-from usdn_nas.report.figures.write import draw_figures, write_figures
+from usdn_nas.report.figures.write import draw_figures, write_figure, write_figures
 
 __all__ = [
     "draw_figures",
     "plot_bits",
+    "plot_comparison",
+    "plot_curves",
     "plot_exits",
     "plot_front",
     "plot_history",
@@ -23,5 +27,6 @@ __all__ = [
     "plot_sensitivity",
     "plot_thresholds",
     "plot_training",
+    "write_figure",
     "write_figures",
 ]

@@ -25,6 +25,7 @@ INK, MUTED, FAINT, BAND, PAPER = "#1b1f24", "#606770", "#b9c0c8", "#f1f3f6", "#f
 MODEL_STYLES: dict[str, dict[str, Any]] = {
     "kd": {"color": BLUE, "marker": "o", "linestyle": "-", "label": "KD"},
     "ce": {"color": VERMILLION, "marker": "s", "linestyle": "--", "label": "CE alone"},
+    "ce-temperature": {"color": GREEN, "marker": "^", "linestyle": "-.", "label": "CE + temperatures"},
 }
 """Of the models that are compared: colour, marker, line, short label."""
 
@@ -98,13 +99,13 @@ def given_axes(ax: Axes | Sequence[Axes] | None, count: int) -> list[Axes] | Non
     return axes
 
 
-def compared(evaluation: Mapping[str, Any]) -> list[str]:
-    """Those of the models in `MODEL_STYLES` that were evaluated.
+def compared(evaluation: Mapping[str, Any], models: Sequence[str] = ("kd", "ce")) -> list[str]:
+    """Those of ``models``, names in `MODEL_STYLES`, that were evaluated.
 
     Raises:
         MissingPartError: None was.
     """
-    names = [name for name in MODEL_STYLES if name in evaluation["models"]]
+    names = [name for name in models if name in evaluation["models"]]
     if not names:
         raise MissingPartError("no retrained model was evaluated", where="evaluation.json")
     return names

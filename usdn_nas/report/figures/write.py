@@ -10,10 +10,11 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from usdn_nas.errors import UserError
+from usdn_nas.errors import UserError, nearest
 from usdn_nas.files import atomic_path
 from usdn_nas.report.figures._style import lay_out
 from usdn_nas.report.figures.bits import plot_bits
+from usdn_nas.report.figures.curves import plot_curves
 from usdn_nas.report.figures.exits import plot_exits
 from usdn_nas.report.figures.front import plot_front
 from usdn_nas.report.figures.history import plot_history
@@ -24,9 +25,10 @@ from usdn_nas.report.figures.thresholds import plot_thresholds
 from usdn_nas.report.figures.training import plot_ladder, plot_training
 from usdn_nas.report.run import MissingPartError, Run
 
-__all__ = ["FIGURES", "Drawn", "draw_figures", "figure_svg", "write_figures"]
+__all__ = ["FIGURES", "Drawn", "draw_figures", "figure_svg", "write_figure", "write_figures"]
 
 _DPI = 170
+_SUFFIXES = (".png", ".svg", ".pdf")
 
 FIGURES: dict[str, Callable[[Run], Axes | list[Axes]]] = {
     "front": plot_front,
@@ -34,6 +36,7 @@ FIGURES: dict[str, Callable[[Run], Axes | list[Axes]]] = {
     "exits": plot_exits,
     "reliability": plot_reliability,
     "thresholds": plot_thresholds,
+    "curves": plot_curves,
     "history": plot_history,
     "importance": plot_importance,
     "sensitivity": plot_sensitivity,
@@ -54,9 +57,12 @@ def draw_figures(run: Run) -> Drawn:
 
 def _draw(plot: Callable[[Run], Axes | list[Axes]], run: Run) -> Figure | MissingPartError:
     try:
-        axes = plot(run)
+        return _laid_out(plot(run))
     except MissingPartError as missing:
         return missing
+
+
+def _laid_out(axes: Axes | list[Axes]) -> Figure:
     figure = (axes if isinstance(axes, Axes) else axes[0]).get_figure(root=True)
     assert figure is not None
     lay_out(figure)
@@ -72,6 +78,30 @@ def figure_svg(figure: Figure, *, text: bool = False) -> str:
     with rc_context({"svg.hashsalt": "usdn-nas", "svg.fonttype": "none" if text else "path"}):
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
     return buffer.getvalue()
+
+
+def write_figure(axes: Axes | list[Axes], path: Path) -> None:
+    """Writes the figure of ``axes`` as its suffix says, ``.png``, ``.svg`` or ``.pdf``, atomically.
+
+    Raises:
+        UserError: Another suffix.
+    """
+    if path.suffix not in _SUFFIXES:
+        raise UserError(
+            f"cannot draw '{path.suffix}' files", where=path, remedy=nearest(path.suffix or ".png", _SUFFIXES)
+        )
+    _save(_laid_out(axes), path)
+
+
+def _save(figure: Figure, path: Path) -> None:
+    with atomic_path(path) as temporary:
+        if path.suffix == ".svg":
+            temporary.write_text(figure_svg(figure), encoding="utf-8")
+        elif path.suffix == ".pdf":
+            with rc_context({"pdf.fonttype": 42}):  # TrueType: some publishers refuse Type 3
+                figure.savefig(temporary, format="pdf", metadata={"CreationDate": None})
+        else:
+            figure.savefig(temporary, format="png", dpi=_DPI, metadata={"Software": None})
 
 
 def write_figures(run: Run, folder: Path | str, *, drawn: Drawn | None = None) -> list[Path]:
@@ -90,19 +120,12 @@ def write_figures(run: Run, folder: Path | str, *, drawn: Drawn | None = None) -
     """
     paths = []
     for name, figure in (draw_figures(run) if drawn is None else drawn).items():
-        for suffix in (".png", ".svg", ".pdf"):
+        for suffix in _SUFFIXES:
             path = Path(folder) / f"{name}{suffix}"
             if isinstance(figure, MissingPartError):
                 path.unlink(missing_ok=True)
                 continue
-            with atomic_path(path) as temporary:
-                if suffix == ".svg":
-                    temporary.write_text(figure_svg(figure), encoding="utf-8")
-                elif suffix == ".pdf":
-                    with rc_context({"pdf.fonttype": 42}):  # TrueType: some publishers refuse Type 3
-                        figure.savefig(temporary, format="pdf", metadata={"CreationDate": None})
-                else:
-                    figure.savefig(temporary, format="png", dpi=_DPI, metadata={"Software": None})
+            _save(figure, path)
             paths.append(path)
     if not paths:
         raise UserError("nothing to draw yet", where=run.path, remedy="usdn-nas run STUDY goes on from here")

@@ -1,0 +1,355 @@
+"""The ablation that the claim rests on: early exit and mixed precision alone, one after the other, and jointly.
+
+python benchmarks/ablation.py --seeds 3
+
+Systems, protocol and findings: docs/ablation.md. Everything is chosen on the search split; at its end a seed reads the
+test split, once, and writes it into the attempt's record. Killed, it goes on where it stopped. Settings other than the
+last attempt's begin a new attempt (``--why``); none is ever removed. Seeds may run side by side (``--only 1``), and
+``--prepare`` beside them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import fcntl
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ablation_summary import show
+from ablation_systems import FULL, MSDNET, OURS, SDN, STUDIES, Chooser, cheapest
+from numpy.typing import NDArray
+from rich.console import Console
+
+from usdn_nas.architecture import Architecture
+from usdn_nas.config import find_toml
+from usdn_nas.cost import ExitCosts, exit_costs, reference_bops
+from usdn_nas.evaluation.outputs import Batches, run
+from usdn_nas.export.document import read_architecture, write_architecture
+from usdn_nas.files import digest, write_json
+from usdn_nas.pipeline.context import Context, open_run
+from usdn_nas.pipeline.search import load_retrained
+from usdn_nas.pipeline.stages import Pipeline, retrain_folder
+from usdn_nas.pipeline.study import read
+from usdn_nas.policy.apply import apply
+from usdn_nas.policy.outputs import ExitOutputs
+from usdn_nas.policy.thresholds import fit_thresholds
+from usdn_nas.progress import Reporter
+from usdn_nas.study.points import front_points
+
+SCHEMA = "usdn-nas/benchmark-ablation/1"
+SLACKS = (0.0, -0.0025)
+"""A system's candidates reach, before retraining, the accuracy of the full network at 4 bits less each of these."""
+OFFSETS = (-0.02, -0.01, -0.005, -0.0025, 0.0, 0.0025, 0.005)
+"""Accuracies that thresholds are fitted to on the search split, relative to the retrained full network at 4 bits."""
+
+
+@dataclass
+class Candidate:
+    """An architecture of a system, retrained; its outputs on the search split and, once asked for, on the test split.
+
+    Args:
+        path: Its architecture file; ``inherited``: accuracy and BOPs of its policy before retraining.
+    """
+
+    context: Context
+    architecture: Architecture
+    path: Path
+    inherited: dict[str, float] | None
+
+    def retrain(self) -> None:
+        """Trains it, unless that is done."""
+        write_architecture(
+            self.path, self.context.space, self.architecture, objective=None, metrics=None, source=None,
+            provenance=self.context.provenance(), data=self.context.data_summary(),
+        )  # fmt: skip
+        Pipeline(self.context).retrain_all(self.path)
+
+    @cached_property
+    def costs(self) -> ExitCosts:
+        """Of the placed exits."""
+        return exit_costs(self.context.space, self.architecture.bits).placed(self.architecture.exits)
+
+    def outputs(self, batches: Batches) -> ExitOutputs:
+        """Of the retrained network."""
+        folder = self.context.folder / retrain_folder(self.architecture) / "kd"
+        file = read_architecture(self.path, within=self.context.space)
+        network = load_retrained(self.context, file, folder)
+        return run(network, batches, network.exit_names)
+
+    @cached_property
+    def search(self) -> ExitOutputs:
+        """On the search split."""
+        return self.outputs(self.context.search_batches)
+
+    @cached_property
+    def test(self) -> ExitOutputs:
+        """On the test split."""
+        return self.outputs(self.context.test_batches)
+
+    def thresholds(self, accuracy: float) -> tuple[float, ...]:
+        """The cheapest that reach ``accuracy`` on the search split, or the most accurate."""
+        return fit_thresholds(self.search, self.costs, accuracy=accuracy).thresholds
+
+    def measured(self, outputs: ExitOutputs, thresholds: tuple[float, ...]) -> dict[str, Any]:
+        """Accuracy, average BOPs and exit rates of a policy."""
+        result = apply(outputs, self.costs, thresholds)
+        return {
+            "accuracy": result.accuracy,
+            "average_bops": result.average_bops,
+            "exit_rates": result.exit_rates.tolist(),
+        }
+
+    def right(self, thresholds: tuple[float, ...]) -> NDArray[np.bool_]:
+        """(N,): whether the policy's answer is right, on the test split."""
+        result = apply(self.test, self.costs, thresholds)
+        return self.test.correct[result.answers_at, np.arange(self.test.samples)]
+
+    def described(self) -> dict[str, Any]:
+        """What it is, and its curve on the search split."""
+        return {
+            "bits": {group: list(pair) for group, pair in self.architecture.bits.items()},
+            "exits": list(self.architecture.exits),
+            "inherited": self.inherited,
+            "accuracy_exits": dict(zip(self.search.names, self.search.accuracy.tolist(), strict=True)),
+        }
+
+
+class Seed:
+    """One seed of an attempt."""
+
+    def __init__(self, seed: int, runs: Path, record: Record, reporter: Reporter) -> None:
+        self.seed, self.record, self.reporter = seed, record, reporter
+        self.folder = runs / f"seed-{seed}"
+        self.contexts = {
+            study: open_run(find_toml(study, "studies"), (f"seed={seed}", "threads=1"), self.folder / study, reporter)
+            for study in dict.fromkeys(STUDIES.values())
+        }
+
+    def prepare(self) -> None:
+        """Trains what the systems start from: the 4-bit MSDNet and SDN, and the supernet."""
+        for study, context in reversed(self.contexts.items()):
+            with waiting(context.folder):
+                Pipeline(context).run(until="supernet" if study == STUDIES[OURS] else "search")
+
+    def run(self) -> None:
+        """All systems, then the test split."""
+        if self.record.of(self.seed).get("test"):
+            self.reporter.say(f"seed {self.seed}: done before")
+            return
+        found, accuracies = self._from_supernet()
+        self._retrain(found, 0)
+        for system in (MSDNET, SDN):
+            found[system] = [self._of_other(system, accuracies[0])]
+        for number in range(len(accuracies)):
+            self._retrain(found, number)
+        candidates = {system: found[system] for system in STUDIES}
+        target = float(candidates[FULL][0].search.accuracy[-1])
+        self.record.write(self.seed, "target", {"search_accuracy": target})
+        for system, those in candidates.items():
+            points = self._points(those, target)
+            described = [candidate.described() for candidate in those]
+            self.record.write(self.seed, system, {"candidates": described, "points": points})
+        self._read_test(candidates)
+
+    def _retrain(self, candidates: dict[str, list[Candidate]], number: int) -> None:
+        """Retrains candidate ``number`` of every system that has one."""
+        for system, those in candidates.items():
+            if number < len(those):
+                those[number].retrain()
+                accuracies = those[number].search.accuracy
+                self.record.write(
+                    self.seed, system, {f"retrained {number}": [round(a, 4) for a in accuracies.tolist()]}
+                )
+                self.reporter.say(f"seed {self.seed}: {system}, candidate {number}: {np.round(accuracies, 4)}")
+
+    def _from_supernet(self) -> tuple[dict[str, list[Candidate]], list[float]]:
+        """System -> its candidates, not yet retrained, of those that share the supernet; accuracies they reach in it."""
+        context = self.contexts[STUDIES[OURS]]
+        with waiting(context.folder):
+            Pipeline(context).run(until="supernet")
+        chooser = Chooser(context, self.folder / "search")
+        full, outputs = chooser.full()
+        accuracies = [float(outputs.accuracy[-1]) - slack for slack in SLACKS]
+        found = {FULL: [self._candidate(FULL, 0, context, full, None)]}
+        for system, points in chooser.choices(accuracies).items():
+            found[system] = [
+                self._candidate(system, i, context, p.architecture, {"accuracy": p.accuracy, "bops": p.bops})
+                for i, p in enumerate(points)
+            ]
+        return found, accuracies
+
+    def _of_other(self, system: str, accuracy: float) -> Candidate:
+        """MSDNet or SDN: the placement of its exits that is cheapest at an accuracy before retraining."""
+        context = self.contexts[STUDIES[system]]
+        with waiting(context.folder):
+            Pipeline(context).run(until="search")
+        (point,) = cheapest(front_points(read(context), context.space), [accuracy])
+        inherited = {"accuracy": point.accuracy, "bops": point.bops}
+        return self._candidate(system, 0, context, point.architecture, inherited)
+
+    def _candidate(
+        self, system: str, number: int, context: Context, architecture: Architecture, inherited: dict[str, float] | None
+    ) -> Candidate:
+        name = system.replace(",", "").replace(" ", "-")
+        return Candidate(context, architecture, self.folder / "chosen" / f"{name}-{number}.json", inherited)
+
+    def _points(self, candidates: list[Candidate], target: float) -> list[dict[str, Any]]:
+        """For each of `OFFSETS` the candidate and thresholds that are cheapest on the search split, with figures."""
+        points = []
+        for offset in OFFSETS:
+            wanted = target + offset
+            tried = []
+            for number, candidate in enumerate(candidates):
+                thresholds = candidate.thresholds(wanted)
+                figures = candidate.measured(candidate.search, thresholds)
+                tried.append((number, thresholds, figures))
+            reaching = [one for one in tried if one[2]["accuracy"] >= wanted - 1e-9]
+            if reaching:
+                number, thresholds, figures = min(reaching, key=lambda one: one[2]["average_bops"])
+            else:
+                number, thresholds, figures = max(tried, key=lambda one: one[2]["accuracy"])
+            points.append(
+                {
+                    "offset": offset,
+                    "reached": bool(reaching),
+                    "candidate": number,
+                    "thresholds": list(thresholds),
+                    "search": figures,
+                }
+            )
+        return points
+
+    def _read_test(self, candidates: dict[str, list[Candidate]]) -> None:
+        """Measures every chosen point on the test split; from here on the seed is done."""
+        context = self.contexts[STUDIES[OURS]]
+        found: dict[str, Any] = {}
+        for system, those in candidates.items():
+            rows = []
+            for point in self.record.of(self.seed)[system]["points"]:
+                candidate, thresholds = those[point["candidate"]], tuple(point["thresholds"])
+                right = np.packbits(candidate.right(thresholds))
+                rows.append(
+                    {
+                        "offset": point["offset"],
+                        **candidate.measured(candidate.test, thresholds),
+                        "right": base64.b64encode(right.tobytes()).decode(),
+                    }
+                )
+            found[system] = rows
+        self.record.write(
+            self.seed,
+            "test",
+            {
+                "n": len(context.data.test),
+                "systems": found,
+                "reference_bops": reference_bops(context.space),
+                "provenance": context.provenance(),
+                "read": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            },
+        )
+
+
+@contextmanager
+def waiting(folder: Path) -> Iterator[None]:
+    """Holds a run folder; waits while another process does."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".ablation.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+class Record:
+    """The last attempt of a results file, shared with the processes of other seeds."""
+
+    def __init__(self, path: Path, settings: dict[str, Any], why: str | None, start: dict[str, Any]) -> None:
+        self.path, self.digest = path, digest(settings)
+        with self._locked() as results:
+            last = results["attempts"][-1] if results["attempts"] else None
+            if last is None or last["digest"] != self.digest:
+                if last is not None and why is None:
+                    raise SystemExit(f"{path}: settings differ from the last attempt's; say --why a new one is made")
+                results["attempts"].append(
+                    {"digest": self.digest, "why": why or "first attempt", **start, "settings": settings, "seeds": {}}
+                )
+
+    @contextmanager
+    def _locked(self) -> Iterator[dict[str, Any]]:
+        """The file's content, written back at the end."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with (self.path.parent / f".{self.path.stem}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            there = json.loads(self.path.read_text()) if self.path.is_file() else {"schema": SCHEMA, "attempts": []}
+            before = json.dumps(there)
+            yield there
+            if json.dumps(there) != before:
+                write_json(self.path, there)
+
+    def of(self, seed: int) -> dict[str, Any]:
+        """What is known of a seed."""
+        with self._locked() as results:
+            found: dict[str, Any] = results["attempts"][-1]["seeds"].get(str(seed), {})
+        return found
+
+    def write(self, seed: int, key: str, figures: dict[str, Any]) -> None:
+        """Adds figures under a key of a seed."""
+        with self._locked() as results:
+            entry = results["attempts"][-1]["seeds"].setdefault(str(seed), {})
+            entry[key] = {**entry.get(key, {}), **figures}
+
+
+def settings_of(runs: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What decides an attempt's figures, seeds aside; and where it begins: date, commit, MACs."""
+    contexts = {study: open_run(find_toml(study, "studies"), (), runs / study) for study in set(STUDIES.values())}
+    settings = {
+        "slacks": list(SLACKS),
+        "offsets": list(OFFSETS),
+        "studies": {
+            study: {"study": c.study.model_dump(mode="json"), "space": c.spec.model_dump(mode="json")}
+            for study, c in sorted(contexts.items())
+        },
+    }
+    macs = {}
+    for study, context in sorted(contexts.items()):
+        chain = context.space.chain
+        layers = [layer for segment in chain.segments for layer in segment.layers] + list(chain.exits[-1].layers)
+        macs[study] = sum(layer.macs for layer in layers)
+    commit = contexts[STUDIES[OURS]].provenance().get("commit")
+    start = {"date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "commit": commit, "macs": macs}
+    return settings, start
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=3, help="0 to SEEDS - 1")
+    parser.add_argument("--only", type=int, nargs="+", help="these seeds alone")
+    parser.add_argument("--prepare", action="store_true", help="train what the systems start from, choose nothing")
+    parser.add_argument("--runs", type=Path, default=Path("runs/ablation"))
+    parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results" / "ablation.json")
+    parser.add_argument("--why", help="of a new attempt")
+    parser.add_argument("--show", action="store_true", help="print the tables of the last attempt, run nothing")
+    options = parser.parse_args()
+    if not options.show:
+        settings, start = settings_of(options.runs)
+        largest, smallest = max(start["macs"].values()), min(start["macs"].values())
+        if largest > 1.2 * start["macs"][STUDIES[OURS]] or smallest < 0.8 * start["macs"][STUDIES[OURS]]:
+            raise SystemExit(f"backbones must have equal MACs, within 20%: {start['macs']}")
+        record = Record(options.results, settings, options.why, start)
+        reporter = Reporter(Console(stderr=True))
+        for seed in options.only or range(options.seeds):
+            one = Seed(seed, options.runs, record, reporter)
+            one.prepare() if options.prepare else one.run()
+        if options.prepare:
+            return
+    show(json.loads(options.results.read_text()), Console(width=150))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,46 @@
+"""``usdn-nas compare``: finished runs side by side."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from usdn_nas.cli.common import Format, FormatOption, command, open_study_or_run, print_frame, stdout
+
+__all__ = ["compare"]
+
+
+@command
+def compare(
+    runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="Run folders, or studies by name.")],
+    model: Annotated[
+        str, typer.Option("--model", help="Which network of each run: kd, ce, ce-temperature, supernet, teacher.")
+    ] = "kd",
+    format: FormatOption = Format.table,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE", help="Also draws them: .png, .svg or .pdf.")
+    ] = None,
+) -> None:
+    """Prints evaluated runs side by side: accuracy, average BOPs, exit rates, calibration, bits, MACs (test split).
+
+    ECE and MCE are those of the policy's answers. The figure has each run's threshold sweep.
+
+    Examples:
+
+        usdn-nas compare runs/digits runs/alpha
+
+        usdn-nas compare runs/a runs/b runs/c --out compared.png --format csv > compared.csv
+    """
+    from usdn_nas.report import compare_table, load_run, plot_comparison
+    from usdn_nas.report.figures import write_figure
+
+    opened = [load_run(open_study_or_run(run).folder) for run in runs]
+    frame = compare_table(*opened, model=model)
+    if out is not None:
+        write_figure(plot_comparison(*opened, model=model), out)
+    title = f"Runs side by side: {model}, test split (n = {frame['n'][0]:,})"
+    print_frame(frame.drop(columns="n") if format is Format.table else frame, format, title)
+    if out is not None and format is Format.table:
+        stdout().print(out, highlight=False, soft_wrap=True)

@@ -1,0 +1,82 @@
+"""Runs side by side: accuracy against average BOPs, each with its threshold sweep."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from matplotlib.axes import Axes
+
+from usdn_nas.report.comparison import comparable
+from usdn_nas.report.figures._style import (
+    BLUE,
+    GREEN,
+    INK,
+    ORANGE,
+    PAPER,
+    PURPLE,
+    SKY,
+    VERMILLION,
+    bops_unit,
+    grid,
+    legend_below,
+    new_axes,
+    styled,
+)
+from usdn_nas.report.run import Run
+
+__all__ = ["plot_comparison"]
+
+_COLORS = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY, INK)
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+_LINES = ("-", "--", "-.", ":")
+
+
+@styled
+def plot_comparison(*runs: Run | Path | str, model: str = "kd", ax: Axes | None = None) -> Axes:
+    """Accuracy against average BOPs on the test split, one colour, mark and line a run.
+
+    Lines: one threshold shared by all exits, moved. Large marks: the policy with the fitted thresholds.
+
+    Args:
+        runs: Runs or their folders.
+        model: Which of their networks.
+        ax: To draw on; None: a new figure.
+
+    Raises:
+        UserError: As `usdn_nas.report.comparison.comparable`.
+    """
+    named = comparable(*runs, model=model)
+    contents = {name: run.evaluation["models"][model] for name, run in named.items()}
+    costs = [row["average_bops"] for c in contents.values() for row in (c["policy"], *c["sweep"])]
+    scale, unit = bops_unit(costs)
+    ax = new_axes(5.6, 4.2)[0] if ax is None else ax
+    for i, (name, content) in enumerate(contents.items()):
+        color, marker, policy = _COLORS[i % len(_COLORS)], _MARKERS[i % len(_MARKERS)], content["policy"]
+        sweep = sorted(content["sweep"], key=lambda row: row["threshold"])
+        ax.plot(
+            [row["average_bops"] / scale for row in sweep],
+            [100 * row["accuracy"] for row in sweep],
+            color=color,
+            linestyle=_LINES[i % len(_LINES)],
+            linewidth=1.3,
+            zorder=3,
+        )
+        ax.scatter(
+            policy["average_bops"] / scale,
+            100 * policy["accuracy"],
+            color=color,
+            marker=marker,
+            s=70,
+            edgecolor=PAPER,
+            linewidths=0.8,
+            label=name,
+            zorder=5,
+        )
+    n = next(iter(named.values())).evaluation["n"]
+    ax.set_xlabel(f"average {unit} per image")
+    ax.set_ylabel("accuracy (%)")
+    ax.set_title(f"Runs side by side (test, n = {n:,})")
+    ax.margins(y=0.1)
+    grid(ax)
+    legend_below(ax, 2)
+    return ax
