@@ -73,6 +73,10 @@ def test_evaluate(command: Command, tiny_copy: Path) -> None:
     assert table and "exit" in table[0]
     text = command("evaluate", tiny_copy).stdout
     assert "Table I" in text and "Table II" in text and "n = 100" in text and "n = 150" in text
+    budgeted = rows(command("evaluate", tiny_copy, "--budgeted", "--format", "csv").stdout)
+    assert "relative_bops" in budgeted[0]
+    both = command("evaluate", tiny_copy, "--budgeted", "--overthinking").stdout
+    assert "Anytime prediction" in both and "Budgeted batches" in both and "Overthinking" in both
 
 
 def test_export(command: Command, tiny_copy: Path, tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ CHECKPOINT = "msdnet-step=4-block=5.pth.tar"
 
 
 def write_cifar(root: Path) -> None:
-    """CIFAR-10 and CIFAR-100 as they are unpacked, with 8 images in a file, 100 in CIFAR-100's first."""
+    """CIFAR-10 and CIFAR-100 as they are unpacked, with 4 images in a file, 100 in CIFAR-100's first."""
     generator = np.random.default_rng(1)
     ten = ([*(f"data_batch_{k}" for k in range(1, 6)), "test_batch"], 10, b"labels", "batches.meta", b"label_names")
     hundred = (["train", "test"], 100, b"fine_labels", "meta", b"fine_label_names")
@@ -46,7 +46,7 @@ def write_cifar(root: Path) -> None:
     }.items():
         (root / folder).mkdir(parents=True)
         for name in names:
-            count = 100 if name == "train" else 8
+            count = 100 if name == "train" else 4
             data = generator.integers(0, 256, (count, 3072), dtype=np.uint8)
             (root / folder / name).write_bytes(python2_pickle(data, [k % classes for k in range(count)], key))
         (root / folder / meta).write_bytes(python2_names([f"class {k}" for k in range(classes)], of_names))
@@ -91,7 +91,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def limits(name: str, data: Path) -> list[str]:
     """What makes a study short; all else is as it ships."""
-    search, train, batch = (2, 4, 2) if name.startswith("imagenet") else (8, 8, 4)
+    search, train, batch = (2, 4, 2) if name.startswith("imagenet") else (4, 4, 4)
     small = ("max_steps=1", "lr=0.001", f"batch_size={batch}")
     trainings = [f"{table}.{limit}" for table in TRAININGS for limit in small]
     if "_sdn" in name:  # statistics of 55 BatchNorms that are a step old let activations overflow
@@ -136,8 +136,7 @@ def test_runs_from_pretraining_to_its_end(name: str, finished: Finished) -> None
     before = {"pretrain", "supernet", "search"}
     assert before.isdisjoint(ran) if name.endswith(("_tr02", "_tr03")) else before < set(ran)
     found = evaluation(folder)
-    n = {"imagenet": 4}.get(name.split("_")[0], 8)
-    assert (found["n"], found["rule"]) == (n, "most-confident" if "_sdn" in name else "threshold")
+    assert (found["n"], found["rule"]) == (4, "most-confident" if "_sdn" in name else "threshold")
     if name in DRAWN:
         assert ran[-1] == "report" and (folder / "report.html").stat().st_size > 10_000
 

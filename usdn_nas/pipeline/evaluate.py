@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from usdn_nas.cost import exit_costs, layer_table, mean_bits, reference_bops
-from usdn_nas.evaluation.outputs import fit_temperatures, run
+from usdn_nas.evaluation.outputs import fit_temperatures, run_with_confusion
+from usdn_nas.evaluation.protocols import budgeted_batches, overthinking_summary
 from usdn_nas.evaluation.summary import Evaluated, model_summary, relative_changes
 from usdn_nas.export.document import ArchitectureFile, read_architecture
 from usdn_nas.files import write_json
@@ -74,9 +75,11 @@ def _summary(context: Context, file: ArchitectureFile, folder: Path, name: str) 
     full_precision = name in ("teacher", "pretrained")
     exits = network.exit_names
     temperatures = fit_temperatures(network, context.search_batches) if name == "ce-temperature" else None
+    test, confusion = run_with_confusion(network, context.test_batches, exits, temperatures)
+    search, search_confusion = run_with_confusion(network, context.search_batches, exits, temperatures)
     evaluated = Evaluated(
-        test=run(network, context.test_batches, exits, temperatures),
-        search=run(network, context.search_batches, exits, temperatures),
+        test=test,
+        search=search,
         costs=exit_costs(context.space, None if full_precision else file.architecture.bits).placed(exits),
         reference_bops=reference,
         # At full precision nothing leaves early and the final exit answers.
@@ -95,7 +98,7 @@ def _summary(context: Context, file: ArchitectureFile, folder: Path, name: str) 
     else:
         retrained = read_architecture(folder / name / "architecture.json", within=context.space)
         thresholds = retrained.architecture.thresholds
-    return model_summary(
+    summary = model_summary(
         _LABELS[name],
         evaluated,
         thresholds,
@@ -106,6 +109,10 @@ def _summary(context: Context, file: ArchitectureFile, folder: Path, name: str) 
         threshold=settings.threshold,
         temperatures=temperatures,
     )
+    # At full precision no exit is meant to be taken.
+    summary["budgeted"] = [] if full_precision else budgeted_batches(evaluated)
+    summary["overthinking"] = None if full_precision else overthinking_summary(evaluated, confusion, search_confusion)
+    return summary
 
 
 def _network(context: Context, file: ArchitectureFile, folder: Path, name: str) -> MultiExitNetwork:
