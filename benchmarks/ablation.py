@@ -171,7 +171,7 @@ class Seed:
                 self.reporter.say(f"seed {self.seed}: {system}, candidate {number}: {np.round(accuracies, 4)}")
 
     def _from_supernet(self) -> tuple[dict[str, list[Candidate]], list[float]]:
-        """System -> its candidates, not yet retrained, of those that share the supernet; accuracies they reach in it."""
+        """System -> its candidates, not yet retrained, of those that share the supernet; accuracies reached there."""
         context = self.contexts[STUDIES[OURS]]
         with waiting(context.folder):
             Pipeline(context).run(until="supernet")

@@ -53,7 +53,7 @@ class Noise(Split):
     def __init__(self, images: Tensor, labels: Tensor) -> None:
         self.images, self.labels = images, labels.numpy()
 
-    def _load(self, chunks: Sequence[NDArray[np.int64]], first: int, seed: tuple[int, ...] | None) -> Any:
+    def _load(self, chunks: Sequence[NDArray[np.int64]], numbers: Sequence[int], seed: tuple[int, ...] | None) -> Any:
         for chunk in chunks:
             yield self.images[torch.from_numpy(chunk)], torch.from_numpy(self.labels[chunk])
 

@@ -1,4 +1,6 @@
-"""Seconds of a training step: full precision, quantized, and with LSQ written as plain autograd operations.
+"""Seconds of a training step: full precision, quantized, with LSQ written as plain autograd operations, under bf16.
+
+And what bf16 makes of the codes of quantized inputs: the share that differs from FP32's.
 
 python benchmarks/training.py --space resnet_fashion --threads 2
 """
@@ -20,7 +22,9 @@ from usdn_nas.networks.build import resolve_space
 from usdn_nas.quant.quantizers import LearnedStep
 from usdn_nas.quant.supernet import Supernet
 from usdn_nas.space import load_space
-from usdn_nas.training.losses import cross_entropy_step
+from usdn_nas.training.losses import Step, cross_entropy_step
+
+WIDTHS = (2, 3, 4, 5, 6, 8)
 
 
 def plain_lsq(quantizer: LearnedStep, x: Tensor) -> Tensor:
@@ -31,6 +35,25 @@ def plain_lsq(quantizer: LearnedStep, x: Tensor) -> Tensor:
     low, high = quantizer.bounds()
     scaled = (x / step).clamp(low, high)
     return ((scaled.round() - scaled).detach() + scaled) * step
+
+
+def in_bf16(step: Step) -> Step:
+    """The same step under autocast."""
+
+    def autocast(images: Tensor, labels: Tensor, generator: np.random.Generator) -> float:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            return step(images, labels, generator)
+
+    return autocast
+
+
+@torch.no_grad()
+def codes_that_differ(width: int) -> float:
+    """Share of the codes of a million half-normal inputs that are others when the input is rounded to bf16 first."""
+    quantizer = LearnedStep(width, signed=False, offset=False, count=1)
+    inputs = torch.randn(10**6, generator=torch.Generator().manual_seed(0)).abs()
+    quantizer.initialize(inputs)
+    return float((quantizer.codes(inputs) != quantizer.codes(inputs.bfloat16()).float()).float().mean())
 
 
 def rounds(works: dict[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
@@ -79,6 +102,8 @@ def main() -> None:
             "full precision": lambda: full(images, labels, generator),
             "quantized": lambda: quantized(images, labels, generator),
             "quantized, plain autograd": plain,
+            "full precision, bf16": lambda: in_bf16(full)(images, labels, generator),
+            "quantized, bf16": lambda: in_bf16(quantized)(images, labels, generator),
         },
         options.repeats,
     )
@@ -88,11 +113,16 @@ def main() -> None:
         for name, values in seconds.items()
     ]
     if options.format == "json":
-        print(json.dumps({"settings": vars(options), "torch": torch.__version__, "rows": rows}, indent=2))
+        settings, codes = vars(options), {width: codes_that_differ(width) for width in WIDTHS}
+        print(
+            json.dumps({"settings": settings, "torch": torch.__version__, "rows": rows, "bf16 codes": codes}, indent=2)
+        )
         return
     print(f"{options.space}, batch {options.batch_size}, {options.threads} threads, median of {options.repeats}")
     for row in rows:
         print(f"{row['step']:28} {row['seconds']:8.4f} s  {row['ratio']:5.2f} x")
+    for width in WIDTHS:
+        print(f"codes that differ in bf16, {width} bits: {codes_that_differ(width):.2%}")
 
 
 if __name__ == "__main__":

@@ -95,9 +95,9 @@ class MemorySplit(Split):
         self.labels = np.asarray(labels, dtype=np.int64)
 
     def _load(
-        self, chunks: Sequence[np.ndarray], first: int, seed: tuple[int, ...] | None
+        self, chunks: Sequence[np.ndarray], numbers: Sequence[int], seed: tuple[int, ...] | None
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        for number, chunk in enumerate(chunks, first):
+        for number, chunk in zip(numbers, chunks, strict=True):
             images = self.images[chunk]
             if seed is not None:
                 noise = np.random.default_rng([*seed, number]).normal(0, 0.1, images.shape)

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
+from rich.text import Text
 
 import usdn_nas
 from tests.helpers import search_space
@@ -66,6 +67,15 @@ def test_progress_as_a_bar() -> None:
     with Reporter(Console(file=out, force_terminal=True, width=100)).task("work", 4) as task:
         task.advance("a note", count=4)
     assert "work" in out.getvalue() and "4/4" in out.getvalue() and "a note" in out.getvalue()
+
+
+@pytest.mark.parametrize("width", [60, 160])
+def test_a_bar_keeps_numbers_and_eta_where_it_is_narrow(width: int) -> None:
+    out, note = io.StringIO(), "best 0.983 at 0.15 of the reference (trial 61)"
+    with Reporter(Console(file=out, force_terminal=True, width=width)).task("retrain (KD)", 300) as task:
+        task.advance(note, count=300)
+    text = Text.from_ansi(out.getvalue()).plain
+    assert "300/300 0:00:00 ETA 0:00:00 best" in text and (note in text) is (width == 160)
 
 
 def test_provenance_is_json() -> None:

@@ -5,18 +5,29 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from usdn_nas.export.document import ArchitectureFile, read_architecture
     from usdn_nas.export.runtime import EarlyExitNetwork, load_model
     from usdn_nas.report import Run, load_run
 
-__all__ = ["EarlyExitNetwork", "Run", "__version__", "load_model", "load_run"]
+__all__ = [
+    "ArchitectureFile",
+    "EarlyExitNetwork",
+    "Run",
+    "__version__",
+    "load_model",
+    "load_run",
+    "read_architecture",
+]
 
 __version__ = "0.1.0"
 
 _LAZY = {
+    "ArchitectureFile": "usdn_nas.export.document",
     "EarlyExitNetwork": "usdn_nas.export.runtime",
     "Run": "usdn_nas.report",
     "load_model": "usdn_nas.export.runtime",
     "load_run": "usdn_nas.report",
+    "read_architecture": "usdn_nas.export.document",
 }
 
 

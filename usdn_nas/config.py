@@ -38,6 +38,7 @@ __all__ = [
     "find_toml",
     "list_toml",
     "load_study",
+    "run_folder",
 ]
 
 
@@ -78,12 +79,15 @@ class TrainConfig(_Strict):
     start of each of the epochs ``milestones``, counted from 0. ``step_lr``: learning rate of quantizer step sizes, as a
     share of ``lr``. ``clip_norm``: largest norm of a step's gradient. ``max_steps``: fewer steps than ``epochs`` make.
     With 0 ``epochs`` the network goes on as it is.
+    ``batch_size``: images a step, of all processes together. ``accumulate``: micro-batches that a step's images are run
+    in, one after the other or by as many processes; BatchNorm sees a micro-batch at a time.
     """
 
-    later = frozenset({"schedule", "milestones", "decay", "nesterov"})
+    later = frozenset({"accumulate", "schedule", "milestones", "decay", "nesterov"})
 
     epochs: int = Field(ge=0)
     batch_size: int = Field(default=64, ge=1)
+    accumulate: int = Field(default=1, ge=1)
     lr: float = Field(default=0.1, gt=0)
     schedule: Literal["cosine", "step"] = "cosine"
     milestones: tuple[PositiveInt, ...] = ()
@@ -95,6 +99,14 @@ class TrainConfig(_Strict):
     step_lr: float = Field(default=0.1, ge=0)
     clip_norm: float | None = Field(default=None, gt=0)
     max_steps: int | None = Field(default=None, ge=1)
+
+    @model_validator(mode="after")
+    def _whole_micro_batches(self) -> Self:
+        if self.batch_size % self.accumulate:
+            raise ValueError(
+                f"expected 'batch_size' to be a multiple of 'accumulate', got {self.batch_size} and {self.accumulate}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _milestones_of_a_step_schedule(self) -> Self:
@@ -231,14 +243,16 @@ class StudyConfig(_Strict):
     """A study as written in TOML.
 
     ``space`` is a name or a path; looked up beside the study, in ./search_spaces, among the shipped. ``threads``:
-    torch's own number unless given. ``batch_size``: images run at once where nothing is trained; of the results, only
-    where step sizes start depends on it, for calibration draws from each batch.
+    torch's own number unless given. ``tensorboard``: curves of every training, as event files in its folder.
+    ``batch_size``: images run at once where nothing is trained; of the results, only where step sizes start depends on
+    it, for calibration draws from each batch.
     """
 
     space: str
     seed: int = Field(default=0, ge=0)
     device: str = "auto"
     threads: int | None = Field(default=None, ge=1)
+    tensorboard: bool = False
     batch_size: int = Field(default=500, ge=1)
     data: DataConfig = DataConfig()
     supernet: SupernetConfig = SupernetConfig()
@@ -279,6 +293,11 @@ def find_toml(name: str, folder: Literal["studies", "search_spaces"], beside: Pa
         return known[stem]
     kind = "study" if folder == "studies" else "search space"
     raise UserError(f"no such {kind}: '{name}'", remedy=nearest(name, known))
+
+
+def run_folder(study: Path, out: Path | None = None) -> Path:
+    """The folder of a study's run: ``out``, else ``runs/<name of the study's file>``; a run's folder is its own."""
+    return out or (study if study.is_dir() else Path("runs") / study.stem)
 
 
 def _parse_override(text: str) -> tuple[list[str], Any]:

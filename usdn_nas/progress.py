@@ -8,7 +8,18 @@ from contextlib import contextmanager
 from typing import Protocol
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.progress import Task as RichTask
+from rich.table import Column
+from rich.text import Text
 
 __all__ = ["Reporter", "Task"]
 
@@ -20,6 +31,16 @@ class Task(Protocol):
 
     def advance(self, note: str = "", count: int = 1) -> None:
         """``count`` more units are done; ``note`` says how it stands."""
+
+
+class _Note(ProgressColumn):
+    """The note, cut short where a narrow terminal has no room for it: bar, numbers and ETA come first."""
+
+    def get_table_column(self) -> Column:
+        return Column(no_wrap=False)
+
+    def render(self, task: RichTask) -> Text:
+        return Text(task.fields["note"], overflow="ellipsis", no_wrap=True)
 
 
 class _Bar:
@@ -54,15 +75,21 @@ class _Silent:
 
 
 class Reporter:
-    """Where progress goes. The default is silent, as a library should be."""
+    """Where progress goes. The default is silent, as a library should be. ``verbose``: details too."""
 
-    def __init__(self, console: Console | None = None) -> None:
+    def __init__(self, console: Console | None = None, *, verbose: bool = False) -> None:
         self.console = console
+        self.verbose = verbose
 
     def say(self, text: str) -> None:
         """Prints a line."""
         if self.console is not None:
-            self.console.print(text, highlight=False, markup=False)
+            self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    def detail(self, text: str) -> None:
+        """Prints a line where details are wanted."""
+        if self.verbose:
+            self.say(text)
 
     @contextmanager
     def task(self, title: str, total: int, done: int = 0) -> Iterator[Task]:
@@ -74,12 +101,12 @@ class Reporter:
         else:
             columns = (
                 TextColumn("{task.description}"),
-                BarColumn(bar_width=None),
+                BarColumn(bar_width=14),
                 MofNCompleteColumn(),
                 TimeElapsedColumn(),
                 TextColumn("ETA"),
                 TimeRemainingColumn(),
-                TextColumn("{task.fields[note]}"),
+                _Note(),
             )
             with Progress(*columns, console=self.console, transient=False) as bar:
                 yield _Bar(bar, title, total, done)

@@ -1,4 +1,4 @@
-"""What a result was made with: package versions, the code's commit, seed, device, threads."""
+"""What a result was made with: package versions, the code's commit, seed, device, threads, processes."""
 
 from __future__ import annotations
 
@@ -48,12 +48,13 @@ def _processor() -> str:
     return names[0] if names else platform.machine()
 
 
-def provenance(*, seed: int, device: str, threads: int | None) -> dict[str, Any]:
-    """As JSON's own types; absent packages are left out."""
+def provenance(*, seed: int, device: str, threads: int | None, processes: int = 1) -> dict[str, Any]:
+    """As JSON's own types; absent packages are left out. ``processes``: that trained together; ``threads``: of each."""
     return {
         "seed": seed,
         "device": device,
         "threads": threads,
+        "processes": processes,
         "processor": _processor(),
         "cores": os.cpu_count(),
         "platform": platform.platform(),

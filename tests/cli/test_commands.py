@@ -53,6 +53,18 @@ def test_progress_goes_to_stderr(command: Command, tiny_copy: Path) -> None:
     assert "search: 6 before, goes on to 7" in result.stderr and "7/7" in result.stderr
 
 
+def test_verbose(command: Command, tiny_copy: Path) -> None:
+    result = command("search", tiny_copy, "--set", "search.configurations=8", "--verbose")
+    for trial in (6, 7):
+        assert f"trial {trial}: 0." in result.stderr
+    assert result.stdout == f"{tiny_copy / 'search'}\n"
+    again = command("pretrain", tiny_copy, "--set", "supernet.pretrain.epochs=2", "-v")
+    assert "epoch 1, " in again.stderr and "epoch 2, " in again.stderr and "accuracy_final" in again.stderr
+    wrong = command("search", tiny_copy, "--set", "search.mode=fast", "-v")
+    assert wrong.exit_code == 2 and "Traceback" in wrong.stderr and wrong.stderr.splitlines()[-1].startswith("error: ")
+    assert "Traceback" not in command("search", tiny_copy, "--set", "search.mode=fast").stderr
+
+
 def test_front(command: Command, tiny_copy: Path) -> None:
     expected = rows((tiny_copy / "search/front.csv").read_text())
     as_csv = command("front", tiny_copy, "--format", "csv")

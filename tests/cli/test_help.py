@@ -1,5 +1,7 @@
 """``--help``: quick, since it imports little, and with an example for every command."""
 
+import os
+import re
 import subprocess
 import sys
 
@@ -19,6 +21,8 @@ COMMANDS = [
     "evaluate",
     "report",
     "front",
+    "plot",
+    "dashboard",
     "inspect",
     "data",
     "list",
@@ -57,3 +61,33 @@ def test_every_command_has_an_example(name: str) -> None:
 
 def test_version() -> None:
     assert CliRunner().invoke(app, ["--version"]).stdout == f"usdn-nas {__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("usdn-nas re", ["report", "retrain"]),
+        ("usdn-nas run fash", ["fashion_mnist"]),
+        ("usdn-nas inspect resnet_d", ["resnet_digits"]),
+    ],
+)
+def test_completion(line: str, expected: list[str]) -> None:
+    asked = {"_USDN_NAS_COMPLETE": "complete_bash", "COMP_WORDS": line, "COMP_CWORD": str(line.count(" "))}
+    result = CliRunner().invoke(app, prog_name="usdn-nas", env=asked)
+    assert sorted(result.stdout.split()) == expected
+
+
+def test_completion_can_be_installed() -> None:
+    script = CliRunner().invoke(app, ["--show-completion", "bash"], prog_name="usdn-nas").stdout
+    assert "_USDN_NAS_COMPLETE=complete_bash" in script
+    assert "--install-completion" in CliRunner().invoke(app, ["--help"]).stdout
+
+
+@pytest.mark.parametrize(("setting", "colours"), [({"NO_COLOR": "1"}, False), ({"NO_COLOR": ""}, True)])
+def test_no_color(setting: dict[str, str], colours: bool) -> None:
+    terminal = {"FORCE_COLOR": "1", "TERM": "xterm-256color", "PATH": os.environ["PATH"]}
+    code = "from usdn_nas.cli import main; import sys; sys.argv = ['usdn-nas', '--help']; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=terminal | setting, capture_output=True, text=True, timeout=120
+    )
+    assert bool(re.search(r"\x1b\[[\d;]*3\d", done.stdout)) is colours

@@ -227,3 +227,12 @@ def test_a_study_moved_elsewhere_goes_on(tiny_copy: Path, tmp_path: Path) -> Non
     elsewhere = tmp_path / "elsewhere/renamed"
     shutil.move(tiny_copy, elsewhere)
     assert run(elsewhere) == []
+
+
+def test_tensorboard_changes_no_result(tiny_copy: Path, tiny: Path) -> None:
+    """Switched on in a finished run, nothing runs; a training that does run leaves curves beside the same weights."""
+    assert run(tiny_copy, "tensorboard=true") == []
+    (tiny_copy / "pretrain/weights.safetensors").unlink()
+    assert run(tiny_copy, "tensorboard=true", until="pretrain") == ["pretrain"]
+    assert list((tiny_copy / "pretrain").glob("events.out.tfevents.*"))
+    assert contents(tiny_copy) == contents(tiny)

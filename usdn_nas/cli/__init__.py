@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 
 from usdn_nas.cli.app import app
+from usdn_nas.cli.common import under_torchrun
 
 __all__ = ["app", "main"]
 
@@ -17,4 +18,8 @@ def main() -> None:
     # OpenMP's threads wait in a busy loop unless told otherwise: with another process on the same cores a training
     # step took 7 times longer than on one thread. Read when torch is imported, so it is set before.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if under_torchrun():
+        from usdn_nas.cli.torchrun import run_under_torchrun
+
+        run_under_torchrun(app)
     app(prog_name="usdn-nas")

@@ -8,12 +8,14 @@ import typer
 
 from usdn_nas import __version__
 from usdn_nas.cli.compare import compare
+from usdn_nas.cli.dashboard import dashboard
 from usdn_nas.cli.data import data
 from usdn_nas.cli.export import export
 from usdn_nas.cli.front import front
 from usdn_nas.cli.init import init
 from usdn_nas.cli.inspect import inspect
 from usdn_nas.cli.list import list_
+from usdn_nas.cli.plot import plot
 from usdn_nas.cli.retrain import evaluate, retrain
 from usdn_nas.cli.run import run
 from usdn_nas.cli.stages import pretrain, report, search, supernet
@@ -59,6 +61,8 @@ app.command(rich_help_panel=STAGES)(evaluate)
 app.command(rich_help_panel=STAGES)(report)
 app.command(rich_help_panel=LOOK)(front)
 app.command(rich_help_panel=LOOK)(compare)
+app.command(rich_help_panel=LOOK)(plot)
+app.command(rich_help_panel=LOOK)(dashboard)
 app.command(rich_help_panel=LOOK)(inspect)
 app.command(rich_help_panel=LOOK)(data)
 app.command(name="list", rich_help_panel=LOOK)(list_)

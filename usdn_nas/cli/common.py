@@ -6,10 +6,11 @@ import functools
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Callable, Mapping
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import typer
 from rich.console import Console
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from usdn_nas.pipeline.context import Context
+    from usdn_nas.report import Run
 
 __all__ = [
     "Format",
@@ -29,12 +31,17 @@ __all__ = [
     "QuietOption",
     "SetOption",
     "StudyArgument",
+    "VerboseOption",
     "command",
+    "complete_spaces",
+    "complete_studies",
+    "find_run",
     "open_study_or_run",
     "print_bits",
     "print_frame",
     "print_gap",
     "stdout",
+    "under_torchrun",
 ]
 
 F = TypeVar("F", bound=Callable[..., None])
@@ -48,8 +55,29 @@ class Format(StrEnum):
     json = "json"
 
 
+def complete_studies(incomplete: str) -> list[str]:
+    """Names of studies that begin so; a shell completes files by itself."""
+    return _names("studies", incomplete)
+
+
+def complete_spaces(incomplete: str) -> list[str]:
+    """Names of search spaces that begin so."""
+    return _names("search_spaces", incomplete)
+
+
+def _names(folder: Literal["studies", "search_spaces"], incomplete: str) -> list[str]:
+    from usdn_nas.config import list_toml
+
+    return [name for name in list_toml(folder) if name.startswith(incomplete)]
+
+
 StudyArgument = Annotated[
-    str, typer.Argument(metavar="STUDY", help="A study's TOML file, its name, or the folder of a run.")
+    str,
+    typer.Argument(
+        metavar="STUDY",
+        help="A study's TOML file, its name, or the folder of a run.",
+        autocompletion=complete_studies,
+    ),
 ]
 SetOption = Annotated[
     list[str] | None,
@@ -59,6 +87,9 @@ OutOption = Annotated[
     Path | None, typer.Option("--out", metavar="DIR", help="The run folder.", show_default="runs/<study>")
 ]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")]
+VerboseOption = Annotated[
+    bool, typer.Option("--verbose", "-v", help="Also a line for every epoch and trial, and where an error came from.")
+]
 FormatOption = Annotated[Format, typer.Option("--format", help="For people (table), or for programs (csv, json).")]
 
 
@@ -67,9 +98,23 @@ def stdout() -> Console:
     return Console()
 
 
-def _fail(text: str, status: int) -> typer.Exit:
-    sys.stderr.write(text + "\n")
+def _fail(text: str, status: int, *, trace: bool = False) -> typer.Exit:
+    if not under_torchrun() or _first_to_fail():
+        if trace:
+            traceback.print_exc()
+        sys.stderr.write(text + "\n")
     return typer.Exit(status)
+
+
+def _first_to_fail() -> bool:
+    from usdn_nas.pipeline.ranks import first_to_fail
+
+    return first_to_fail()
+
+
+def under_torchrun() -> bool:
+    """Whether this is one of several processes that are to do one command."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
 def _terminated(number: int, frame: object) -> None:
@@ -82,13 +127,15 @@ def command(function: F) -> F:
     @functools.wraps(function)
     def wrapped(*args: Any, **kwargs: Any) -> None:
         signal.signal(signal.SIGTERM, _terminated)
+        verbose = bool(kwargs.get("verbose"))
         try:
             function(*args, **kwargs)
         except UserError as error:
-            raise _fail(f"error: {error}", 2) from None
+            raise _fail(f"error: {error}", 2, trace=verbose) from None
         except RunError as error:
-            raise _fail(f"failed: {error}", 1) from None
+            raise _fail(f"failed: {error}", 1, trace=verbose) from None
         except KeyboardInterrupt:
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun sends it after the terminal's Ctrl-C
             raise _fail("interrupted; the same command goes on from here", 130) from None
         except BrokenPipeError:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -98,20 +145,39 @@ def command(function: F) -> F:
 
 
 def open_study_or_run(
-    study: str, overrides: list[str] | None = None, out: Path | None = None, quiet: bool = True
+    study: str,
+    overrides: list[str] | None = None,
+    out: Path | None = None,
+    quiet: bool = True,
+    verbose: bool = False,
 ) -> Context:
     """The context of a study's file or name, or of a run's folder.
 
     Raises:
         UserError: There is no such thing.
     """
-    from usdn_nas.config import find_toml
     from usdn_nas.pipeline.context import open_run
 
-    folder = Path(study)
-    path = folder if (folder / "study.json").is_file() else find_toml(study, "studies")
-    reporter = Reporter() if quiet else Reporter(Console(stderr=True))
-    return open_run(path, tuple(overrides or ()), out, reporter)
+    reporter = Reporter() if quiet else Reporter(Console(stderr=True), verbose=verbose)
+    return open_run(_study_or_run(study), tuple(overrides or ()), out, reporter)
+
+
+def _study_or_run(study: str) -> Path:
+    from usdn_nas.config import find_toml
+
+    return Path(study) if (Path(study) / "study.json").is_file() else find_toml(study, "studies")
+
+
+def find_run(study: str, out: Path | None = None) -> Run:
+    """The finished part of a run, to look at: no network is built, and torch is not imported.
+
+    Raises:
+        UserError: There is no such study, or it has not been run.
+    """
+    from usdn_nas.config import run_folder
+    from usdn_nas.report import load_run
+
+    return load_run(run_folder(_study_or_run(study), out))
 
 
 def print_gap(evaluation: Mapping[str, Any]) -> None:

@@ -34,12 +34,12 @@ def compare(
         usdn-nas compare runs/a runs/b runs/c --out compared.png --format csv > compared.csv
     """
     from usdn_nas.report import compare_table, load_run, plot_comparison
-    from usdn_nas.report.figures import write_figure
+    from usdn_nas.report.figures.write import laid_out, save_figure
 
     opened = [load_run(open_study_or_run(run).folder) for run in runs]
     frame = compare_table(*opened, model=model)
     if out is not None:
-        write_figure(plot_comparison(*opened, model=model), out)
+        save_figure(laid_out(plot_comparison(*opened, model=model)), out)
     title = f"Runs side by side: {model}, test split (n = {frame['n'][0]:,})"
     print_frame(frame.drop(columns="n") if format is Format.table else frame, format, title)
     if out is not None and format is Format.table:

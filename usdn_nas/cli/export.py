@@ -8,7 +8,16 @@ from typing import Annotated
 
 import typer
 
-from usdn_nas.cli.common import OutOption, QuietOption, SetOption, StudyArgument, command, open_study_or_run, stdout
+from usdn_nas.cli.common import (
+    OutOption,
+    QuietOption,
+    SetOption,
+    StudyArgument,
+    VerboseOption,
+    command,
+    open_study_or_run,
+    stdout,
+)
 
 __all__ = ["export"]
 
@@ -35,6 +44,7 @@ def export(
     set_: SetOption = None,
     out: OutOption = None,
     quiet: QuietOption = False,
+    verbose: VerboseOption = False,
 ) -> None:
     """Writes a point of the Pareto front as architecture.json; without a choice, the one the study's [export] picks.
 
@@ -58,7 +68,7 @@ def export(
     given = [name for name, value in picks.items() if value is not None]
     if len(given) > 1:
         raise UserError(f"give one of {' and '.join(given)}")
-    context = open_study_or_run(study, set_, out, quiet)
+    context = open_study_or_run(study, set_, out, quiet, verbose)
     if best or budget is not None or tr is not None or trial is not None:  # in place of the study's own pick
         pick = ExportConfig(budget=budget, tr=tr, trial=trial)
         context = dataclasses.replace(context, study=context.study.model_copy(update={"export": pick}))

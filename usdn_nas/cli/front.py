@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from usdn_nas.cli.common import Format, FormatOption, OutOption, StudyArgument, command, open_study_or_run, print_frame
+from usdn_nas.cli.common import Format, FormatOption, OutOption, StudyArgument, command, find_run, print_frame
 
 __all__ = ["front"]
 
@@ -17,9 +17,9 @@ def front(study: StudyArgument, format: FormatOption = Format.table, out: OutOpt
 
         usdn-nas front runs/try --format csv > front.csv
     """
-    from usdn_nas.report import front_table, load_run
+    from usdn_nas.report import front_table
 
-    run = load_run(open_study_or_run(study, out=out).folder)
+    run = find_run(study, out)
     if format is not Format.table:
         print_frame(run.front, format)
         return

@@ -7,14 +7,16 @@ from typing import Annotated
 
 import typer
 
-from usdn_nas.cli.common import command, stdout
+from usdn_nas.cli.common import command, complete_studies, stdout
 
 __all__ = ["init"]
 
 
 @command
 def init(
-    study: Annotated[str, typer.Argument(metavar="STUDY", help="A study's name or file.")],
+    study: Annotated[
+        str, typer.Argument(metavar="STUDY", help="A study's name or file.", autocompletion=complete_studies)
+    ],
     name: Annotated[str | None, typer.Option("--as", metavar="NAME", help="Name of the copy.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replaces files that are there.")] = False,
 ) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from usdn_nas.cli.common import Format, FormatOption, command, stdout
+from usdn_nas.cli.common import Format, FormatOption, command, complete_spaces, stdout
 from usdn_nas.errors import UserError
 
 __all__ = ["inspect"]
@@ -23,6 +23,7 @@ def inspect(
         str,
         typer.Argument(
             metavar="SPACE",
+            autocompletion=complete_spaces,
             help="A search space's TOML file or its name; or a network: 'torchvision:NAME', 'package.module:function'.",
         ),
     ],

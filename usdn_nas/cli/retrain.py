@@ -15,6 +15,7 @@ from usdn_nas.cli.common import (
     QuietOption,
     SetOption,
     StudyArgument,
+    VerboseOption,
     command,
     open_study_or_run,
     print_bits,
@@ -38,6 +39,7 @@ def retrain(
     set_: SetOption = None,
     out: OutOption = None,
     quiet: QuietOption = False,
+    verbose: VerboseOption = False,
 ) -> None:
     """Retrains an architecture with level-wise knowledge distillation, Eq. (10), and refits its thresholds.
 
@@ -52,7 +54,7 @@ def retrain(
     from usdn_nas.pipeline.ledger import locked
     from usdn_nas.pipeline.stages import Pipeline, retrain_folder
 
-    context = open_study_or_run(study, set_, out, quiet)
+    context = open_study_or_run(study, set_, out, quiet, verbose)
     if architecture:
         Pipeline(context).architecture(architecture)
     Pipeline(context).check()
@@ -81,6 +83,7 @@ def evaluate(
     set_: SetOption = None,
     out: OutOption = None,
     quiet: QuietOption = False,
+    verbose: VerboseOption = False,
 ) -> None:
     """Evaluates on the test split: Tables I and II, calibration, trade-offs, and the gap to the search split.
 
@@ -102,7 +105,7 @@ def evaluate(
     from usdn_nas.pipeline.stages import Pipeline
 
     overrides = [*(set_ or ()), *(() if threshold is None else (f"evaluate.threshold={threshold}",))]
-    context = open_study_or_run(study, overrides, out, quiet)
+    context = open_study_or_run(study, overrides, out, quiet, verbose)
     if architecture:
         Pipeline(context).architecture(architecture)
     Pipeline(context).check()

@@ -13,6 +13,7 @@ from usdn_nas.cli.common import (
     QuietOption,
     SetOption,
     StudyArgument,
+    VerboseOption,
     command,
     open_study_or_run,
     print_frame,
@@ -36,6 +37,7 @@ def run(
         bool, typer.Option("--dry-run", help="Shows settings, size of the space and planned work; needs no data.")
     ] = False,
     quiet: QuietOption = False,
+    verbose: VerboseOption = False,
 ) -> None:
     """Trains a supernet, searches it, exports and retrains the winner, evaluates it on the test split, draws it.
 
@@ -49,7 +51,7 @@ def run(
 
         usdn-nas run fashion_mnist --set data.root=data/fashion --dry-run
     """
-    context = open_study_or_run(study, set_, out, quiet)
+    context = open_study_or_run(study, set_, out, quiet, verbose)
     if dry_run:
         _show_plan(context)
         return

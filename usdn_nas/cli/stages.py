@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from usdn_nas.cli.common import OutOption, QuietOption, SetOption, StudyArgument, command, open_study_or_run, stdout
+from usdn_nas.cli.common import (
+    OutOption,
+    QuietOption,
+    SetOption,
+    StudyArgument,
+    VerboseOption,
+    command,
+    open_study_or_run,
+    stdout,
+)
 
 if TYPE_CHECKING:
     from usdn_nas.pipeline.context import Context
@@ -16,9 +25,9 @@ if TYPE_CHECKING:
 __all__ = ["pretrain", "report", "run_until", "search", "supernet"]
 
 
-def run_until(stage: str, study: str, set_: list[str] | None, out: Path | None, quiet: bool) -> None:
+def run_until(stage: str, study: str, set_: list[str] | None, out: Path | None, quiet: bool, verbose: bool) -> None:
     """Runs what is missing up to ``stage`` and says where its files are."""
-    _run_until(stage, open_study_or_run(study, set_, out, quiet))
+    _run_until(stage, open_study_or_run(study, set_, out, quiet, verbose))
 
 
 def _run_until(stage: str, context: Context) -> None:
@@ -33,25 +42,37 @@ def _run_until(stage: str, context: Context) -> None:
 
 
 @command
-def pretrain(study: StudyArgument, set_: SetOption = None, out: OutOption = None, quiet: QuietOption = False) -> None:
+def pretrain(
+    study: StudyArgument,
+    set_: SetOption = None,
+    out: OutOption = None,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = False,
+) -> None:
     """Trains the full-precision network with all candidate exits.
 
     Example:
 
         usdn-nas pretrain digits --set supernet.pretrain.epochs=40
     """
-    run_until("pretrain", study, set_, out, quiet)
+    run_until("pretrain", study, set_, out, quiet, verbose)
 
 
 @command
-def supernet(study: StudyArgument, set_: SetOption = None, out: OutOption = None, quiet: QuietOption = False) -> None:
+def supernet(
+    study: StudyArgument,
+    set_: SetOption = None,
+    out: OutOption = None,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = False,
+) -> None:
     """Trains the quantized supernet by the sandwich rule (after pretrain).
 
     Example:
 
         usdn-nas supernet digits --set supernet.random_paths=3
     """
-    run_until("supernet", study, set_, out, quiet)
+    run_until("supernet", study, set_, out, quiet, verbose)
 
 
 @command
@@ -67,6 +88,7 @@ def search(
         bool, typer.Option("--exhaustive", help="Runs every bit configuration: the true front of the supernet.")
     ] = False,
     quiet: QuietOption = False,
+    verbose: VerboseOption = False,
 ) -> None:
     """Searches bits and exits in the supernet through Optuna (after supernet). More configurations extend a study.
 
@@ -83,7 +105,7 @@ def search(
         usdn-nas search digits --set search.storage=sqlite:///study.db --set search.sampler=tpe
     """
     overrides = [*(set_ or ()), *(() if workers is None else (f"search.workers={workers}",))]
-    context = open_study_or_run(study, overrides, out, quiet)
+    context = open_study_or_run(study, overrides, out, quiet, verbose)
     _run_until("search", _exhaustive(context) if exhaustive else context)
 
 
@@ -103,11 +125,17 @@ def _exhaustive(context: Context) -> Context:
 
 
 @command
-def report(study: StudyArgument, set_: SetOption = None, out: OutOption = None, quiet: QuietOption = False) -> None:
+def report(
+    study: StudyArgument,
+    set_: SetOption = None,
+    out: OutOption = None,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = False,
+) -> None:
     """Draws the figures and writes report.html (after everything else).
 
     Example:
 
         usdn-nas report runs/digits
     """
-    run_until("report", study, set_, out, quiet)
+    run_until("report", study, set_, out, quiet, verbose)

@@ -61,8 +61,10 @@ class ArraySplit(Split):
         self._mean = torch.from_numpy(mean.astype(np.float32)).view(1, -1, 1, 1)
         self._std = torch.from_numpy(std.astype(np.float32)).view(1, -1, 1, 1)
 
-    def _load(self, chunks: Sequence[NDArray[np.int64]], first: int, seed: tuple[int, ...] | None) -> Batches:
-        for number, chunk in enumerate(chunks, first):
+    def _load(
+        self, chunks: Sequence[NDArray[np.int64]], numbers: Sequence[int], seed: tuple[int, ...] | None
+    ) -> Batches:
+        for number, chunk in zip(numbers, chunks, strict=True):
             index = torch.from_numpy(chunk)
             images = self._images[index]
             if seed is not None:

@@ -98,7 +98,9 @@ class FolderSplit(Split):
         """A split of those images alone."""
         return FolderSplit(self.paths[indices], self.labels[indices], self.shape, self._workers)
 
-    def _load(self, chunks: Sequence[NDArray[np.int64]], first: int, seed: tuple[int, ...] | None) -> Batches:
+    def _load(
+        self, chunks: Sequence[NDArray[np.int64]], numbers: Sequence[int], seed: tuple[int, ...] | None
+    ) -> Batches:
         loader = DataLoader(
             _Decoded(self, seed),
             batch_sampler=[chunk.tolist() for chunk in chunks],

@@ -44,30 +44,36 @@ class Split(ABC):
         shuffle_seed: tuple[int, ...] | None = None,
         augment: bool = False,
         start: int = 0,
+        stride: int = 1,
         drop_last: bool = False,
     ) -> Batches:
-        """One pass over the split, from batch number ``start`` on.
+        """One pass over the split: of its batches, number ``start`` and every ``stride``-th one from there on.
 
         Order and augmentation are functions of ``shuffle_seed`` and the batch's number: a pass begun at ``start``
-        yields, bit for bit, what a full one yields from there on, whatever the number of workers.
+        yields, bit for bit, what a full one yields from there on, whatever the number of workers; processes that share
+        a pass take every ``stride``-th batch each.
 
         Args:
             batch_size: Images a batch; the last one may be smaller.
             shuffle_seed: E.g. (study seed, epoch), integers >= 0. None: the split's own order.
             augment: Apply the data set's training augmentation; needs ``shuffle_seed``.
-            start: Number of batches to leave out.
+            start: Number of the first batch.
+            stride: From one batch's number to the next one's.
             drop_last: Leave out a last batch that is not full.
         """
         if augment and shuffle_seed is None:
             raise ValueError("augmentation needs a shuffle_seed")
         order = np.arange(len(self)) if shuffle_seed is None else generator_for(shuffle_seed).permutation(len(self))
         count = self.num_batches(batch_size, drop_last)
-        chunks = [order[k * batch_size : (k + 1) * batch_size] for k in range(start, count)]
-        return self._load(chunks, start, shuffle_seed if augment else None)
+        numbers = range(start, count, stride)
+        chunks = [order[k * batch_size : (k + 1) * batch_size] for k in numbers]
+        return self._load(chunks, numbers, shuffle_seed if augment else None)
 
     @abstractmethod
-    def _load(self, chunks: Sequence[NDArray[np.int64]], first: int, seed: tuple[int, ...] | None) -> Batches:
-        """Yields a batch for each of ``chunks`` (indices into the split), which are numbered from ``first``.
+    def _load(
+        self, chunks: Sequence[NDArray[np.int64]], numbers: Sequence[int], seed: tuple[int, ...] | None
+    ) -> Batches:
+        """Yields a batch for each of ``chunks`` (indices into the split), which are batches ``numbers`` of the pass.
 
         ``seed`` is that of the augmentation; None: no augmentation.
         """

@@ -136,7 +136,7 @@ def write_architecture(
     write_json(path, document)
 
 
-def read_architecture(path: Path, within: SearchSpace | None = None) -> ArchitectureFile:
+def read_architecture(path: Path | str, within: SearchSpace | None = None) -> ArchitectureFile:
     """Reads an architecture, searched or handwritten.
 
     Args:
@@ -146,6 +146,7 @@ def read_architecture(path: Path, within: SearchSpace | None = None) -> Architec
         UserError: The file is missing, malformed, of another space, no point of its space, or holds derived figures
             that do not follow from its choice.
     """
+    path = Path(path)
     document = validate(_Document, read_json(path, SCHEMA), where=path)
     if within is not None and document.space != within.spec:
         ours, theirs = within.spec.model_dump(mode="json"), document.space.model_dump(mode="json")

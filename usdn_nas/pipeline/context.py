@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import nn
 
-from usdn_nas.config import StudyConfig, apply_overrides, find_toml, load_study
+from usdn_nas.config import StudyConfig, apply_overrides, find_toml, load_study, run_folder
 from usdn_nas.cost import least_bops
 from usdn_nas.errors import UserError
 from usdn_nas.evaluation.outputs import Batches
@@ -23,6 +24,8 @@ from usdn_nas.provenance import provenance
 from usdn_nas.quant.supernet import Supernet
 from usdn_nas.seeds import derive
 from usdn_nas.space import SearchSpace, SpaceSpec, load_space
+from usdn_nas.training.curves import check_tensorboard
+from usdn_nas.training.distributed import micro_batches, processes
 from usdn_nas.validation import validate
 
 if TYPE_CHECKING:
@@ -37,13 +40,15 @@ CHAIN_SCHEMA = "usdn-nas/chain/1"
 
 
 def resolve_device(name: str) -> torch.device:
-    """``"auto"`` is CUDA where there is one, else the CPU.
+    """``"auto"`` is CUDA where there is one, else the CPU; under ``torchrun``, ``"cuda"`` is the rank's own.
 
     Raises:
         UserError: torch knows no such device, or it is not there.
     """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and "LOCAL_RANK" in os.environ:
+        name = f"cuda:{os.environ['LOCAL_RANK']}"
     try:
         device = torch.device(name)
         torch.zeros(1, device=device).item()  # not every device that torch knows holds data
@@ -63,12 +68,19 @@ class Context:
     folder: Path
     reporter: Reporter
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Another process is sent the settings; what they loaded stays here, and progress is shown here alone."""
+        return _sent, (self.name, self.study.model_dump_json(), self.spec.model_dump_json(), self.folder)
+
     @cached_property
     def device(self) -> torch.device:
-        """The device; as a side effect the number of threads is set."""
+        """The device; as a side effect the number of threads is set, and of several CUDA devices the current one."""
         if self.study.threads is not None:
             torch.set_num_threads(self.study.threads)
-        return resolve_device(self.study.device)
+        device = resolve_device(self.study.device)
+        if device.index is not None and device.type == "cuda":
+            torch.cuda.set_device(device)
+        return device
 
     def fresh_network(self) -> MultiExitNetwork:
         """The full-precision network with all candidate exits and the study's initial weights, on the device."""
@@ -99,14 +111,28 @@ class Context:
         return SearchSpace(self.spec, chain_record(build_network(self.spec), self.spec.network))
 
     def check(self) -> None:
-        """Finds what cannot work before anything is written: device, budget, data.
+        """Finds what cannot work before anything is written: device, batches, TensorBoard, budget, data.
 
         Raises:
             UserError: The first of these.
         """
         self.device  # noqa: B018
+        self._check_training()
         self._check_budget()
         self.data  # noqa: B018
+
+    def _check_training(self) -> None:
+        supernet, retrain = self.study.supernet, self.study.retrain
+        trainings = {
+            "supernet.pretrain": supernet.pretrain,
+            "supernet.qat": supernet.qat,
+            "retrain.teacher": retrain.teacher,
+            "retrain.train": retrain.train,
+        }
+        for where, settings in trainings.items():
+            micro_batches(settings, where)
+        if self.study.tensorboard:
+            check_tensorboard()
 
     def _check_budget(self) -> None:
         """Refuses a budget that nothing in the search space can meet, before anything is trained.
@@ -171,9 +197,9 @@ class Context:
         return network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def provenance(self) -> dict[str, Any]:
-        """Versions, commit, seed, device and threads."""
+        """Versions, commit, seed, device, threads and processes."""
         device = str(self.device)
-        return provenance(seed=self.study.seed, device=device, threads=torch.get_num_threads())
+        return provenance(seed=self.study.seed, device=device, threads=torch.get_num_threads(), processes=processes())
 
     def data_summary(self) -> dict[str, Any]:
         """What a user of a finished network needs of its data: name, classes, and how pixels are normalized."""
@@ -198,6 +224,13 @@ class Context:
         for name, payload in (("study.json", study), ("chain.json", chain)):
             if not _says(self.folder / name, payload):
                 write_json(self.folder / name, payload)
+
+
+@lru_cache(maxsize=1)  # sent the same once more, a process has its data already
+def _sent(name: str, study: str, spec: str, folder: Path) -> Context:
+    return Context(
+        name, StudyConfig.model_validate_json(study), SpaceSpec.model_validate_json(spec), folder, Reporter()
+    )
 
 
 def _says(path: Path, payload: dict[str, Any]) -> bool:
@@ -232,6 +265,6 @@ def open_run(
         spec = validate(SpaceSpec, saved["space"], where=study / "study.json")
         if config.space != space:
             spec = load_space(find_toml(config.space, "search_spaces"))
-        return Context(saved["name"], config, spec, out or study, reporter)
+        return Context(saved["name"], config, spec, run_folder(study, out), reporter)
     config, spec = load_study(study, overrides)
-    return Context(study.stem, config, spec, out or Path("runs") / study.stem, reporter)
+    return Context(study.stem, config, spec, run_folder(study, out), reporter)

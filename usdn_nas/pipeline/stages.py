@@ -269,7 +269,7 @@ class Pipeline:
         """Figures and the HTML page."""
         parts = ("pretrain", "supernet", "search", "export", "evaluate")
         inputs = {
-            "study": self.context.study.model_dump(mode="json"),
+            "study": self.context.study.model_dump(mode="json", exclude={"tensorboard"}),
             **{part: self.ledger.output_digest(part) for part in parts},
         }
         outputs = ("report.html", "figures/*")

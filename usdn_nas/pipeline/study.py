@@ -190,6 +190,7 @@ def _settings_of_engine(context: Context, study: Study, threads: int) -> EngineS
     if stored is not None and stored["settings"]["backend"] != settings.backend:
         was, now = stored["settings"]["backend"], settings.backend
         context.reporter.say(f"search: earlier trials were run by the {was} back end, these by the {now} one")
+    context.reporter.detail(f"search: runs the supernet with {settings}")
     study.set_user_attr(_ENGINE, {"settings": asdict(settings), "here": here})
     return settings
 
@@ -242,6 +243,7 @@ class _Progress:
         value, share = accuracy - self.tr * bops / self.reference, bops / self.reference
         if self.found is None or value > self.found[0]:
             self.found = (value, f"best {accuracy:.3f} at {share:.2f} of the reference (trial {number})")
+        self.reporter.detail(f"trial {number}: {accuracy:.4f} at {share:.3f} of the reference")
         self.task.advance(self.found[1])
         self.done += 1
         self.left -= 1

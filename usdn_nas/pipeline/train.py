@@ -17,9 +17,11 @@ from usdn_nas.files import write_json
 from usdn_nas.networks.chain import MultiExitNetwork
 from usdn_nas.networks.weights import load_weights
 from usdn_nas.pipeline.context import Context
+from usdn_nas.pipeline.ranks import on_all_ranks
 from usdn_nas.policy.outputs import ExitOutputs
 from usdn_nas.quant.supernet import Supernet, materialize
 from usdn_nas.seeds import derive
+from usdn_nas.training.distributed import rank
 from usdn_nas.training.keep import keep
 from usdn_nas.training.loop import WEIGHTS, fit
 from usdn_nas.training.losses import ExitWeights, Step, cross_entropy_step, distillation_step, sandwich_step
@@ -42,9 +44,10 @@ def _fit(
     finish: Callable[[], None] | None = None,
 ) -> None:
     if settings.epochs == 0:
-        keep(network, folder, evaluate())
-        if finish is not None:
-            finish()
+        if rank() == 0:
+            keep(network, folder, evaluate())
+            if finish is not None:
+                finish()
         return
     fit(
         network,
@@ -62,6 +65,7 @@ def _fit(
         finish=finish,
         reporter=context.reporter,
         title=title,
+        tensorboard=context.study.tensorboard,
     )
 
 
@@ -77,6 +81,7 @@ def _on_search(context: Context, network: MultiExitNetwork) -> Callable[[], dict
     return lambda: _columns(run(network, context.search_batches, network.exit_names))
 
 
+@on_all_ranks
 def pretrain(context: Context, fingerprint: str) -> None:
     """Full precision, cross-entropy at all candidate exits."""
     settings = context.study.supernet
@@ -98,6 +103,7 @@ def _calibration_images(context: Context) -> Iterator[Tensor]:
             return
 
 
+@on_all_ranks
 def train_supernet(context: Context, fingerprint: str) -> None:
     """Quantization-aware training by the sandwich rule, then the ladder of uniform bit-widths."""
     settings = context.study.supernet
@@ -161,6 +167,7 @@ def ladder_rows(evaluator: SupernetEvaluator) -> list[dict[str, Any]]:
     return rows
 
 
+@on_all_ranks
 def train_teacher(context: Context, architecture: Architecture, folder: Path, fingerprint: str) -> None:
     """The full-precision teacher: the same placed exits, cross-entropy."""
     settings = context.study.retrain
@@ -191,6 +198,7 @@ def _start(context: Context, architecture: Architecture, teacher: Path) -> Multi
     return materialize(supernet, architecture)
 
 
+@on_all_ranks
 def train_retrained(
     context: Context,
     architecture: Architecture,

@@ -141,7 +141,9 @@ def _exits(run: Run, figures: Figures) -> Section:
         body += "<h3>With one threshold for all exits, as the paper prints it</h3>" + table(pd.concat(rows), caption)
     body += _figure(figures, "exits", "Thresholds in the labels are those of the KD model, fitted on the search split.")
     if isinstance(figures["thresholds"], str):
-        caption = "One threshold for all exits, moved from low to high; stars: the fitted thresholds, exit by exit."
+        caption = (
+            "One threshold for all exits, moved from low to high; star and cross: the fitted thresholds, exit by exit."
+        )
         body += "<h3>Threshold sweep</h3>" + _figure(figures, "thresholds", caption)
     return Section("exits", "Exit rates and cost (Table I)", body, "test")
 

@@ -79,20 +79,22 @@ def judge(
     layers = layer_table(space, Architecture(bits))
     means = mean_bits([row for row in layers if row["group"] is not None] or layers)  # or: only heads are searched
     costs = exit_costs(space, bits).placed(())
-    record = {
+    record = {  # what people read comes first: optuna-dashboard shows this order
+        "accuracy": policy.accuracy,
+        "bops": policy.bops,
+        "relative_bops": policy.bops / reference,
+        "bits": ", ".join(f"{group} {w}/{a}" for group, (w, a) in bits.items()),
+        "exits": "+".join(policy.exits),
+        "weight_bits": means["mac_weighted_weight_bits"],
+        "activation_bits": means["mac_weighted_activation_bits"],
+        "accuracy_without_exits": float(outputs.accuracy[-1]),
+        "bops_without_exits": int(costs.cumulative[-1]),
+        "samples": outputs.samples,
+        "chosen": chosen,
         "front": [
             [p.accuracy, p.bops, sum(bit[name] for name in p.exits), p.thresholds[0] if p.thresholds else None]
             for p in front
         ],
-        "chosen": chosen,
-        "accuracy": policy.accuracy,
-        "bops": policy.bops,
-        "exits": "+".join(policy.exits),
-        "accuracy_without_exits": float(outputs.accuracy[-1]),
-        "bops_without_exits": int(costs.cumulative[-1]),
-        "weight_bits": means["mac_weighted_weight_bits"],
-        "activation_bits": means["mac_weighted_activation_bits"],
-        "samples": outputs.samples,
     }
     values = objective_values(config, policy, reference)
     excess = budget_excess(front, config) if config.mode == "budget" else None

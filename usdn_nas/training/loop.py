@@ -8,27 +8,31 @@ import math
 import time
 from bisect import bisect_right
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
 from usdn_nas.config import TrainConfig
+from usdn_nas.data.splits import Split, generator_for
 from usdn_nas.errors import RunError, UserError
 from usdn_nas.files import atomic_path, write_text
 from usdn_nas.networks.weights import save_weights
 from usdn_nas.progress import Reporter
 from usdn_nas.quant.quantizers import LearnedStep
+from usdn_nas.training.curves import open_curves, step_sizes
+from usdn_nas.training.distributed import mean_step, micro_batches, processes, rank, same_state
 from usdn_nas.training.losses import Step
-
-if TYPE_CHECKING:
-    from usdn_nas.data import Split
 
 __all__ = ["HISTORY", "WEIGHTS", "fit", "learning_rate"]
 
 SECONDS_BETWEEN_CHECKPOINTS = 20.0
+STEPS_BETWEEN_POINTS = 10
+"""Of the curves of loss and learning rate; all others have a point an epoch."""
 CHECKPOINT = "checkpoint.pt"
 """Stays when the training is finished: who started it removes it once that is recorded."""
 HISTORY = "history.csv"
@@ -119,49 +123,65 @@ def fit(
     finish: Callable[[], None] | None = None,
     reporter: Reporter | None = None,
     title: str = "training",
+    tensorboard: bool = False,
 ) -> None:
     """Trains ``network`` in place and writes ``weights.safetensors`` and ``history.csv`` into ``folder``.
 
     Every batch, augmentation and random path is a function of ``seed`` and the number of the step, so that a
     training that was killed goes on from ``folder/checkpoint.pt`` and ends with the weights of an uninterrupted one.
 
+    Where torch's default process group has several processes, all of them call this with the same arguments, and end
+    with the same weights: those of one process that runs all micro-batches. Rank 0 alone evaluates and writes files.
+
     Args:
-        step: Adds the gradients of one batch and returns its loss.
+        step: Adds the gradients of one micro-batch and returns its loss; called for each of a step's, with generators
+            that draw the same paths.
         fingerprint: Digest of settings and inputs; a checkpoint with another one is refused.
         set_epoch: Told the number of the epoch, from 0, before every step.
-        evaluate: Called after every epoch; its figures go into the history.
-        finish: Called at the end; killed in it, a training goes on from its last checkpoint, not from its start.
+        evaluate: Called after every epoch, by rank 0; its figures go into the history.
+        finish: Called at the end, by rank 0; killed in it, a training goes on from its last checkpoint, not from its
+            start.
+        tensorboard: Write curves into ``folder``, as TensorBoard reads them.
 
     Raises:
-        UserError: The checkpoint is truncated or belongs to other settings.
-        RunError: The loss is no longer finite.
+        UserError: The checkpoint is truncated or belongs to other settings, or a batch cannot be shared evenly.
+        RunError: The loss is no longer finite, or another process is gone.
     """
     reporter = reporter or Reporter()
+    plan = _Plan.of(split, settings)
+    leads = rank() == 0
     optimizer = torch.optim.SGD(
         _parameter_groups(network, settings), lr=settings.lr, momentum=settings.momentum,
         nesterov=settings.nesterov and settings.momentum > 0,
     )  # fmt: skip
-    per_epoch = max(split.num_batches(settings.batch_size, drop_last=True), 1)
-    steps = min(settings.epochs * per_epoch, settings.max_steps or math.inf)
-    steps = int(steps)
+    per_epoch, steps = plan.per_epoch, plan.steps
     at = _Progress()
     checkpoint = folder / CHECKPOINT
-    folder.mkdir(parents=True, exist_ok=True)
+    if leads:
+        folder.mkdir(parents=True, exist_ok=True)
     if checkpoint.exists():
         _load(checkpoint, network, optimizer, at, fingerprint)
         reporter.say(f"{title}: goes on from step {at.step} of {steps}")
+    same_state(network, at.step)
     saved = resumed = time.monotonic()
     before = at.seconds
     network.train()
-    with reporter.task(title, steps, at.step) as task:
-        for images, labels in _batches(split, settings.batch_size, seed, at.step, steps, per_epoch, augment):
+    with (
+        torch.random.fork_rng([device] if device.type == "cuda" else []),
+        open_curves(folder if tensorboard and leads else None, at.step + 1) as curves,
+        reporter.task(title, steps, at.step) as task,
+    ):
+        for share in _shares(split, plan, seed, at.step, augment):
             if set_epoch is not None:
                 set_epoch(at.step // per_epoch)
             for group in optimizer.param_groups:
                 group["lr"] = group["scale"] * learning_rate(settings, at.step, steps, per_epoch)
             optimizer.zero_grad(set_to_none=True)
-            generator = np.random.default_rng([*seed, at.step])
-            loss = step(images.to(device), labels.to(device), generator)
+            runs = (
+                partial(_run, step, images.to(device), labels.to(device), (*seed, at.step), number)
+                for number, (images, labels) in share
+            )
+            loss = mean_step(network, runs, plan.micro_batches)
             if not math.isfinite(loss):
                 raise RunError(f"{title}: loss is {loss} at step {at.step}; a lower learning rate may help")
             if settings.clip_norm is not None:
@@ -171,51 +191,102 @@ def fit(
             at.loss_sum += loss
             at.loss_count += 1
             at.seconds = before + time.monotonic() - resumed
-            if at.step % per_epoch == 0 or at.step == steps:
-                _end_epoch(at, settings, steps, per_epoch, evaluate, folder)
+            if at.step % STEPS_BETWEEN_POINTS == 0:
+                curves.add("step", {"loss": loss, "lr": optimizer.param_groups[0]["lr"]}, at.step)
+            if leads and (at.step % per_epoch == 0 or at.step == steps):
+                _end_epoch(at, settings, plan, evaluate, folder)
+                reporter.detail(f"{title}: {', '.join(f'{k} {v:.6g}' for k, v in at.history[-1].items())}")
+                curves.add("epoch", {k: v for k, v in at.history[-1].items() if k not in ("epoch", "step")}, at.step)
+                if curves.wanted:
+                    curves.add("step_size", step_sizes(network), at.step)
                 network.train()
-            if time.monotonic() - saved > SECONDS_BETWEEN_CHECKPOINTS:
+            if leads and time.monotonic() - saved > SECONDS_BETWEEN_CHECKPOINTS:
+                curves.flush()
                 _save(checkpoint, network, optimizer, at, fingerprint)
                 saved = time.monotonic()
             task.advance(_note(at))
-    save_weights(network, folder / WEIGHTS)
-    if finish is not None:
-        finish()
+    if leads:
+        save_weights(network, folder / WEIGHTS)
+        if finish is not None:
+            finish()
 
 
-def _batches(
-    split: Split, batch_size: int, seed: tuple[int, ...], first: int, steps: int, per_epoch: int, augment: bool
-) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """The batches of steps ``first`` to ``steps`` - 1, in an order drawn anew each epoch."""
-    drop_last = len(split) >= batch_size
+@dataclass(frozen=True)
+class _Plan:
+    """How images come to steps.
+
+    Attributes:
+        micro_batches: Of a step, over all processes.
+        size: Images in each.
+        per_epoch: Steps.
+        steps: Of the whole training.
+    """
+
+    micro_batches: int
+    size: int
+    per_epoch: int
+    steps: int
+
+    @classmethod
+    def of(cls, split: Split, settings: TrainConfig) -> _Plan:
+        """A split smaller than a batch is used whole, or as much of it as can be shared evenly.
+
+        Raises:
+            UserError: It has fewer images than a step has micro-batches, or these cannot be shared evenly.
+        """
+        count = micro_batches(settings)
+        size = min(settings.batch_size, len(split)) // count
+        if size == 0:
+            raise UserError(f"{len(split)} training images cannot be shared by {count} micro-batches")
+        per_epoch = len(split) // (size * count)
+        steps = settings.epochs * per_epoch
+        return cls(count, size, per_epoch, min(steps, settings.max_steps or steps))
+
+
+Share = Iterator[tuple[int, tuple[torch.Tensor, torch.Tensor]]]
+"""The micro-batches of a step that fall to this process, each with its number in the step."""
+
+
+def _shares(split: Split, plan: _Plan, seed: tuple[int, ...], first: int, augment: bool) -> Iterator[Share]:
+    """The shares of steps ``first`` and later, each to be used up before the next; the order is drawn anew each epoch.
+
+    Micro-batches are numbered through an epoch, so that it makes no difference to a micro-batch who runs it.
+    """
+    numbers = range(rank(), plan.micro_batches, processes())
     at = first
-    while at < steps:
-        epoch, start = divmod(at, per_epoch)
-        for batch in split.batches(
-            batch_size, shuffle_seed=(*seed, epoch), augment=augment, start=start, drop_last=drop_last
-        ):
-            yield batch
-            at += 1
-            if at == steps:
-                return
+    while at < plan.steps:
+        epoch, start = divmod(at, plan.per_epoch)
+        batches = split.batches(
+            plan.size, shuffle_seed=(*seed, epoch), augment=augment, start=start * plan.micro_batches + rank(),
+            stride=processes(), drop_last=True,
+        )  # fmt: skip
+        count = min(plan.per_epoch - start, plan.steps - at)
+        for _ in range(count):
+            yield zip(numbers, batches, strict=False)  # takes no batch more than there are numbers
+        at += count
+
+
+def _run(step: Step, images: torch.Tensor, labels: torch.Tensor, seed: tuple[int, ...], number: int) -> float:
+    """Micro-batch ``number`` of the step that ``seed`` tells: the paths of all are the same, dropout is not."""
+    torch.manual_seed(int(generator_for(seed, number).integers(2**63)))
+    return step(images, labels, np.random.default_rng(seed))
 
 
 def _end_epoch(
     at: _Progress,
     settings: TrainConfig,
-    steps: int,
-    per_epoch: int,
+    plan: _Plan,
     evaluate: Callable[[], dict[str, float]] | None,
     folder: Path,
 ) -> None:
     at.history.append(
         {
-            "epoch": math.ceil(at.step / per_epoch),
+            "epoch": math.ceil(at.step / plan.per_epoch),
             "step": at.step,
             "loss": at.loss_sum / at.loss_count,
-            "lr": learning_rate(settings, at.step - 1, steps, per_epoch),
+            "lr": learning_rate(settings, at.step - 1, plan.steps, plan.per_epoch),
             "seconds": round(at.seconds, 2),
-            "images_per_second": round(at.step * settings.batch_size / max(at.seconds, 1e-9), 1),
+            "images_per_second": round(at.step * plan.size * plan.micro_batches / max(at.seconds, 1e-9), 1),
             **(evaluate() if evaluate else {}),
         }
     )

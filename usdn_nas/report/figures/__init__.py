@@ -12,7 +12,7 @@ from usdn_nas.report.figures.reliability import plot_reliability
 from usdn_nas.report.figures.sensitivity import plot_sensitivity
 from usdn_nas.report.figures.thresholds import plot_thresholds
 from usdn_nas.report.figures.training import plot_ladder, plot_training
-from usdn_nas.report.figures.write import draw_figures, write_figure, write_figures
+from usdn_nas.report.figures.write import draw_figures, write_figures
 
 __all__ = [
     "draw_figures",
@@ -29,6 +29,5 @@ __all__ = [
     "plot_sensitivity",
     "plot_thresholds",
     "plot_training",
-    "write_figure",
     "write_figures",
 ]

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from matplotlib.axes import Axes
+from numpy.typing import NDArray
 
 from usdn_nas.report.figures._style import BAND, MUTED, halo, lay_out
 from usdn_nas.space import SearchSpace
@@ -20,6 +21,7 @@ __all__ = [
     "LABEL_INCHES",
     "LABEL_SIZE",
     "Places",
+    "along",
     "draw_places",
     "group_places",
     "label_points",
@@ -98,6 +100,12 @@ def _draw_blocks(ax: Axes, blocks: Sequence[tuple[str, int, int]], inches_per_pl
         length=0, pad=below, labelsize=LABEL_SIZE, labelrotation=90 if upright else 0, labelcolor=MUTED, color=MUTED
     )
     second.spines[:].set_visible(False)
+
+
+def along(line: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Points all along a line of K points, (K, 2): what labels shall keep off."""
+    steps = np.linspace(0, 1, 12)[:, None]
+    return np.concatenate([line[:1], *(a + steps * (b - a) for a, b in itertools.pairwise(line))])
 
 
 def label_points(ax: Axes, labels: Sequence[tuple[str, float, float]], others: Sequence[tuple[float, float]]) -> None:

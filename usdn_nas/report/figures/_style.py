@@ -12,6 +12,7 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patheffects import withStroke
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from matplotlib.transforms import ScaledTranslation
 
 from usdn_nas.errors import UserError
@@ -118,6 +119,21 @@ def bops_unit(values: Iterable[float]) -> tuple[float, str]:
         if largest >= scale:
             return scale, name
     return 1e3, "kBOPs"
+
+
+def logarithmic(costs: Sequence[float]) -> bool:
+    """Whether costs spread so far that a linear axis would crowd the cheap ones."""
+    return min(costs) > 0 and max(costs) > 5 * min(costs)
+
+
+def cost_axis(ax: Axes, unit: str, *, log: bool) -> None:
+    """Average costs along the x axis; ``log``: on a logarithmic scale with a few plain numbers."""
+    ax.set_xlabel(f"average {unit} per image{' (log scale)' if log else ''}")
+    if log:
+        ax.set_xscale("log")
+        ax.xaxis.set_major_locator(LogLocator(10, subs=(1, 2, 5)))
+        ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        ax.xaxis.set_minor_formatter(NullFormatter())
 
 
 def lay_out(figure: Figure) -> None:

@@ -14,13 +14,14 @@ from usdn_nas.report.figures.layers import BitsData, bits_data
 from usdn_nas.report.figures.share import Share
 from usdn_nas.report.figures.strips import draw_strips, strips_height
 from usdn_nas.report.run import Run
+from usdn_nas.space import SearchSpace
 
 __all__ = ["plot_bits"]
 
 
 @styled
 def plot_bits(
-    run: Run,
+    run: Run | SearchSpace,
     architecture: Architecture | Mapping[str, Architecture] | None = None,
     *,
     heads: bool | None = None,
@@ -30,7 +31,8 @@ def plot_bits(
     """Figs. 1-3: (W, A) of every layer in the order of the chain, blocks as bands, placed exits as flags.
 
     Args:
-        run: Its search space tells layers and blocks.
+        run: Its search space tells layers and blocks; or that space alone, e.g. of an ``architecture.json`` that
+            `usdn_nas.read_architecture` has read: ``plot_bits(file.space, file.architecture)``.
         architecture: A point of that space, e.g. ``run.point("12.3")``; default: the winner. Several, by the names
             they shall have: one strip each, layer under layer.
         heads: Also the layers of placed internal classifiers; default: where their bits are searched. Of several
@@ -39,19 +41,24 @@ def plot_bits(
         ax: Where to draw; default: a new figure whose width follows the number of layers.
 
     Raises:
-        UserError: ``heads`` of several architectures, or none of them.
+        UserError: ``heads`` of several architectures, or none of them; a search space without an architecture.
     """
+    space = run if isinstance(run, SearchSpace) else run.space
     if isinstance(architecture, Mapping):
         if heads or not architecture:
             what = "heads are not shown of several architectures" if heads else "no architecture to show"
             raise UserError(what, where="plot_bits")
-        several = {name: bits_data(run.space, one, heads=False) for name, one in architecture.items()}
+        several = {name: bits_data(space, one, heads=False) for name, one in architecture.items()}
         if ax is None:
             ax = new_axes(*_size(several, strips_height(several) + (0.7 if share else 0)))[0]
         return draw_strips(ax, several, share)
     if heads is None:
-        heads = run.space.spec.exits.head_bits == "search"
-    data = bits_data(run.space, run.winner if architecture is None else architecture, heads)
+        heads = space.spec.exits.head_bits == "search"
+    if architecture is None:
+        if isinstance(run, SearchSpace):
+            raise UserError("a search space by itself has no winner", where="plot_bits", remedy="give an architecture")
+        architecture = run.winner
+    data = bits_data(space, architecture, heads)
     if ax is None:
         ax = new_axes(*_size({"": data}, 4.0 if share else 3.2))[0]
     return draw_bits(ax, data, share)

@@ -8,10 +8,9 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from numpy.typing import NDArray
 
-from usdn_nas.report.figures._places import label_points
+from usdn_nas.report.figures._places import along, label_points
 from usdn_nas.report.figures._style import (
     BLUE,
     FAINT,
@@ -24,15 +23,17 @@ from usdn_nas.report.figures._style import (
     SKY,
     VERMILLION,
     bops_unit,
+    cost_axis,
     grid,
     legend_below,
+    logarithmic,
     new_axes,
     styled,
 )
 from usdn_nas.report.run import MissingPartError, Run
 from usdn_nas.report.runs import named_runs
 
-__all__ = ["FrontData", "Mark", "accuracy_floor", "draw_front", "front_data", "logarithmic", "plot_front"]
+__all__ = ["FrontData", "Mark", "accuracy_floor", "draw_front", "front_data", "plot_front"]
 
 _OTHERS: tuple[tuple[str, Any, str], ...] = (
     (PURPLE, "--", "v"),
@@ -149,11 +150,6 @@ def accuracy_floor(trials: Sequence[float], others: Sequence[float]) -> float:
     return max(low - 0.35 * max(high - low, 0.01), min(min(trials, default=low), low) - 0.08 * (high - low))
 
 
-def logarithmic(costs: Sequence[float]) -> bool:
-    """Whether costs spread so far that a linear axis would crowd the cheap ones."""
-    return min(costs) > 0 and max(costs) > 5 * min(costs)
-
-
 def draw_front(ax: Axes, data: FrontData, *, log: bool) -> Axes:
     """Draws ``data`` on ``ax``; trials far below the front are counted, not shown. ``log``: logarithmic costs."""
     everything = [data.front, *data.others.values()]
@@ -163,11 +159,9 @@ def draw_front(ax: Axes, data: FrontData, *, log: bool) -> Axes:
     _draw_runs(ax, data, scale)
     _draw_marks(ax, data, scale)
     ax.set_ylim(bottom=100 * floor)
-    if log:
-        _log_axis(ax)
+    cost_axis(ax, unit, log=log)
     hidden = int((data.trials[:, 1] < floor).sum())
     where = f"search split{f', n = {data.search_n:,}' if data.search_n else ''}"
-    ax.set_xlabel(f"average {unit} per image{' (log scale)' if log else ''}")
     ax.set_ylabel("accuracy (%)")
     ax.set_title(f"Pareto front ({where})")
     if hidden:
@@ -176,14 +170,23 @@ def draw_front(ax: Axes, data: FrontData, *, log: bool) -> Axes:
     grid(ax)
     legend_below(ax, 3)
     texts = [*data.ladder, *data.baselines, *([data.chosen] if data.chosen else [])]
-    corners = np.column_stack([data.front[1:, 0], data.front[:-1, 1]])  # of the steps
-    points = np.concatenate([data.front, corners, *(np.array([[m.bops, m.accuracy]]) for m in data.marks)])
+    points = np.concatenate(
+        [*(along(_steps(one)) for one in everything), *(np.array([[m.bops, m.accuracy]]) for m in data.marks)]
+    )
     label_points(
         ax,
         [(mark.label, mark.bops / scale, 100 * mark.accuracy) for mark in texts],
         [(x / scale, 100 * y) for x, y in points],
     )
     return ax
+
+
+def _steps(front: Points) -> Points:
+    """The line that is drawn for ``front``, corner by corner."""
+    line = np.empty((2 * len(front) - 1, 2))
+    line[::2] = front
+    line[1::2] = np.column_stack([front[1:, 0], front[:-1, 1]])
+    return line
 
 
 def _draw_runs(ax: Axes, data: FrontData, scale: float) -> None:
@@ -229,14 +232,6 @@ def _draw_marks(ax: Axes, data: FrontData, scale: float) -> None:
                 label=f"{mark.label} ({suffix})",
                 zorder=5,
             )
-
-
-def _log_axis(ax: Axes) -> None:
-    """Costs on a logarithmic axis with a few plain numbers."""
-    ax.set_xscale("log")
-    ax.xaxis.set_major_locator(LogLocator(10, subs=(1, 2, 5)))
-    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    ax.xaxis.set_minor_formatter(NullFormatter())
 
 
 @styled

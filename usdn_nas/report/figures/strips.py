@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib import colormaps
@@ -19,6 +20,8 @@ __all__ = ["draw_strips", "strips_height"]
 
 _GAP = 0.75  # rows between two strips: there stand the thresholds
 _NUMBER_INCHES = 0.09
+_LEGEND = "black bars: exits with their thresholds; on the right: mean bits, weighted by MACs"
+_LEGEND_STYLE: dict[str, Any] = {"fontsize": 7, "color": MUTED}
 
 
 def _rows(data: BitsData) -> list[tuple[str, list[int]]]:
@@ -75,7 +78,8 @@ def draw_strips(ax: Axes, data: Mapping[str, BitsData], share: Share | None = No
     right.tick_params(length=0, labelsize=7, labelcolor=MUTED)
     right.spines[:].set_visible(False)
     top = ax if share is None else draw_share(ax, {name: one.share(share) for name, one in data.items()}, share)
-    top.set_title(f"{first.title} (right: mean bits, weighted by MACs)")
+    top.set_title(first.title, pad=18)
+    top.annotate(_LEGEND, (0, 1), xytext=(0, 5), xycoords="axes fraction", textcoords="offset points", **_LEGEND_STYLE)
     size_inches(ax)  # laid out again: the first time knew no title
     return ax
 

@@ -6,17 +6,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from matplotlib.axes import Axes
 
+from usdn_nas.report.figures._places import along, label_points
 from usdn_nas.report.figures._style import (
-    INK,
     MODEL_STYLES,
     PAPER,
     bops_unit,
     compared,
+    cost_axis,
     grid,
-    halo,
     legend_below,
+    logarithmic,
     new_axes,
     styled,
 )
@@ -60,9 +62,10 @@ def _thresholds_data(evaluation: Mapping[str, Any]) -> dict[str, Sweep]:
     return out
 
 
-def draw_thresholds(ax: Axes, data: Mapping[str, Sweep], n: int) -> Axes:
-    """Draws ``data`` on ``ax``; some thresholds are written along the first curve."""
+def draw_thresholds(ax: Axes, data: Mapping[str, Sweep], n: int, *, log: bool) -> Axes:
+    """Draws ``data`` on ``ax``; some thresholds are written along the first curve. ``log``: logarithmic costs."""
     scale, unit = bops_unit([value for sweep in data.values() for value in sweep.bops])
+    cost_axis(ax, unit, log=log)
     for i, (name, sweep) in enumerate(data.items()):
         style = MODEL_STYLES[name]
         x = [value / scale for value in sweep.bops]
@@ -88,45 +91,41 @@ def draw_thresholds(ax: Axes, data: Mapping[str, Sweep], n: int) -> Axes:
             label=f"{style['label']}, fitted thresholds",
             zorder=5,
         )
-        if i == 0:
-            _label_thresholds(ax, sweep, x, below=any(max(o.accuracy) > max(sweep.accuracy) for o in data.values()))
-    ax.set_xlabel(f"average {unit} per image")
     ax.set_ylabel("accuracy (%)")
     ax.set_title(f"As the threshold moves (test, n = {n:,})")
     ax.margins(y=0.1)
     grid(ax)
     legend_below(ax, 2)
+    curves = [np.column_stack([np.array(sweep.bops) / scale, sweep.accuracy]) for sweep in data.values()]
+    fitted = [(sweep.operating[0] / scale, sweep.operating[1]) for sweep in data.values()]
+    label_points(ax, _labels(ax, next(iter(data.values())), scale), [*np.concatenate([*map(along, curves), fitted])])
     return ax
 
 
-def _label_thresholds(ax: Axes, sweep: Sweep, x: list[float], *, below: bool) -> None:
-    """Writes some thresholds beside the curve, on the side where no other curve runs."""
-    used: set[int] = set()
-    span = max(x) - min(x)
+def _labels(ax: Axes, sweep: Sweep, scale: float) -> list[tuple[str, float, float]]:
+    """Some thresholds with their points, those apart that would meet on ``ax``."""
+    points = [(bops / scale, accuracy) for bops, accuracy in zip(sweep.bops, sweep.accuracy, strict=True)]
+    across = ax.transScale.transform(points)[:, 0]
+    chosen: list[int] = []
     for value in _LABELLED:
-        i = min(range(len(x)), key=lambda j: abs(sweep.thresholds[j] - value))
-        if any(abs(x[i] - x[j]) < 0.08 * span for j in used):
-            continue
-        used.add(i)
-        ax.annotate(
-            f"{sweep.thresholds[i]:.2f}",
-            (x[i], sweep.accuracy[i]),
-            xytext=(9, -14) if below else (-4, 6),
-            textcoords="offset points",
-            ha="left" if below else "right",
-            fontsize=7.5,
-            color=INK,
-            path_effects=halo(),
-            arrowprops={"arrowstyle": "-", "color": INK, "linewidth": 0.6, "shrinkA": 0, "shrinkB": 2},
-            zorder=6,
-        )
+        i = min(range(len(points)), key=lambda j: abs(sweep.thresholds[j] - value))
+        if all(abs(across[i] - across[j]) >= 0.08 * np.ptp(across) for j in chosen):
+            chosen.append(i)
+    return [(f"{sweep.thresholds[i]:.2f}", *points[i]) for i in chosen]
 
 
 @styled
-def plot_thresholds(run: Run, *, ax: Axes | None = None) -> Axes:
+def plot_thresholds(run: Run, *, log: bool | None = None, ax: Axes | None = None) -> Axes:
     """Accuracy against average BOPs on the test split as the shared threshold moves, KD and cross-entropy alone.
 
-    Stars: the thresholds fitted exit by exit on the search split, read on the test split.
+    Star and cross: the thresholds fitted exit by exit on the search split, read on the test split.
+
+    Args:
+        run: With an evaluation.
+        log: Costs on a logarithmic axis; default: where the largest is more than five times the smallest.
+        ax: Where to draw.
     """
     data = _thresholds_data(run.evaluation)
-    return draw_thresholds(new_axes(5.2, 3.8)[0] if ax is None else ax, data, int(run.evaluation["n"]))
+    if log is None:
+        log = logarithmic([bops for sweep in data.values() for bops in sweep.bops])
+    return draw_thresholds(new_axes(5.2, 3.8)[0] if ax is None else ax, data, int(run.evaluation["n"]), log=log)

@@ -10,7 +10,7 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from usdn_nas.errors import UserError, nearest
+from usdn_nas.errors import UserError
 from usdn_nas.files import atomic_path
 from usdn_nas.report.figures._style import lay_out
 from usdn_nas.report.figures.bits import plot_bits
@@ -26,10 +26,11 @@ from usdn_nas.report.figures.thresholds import plot_thresholds
 from usdn_nas.report.figures.training import plot_ladder, plot_training
 from usdn_nas.report.run import MissingPartError, Run
 
-__all__ = ["FIGURES", "Drawn", "draw_figures", "figure_svg", "write_figure", "write_figures"]
+__all__ = ["FIGURES", "SUFFIXES", "Drawn", "draw_figures", "figure_svg", "laid_out", "save_figure", "write_figures"]
 
 _DPI = 170
-_SUFFIXES = (".png", ".svg", ".pdf")
+
+SUFFIXES = (".png", ".svg", ".pdf")
 
 FIGURES: dict[str, Callable[[Run], Axes | list[Axes]]] = {
     "front": plot_front,
@@ -59,12 +60,13 @@ def draw_figures(run: Run) -> Drawn:
 
 def _draw(plot: Callable[[Run], Axes | list[Axes]], run: Run) -> Figure | MissingPartError:
     try:
-        return _laid_out(plot(run))
+        return laid_out(plot(run))
     except MissingPartError as missing:
         return missing
 
 
-def _laid_out(axes: Axes | list[Axes]) -> Figure:
+def laid_out(axes: Axes | list[Axes]) -> Figure:
+    """The figure of what a plot function returned, with its layout settled."""
     figure = (axes if isinstance(axes, Axes) else axes[0]).get_figure(root=True)
     assert figure is not None
     lay_out(figure)
@@ -82,28 +84,25 @@ def figure_svg(figure: Figure, *, text: bool = False) -> str:
     return buffer.getvalue()
 
 
-def write_figure(axes: Axes | list[Axes], path: Path) -> None:
-    """Writes the figure of ``axes`` as its suffix says, ``.png``, ``.svg`` or ``.pdf``, atomically.
+def save_figure(figure: Figure, path: Path | str) -> Path:
+    """Writes one figure atomically, in the form that the file's suffix says (one of `SUFFIXES`); returns the path.
 
     Raises:
         UserError: Another suffix.
     """
-    if path.suffix not in _SUFFIXES:
-        raise UserError(
-            f"cannot draw '{path.suffix}' files", where=path, remedy=nearest(path.suffix or ".png", _SUFFIXES)
-        )
-    _save(_laid_out(axes), path)
-
-
-def _save(figure: Figure, path: Path) -> None:
+    path = Path(path)
+    suffix = path.suffix.lower()
+    if suffix not in SUFFIXES:
+        raise UserError(f"expected a name that ends in {', '.join(SUFFIXES)}", where=path)
     with atomic_path(path) as temporary:
-        if path.suffix == ".svg":
+        if suffix == ".svg":
             temporary.write_text(figure_svg(figure), encoding="utf-8")
-        elif path.suffix == ".pdf":
+        elif suffix == ".pdf":
             with rc_context({"pdf.fonttype": 42}):  # TrueType: some publishers refuse Type 3
                 figure.savefig(temporary, format="pdf", metadata={"CreationDate": None})
         else:
             figure.savefig(temporary, format="png", dpi=_DPI, metadata={"Software": None})
+    return path
 
 
 def write_figures(run: Run, folder: Path | str, *, drawn: Drawn | None = None) -> list[Path]:
@@ -122,13 +121,11 @@ def write_figures(run: Run, folder: Path | str, *, drawn: Drawn | None = None) -
     """
     paths = []
     for name, figure in (draw_figures(run) if drawn is None else drawn).items():
-        for suffix in _SUFFIXES:
-            path = Path(folder) / f"{name}{suffix}"
+        for path in (Path(folder) / f"{name}{suffix}" for suffix in SUFFIXES):
             if isinstance(figure, MissingPartError):
                 path.unlink(missing_ok=True)
-                continue
-            _save(figure, path)
-            paths.append(path)
+            else:
+                paths.append(save_figure(figure, path))
     if not paths:
         raise UserError("nothing to draw yet", where=run.path, remedy="usdn-nas run STUDY goes on from here")
     return paths

@@ -1,0 +1,75 @@
+"""A run in a few sentences, for the page and for notes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from usdn_nas.cost import layer_table, mean_bits
+from usdn_nas.report._sections import cost
+from usdn_nas.report.run import MissingPartError, Run
+
+__all__ = ["result", "searched", "test_policy"]
+
+
+def searched(run: Run) -> str:
+    """What was searched, in a sentence."""
+    space = run.space
+    shape = "×".join(map(str, space.chain.input_shape))
+    text = (
+        f"{space.chain.network} ({shape}, {space.chain.macs / 1e6:,.2f} M MACs) on {run.config.data.name}: "
+        f"{len(space.groups)} groups of layers, {space.bit_configurations:,} bit configurations × "
+        f"{2 ** len(space.candidates):,} placements of {len(space.candidates)} candidate exits."
+    )
+    try:
+        finished = run.trials.dropna(subset=["accuracy", "bops"])
+    except MissingPartError:
+        return text
+    return f"{text} {len(finished):,} configurations were run."
+
+
+def _conditions(run: Run) -> str:
+    made = run.study.get("provenance") or {}
+    parts = [f"{name} {made[name]}" for name in ("seed", "device", "processor") if made.get(name) is not None]
+    return f" ({', '.join(parts)})" if parts else ""
+
+
+def _winner(run: Run) -> str:
+    """The winner's bits and exits, in a sentence."""
+    winner = run.winner
+    trial = (run.architecture.get("source") or {}).get("trial")
+    mean = mean_bits([row for row in layer_table(run.space, winner) if row["group"]])
+    bits = f"{mean['mac_weighted_weight_bits']:.2f}/{mean['mac_weighted_activation_bits']:.2f}"
+    exits = f"early exits after {', '.join(winner.exits)}" if winner.exits else "no early exit"
+    return f"The winner{f' ({trial})' if trial else ''} has {bits} bits (W/A, mean by MACs, searched layers), {exits}."
+
+
+def result(run: Run) -> str:
+    """What the winner reaches, on which split, under which conditions."""
+    reference = run.architecture["cost"]["reference_bops"]
+    beside = ""
+    if (policy := test_policy(run)) is not None:
+        models, n = run.evaluation["models"], run.evaluation["n"]
+        if "teacher" in models:
+            accuracy = models["teacher"]["exits"][-1]["accuracy"]
+            beside = f" The full-precision teacher's final exit reaches {100 * accuracy:.2f}% there."
+        what, split = "Retrained with knowledge distillation, it reaches", "test split"
+    elif (policy := run.architecture["metrics"]) is not None:
+        n = policy["n"]
+        what, split = "With the supernet's weights it reaches", "search split, on which it was selected"
+    else:
+        return f"{_winner(run)} It was not measured{_conditions(run)}."
+    average = policy["average_bops"]
+    return (
+        f"{_winner(run)} {what} {100 * policy['accuracy']:.2f}% on the {split} (n = {n:,}), at {cost(average)} an "
+        f"image on average, {100 * average / reference:.1f}% of the reference{_conditions(run)}.{beside}"
+    )
+
+
+def test_policy(run: Run) -> Mapping[str, Any] | None:
+    """The retrained winner's policy on the test split, if it was evaluated."""
+    try:
+        winner = run.evaluation["models"].get("kd")
+    except MissingPartError:
+        return None
+    return None if winner is None else winner["policy"]
