@@ -84,7 +84,7 @@ def report(name: str, show: Callable[[str], None]) -> None:
     supernet.set_bits(space.ladder()[-1])
     quantized = memory(supernet, spec.network.input_shape)
     hours = {stage: work * 1e6 / TFLOPS / 3600 for stage, work in stages.items()}
-    cells = [name, f"{macs / 1e6:,.1f}", *(f"{hours[stage]:,.1f}" for stage in hours), f"{sum(hours.values()):,.0f}"]
+    cells = [name, f"{macs / 1e6:,.1f}", *(f"{hours[stage]:,.1f}" for stage in hours), f"{sum(hours.values()):,.1f}"]
     show("| " + " | ".join(cells) + " |")
     batches = sorted({study.supernet.qat.batch_size, 64, 256, 1024})
     needs = [f"{quantized[0] + quantized[1] * batch / 1e3:.1f}" for batch in batches]
