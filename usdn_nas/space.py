@@ -41,6 +41,7 @@ def _bit_width(width: int) -> int:
 BitWidth = Annotated[int, AfterValidator(_bit_width)]
 """2 to 16, or 32 for full precision."""
 BitPair = tuple[BitWidth, BitWidth]
+Share = Annotated[float, Field(gt=0, lt=1)]
 
 
 class _Strict(BaseModel):
@@ -76,9 +77,13 @@ class MsdnetSpec(_Strict):
         return self
 
 
+_LATER = ("segments", "weights", "msdnet", "stem")
+
+
 class NetworkSpec(_Strict):
     """Which network. ``depth`` is 6n+2 and ``width`` the channels of the first stage of a CIFAR-style ResNet.
 
+    ``stem = "cifar"`` gives torchvision's ResNet-18 a 3x3 convolution of stride 1 without pooling, for small images.
     Of a network of one's own (``"torchvision:NAME"``, ``"package.module:function"``): ``segments`` is about how many
     of equal MACs lie between stem and classifier, one for every block unless given; ``weights`` is a file of
     pretrained weights, ``.pth`` or safetensors. ``msdnet``: settings of ``"msdnet"``.
@@ -90,6 +95,7 @@ class NetworkSpec(_Strict):
     depth: PositiveInt | None = None
     width: PositiveInt | None = None
     stem_stride: PositiveInt | None = None
+    stem: Literal["imagenet", "cifar"] | None = None
     segments: PositiveInt | None = None
     weights: str | None = None
     msdnet: MsdnetSpec | None = None
@@ -98,7 +104,7 @@ class NetworkSpec(_Strict):
     def _without_what_is_not_given(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Leaves out settings that came later, where they are not used: the digests of older files still hold."""
         written: dict[str, Any] = handler(self)
-        return {k: v for k, v in written.items() if v is not None or k not in ("segments", "weights", "msdnet")}
+        return {k: v for k, v in written.items() if v is not None or k not in _LATER}
 
 
 class BitsSpec(_Strict):
@@ -158,10 +164,12 @@ class BitsSpec(_Strict):
 class ExitsSpec(_Strict):
     """Where exits may be and what their heads are. ``head_bits`` are those of the heads' convolutions.
 
+    ``candidates``: after every block, or after the segments named, or where these shares of the network's MACs are
+    spent, each after the segment that comes nearest ([0.15, 0.3, 0.45, 0.6, 0.75, 0.9] are SDN's).
     ``head = "own"``: the network's own exits and heads, such as an MSDNet's.
     """
 
-    candidates: Literal["every-block"] | tuple[str, ...] = "every-block"
+    candidates: Literal["every-block"] | tuple[str, ...] | tuple[Share, ...] = "every-block"
     head: Literal["linear", "sdn", "conv", "msdnet", "conv3", "own"] = "conv3"
     head_width: int | None = Field(default=None, ge=1)
     head_bits: BitPair | Literal["search"] = (4, 4)

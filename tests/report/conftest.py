@@ -182,7 +182,21 @@ def _model(label: str, names: Sequence[str], costs: np.ndarray, thresholds: Sequ
         "shared": {"threshold": 0.7, "exits": _leaving(names, costs, shared, test), "policy": summary(test, shared)},
         "sweep": sweep,
         "fitted": fitted,
-    }
+        "budgeted": [
+            {
+                "ratio": ratio,
+                "thresholds": used,
+                "exit_rates": [float((test.policy(used, costs)["leaves"] == e).mean()) for e in range(len(names))],
+                **measured(used),
+            }
+            for ratio, used in zip(np.linspace(0.2, 1.8, 9).tolist(), _spread(early), strict=True)
+        ],
+        "overthinking": {
+            "wasteful": 0.6, "destructive": 0.05, "oracle_accuracy": 0.9, "oracle_bops": float(costs[0]),
+            "first_right": [0.9] + [0.0] * early, "confusion_right": -0.4, "confusion_wrong": 1.2,
+            "confusion_auroc": None,
+        },
+    }  # fmt: skip
 
 
 def _spread(count: int) -> list[list[float]]:

@@ -23,6 +23,7 @@ from usdn_nas.report import (
     draw_figures,
     load_run,
     plot_bits,
+    plot_budgeted,
     plot_curves,
     plot_exits,
     plot_front,
@@ -321,10 +322,22 @@ def test_plots_draw_on_given_axes(short_run: Run) -> None:
     assert plot_thresholds(short_run, ax=axes[5]) is axes[5]
     assert plot_ladder(short_run, ax=axes[6]) is axes[6]
     assert plot_quantizers(short_run, ax=axes[8:11]) == axes[8:11]
+    assert plot_budgeted(short_run, ax=axes[11]) is axes[11]
     with pytest.raises(UserError, match="needs 10 axes, got 2"):
         plot_training(short_run, ax=axes[7:9])
     with pytest.raises(UserError, match="did you mean 'final'"):
         plot_reliability(short_run, "finale")
+
+
+def test_budgeted_batches_and_anytime_are_drawn_for_each_model(short_run: Run) -> None:
+    lines = {str(line.get_label()): line for line in plot_budgeted(short_run).get_lines()}
+    for name in ("kd", "ce"):
+        (curve,) = [line for label, line in lines.items() if label.startswith(f"{name.upper()}, budgeted")]
+        (marks,) = [line for label, line in lines.items() if label.startswith(f"{name.upper()}, anytime")]
+        content = short_run.evaluation["models"][name]
+        assert sorted(curve.get_ydata()) == pytest.approx(sorted(100 * row["accuracy"] for row in content["budgeted"]))
+        assert list(marks.get_ydata()) == pytest.approx([100 * row["accuracy"] for row in content["exits"]])
+        assert (np.diff(curve.get_xdata()) >= 0).all()
 
 
 def test_callers_settings_are_left_alone(short_run: Run) -> None:

@@ -25,7 +25,10 @@ from usdn_nas.quant.diagnostics import QuantizerWatch
 from usdn_nas.quant.refresh import refresh_norms
 from usdn_nas.quant.supernet import Supernet, materialize
 from usdn_nas.seeds import derive
-from usdn_nas.training.loop import WEIGHTS, Watch, fit
+from usdn_nas.training.checkpoint import Watch
+from usdn_nas.training.distributed import rank
+from usdn_nas.training.keep import keep
+from usdn_nas.training.loop import WEIGHTS, fit
 from usdn_nas.training.losses import ExitWeights, Step, cross_entropy_step, distillation_step, sandwich_step
 
 __all__ = ["ladder_rows", "pretrain", "train_retrained", "train_supernet", "train_teacher", "untrained_supernet"]
@@ -46,6 +49,12 @@ def _fit(
     finish: Callable[[], None] | None = None,
     watch: Watch | None = None,
 ) -> None:
+    if settings.epochs == 0:
+        if rank() == 0:
+            keep(network, folder, evaluate())
+            if finish is not None:
+                finish()
+        return
     fit(
         network,
         step,
@@ -83,7 +92,7 @@ def _on_search(context: Context, network: MultiExitNetwork) -> Callable[[], dict
 def pretrain(context: Context, fingerprint: str) -> None:
     """Full precision, cross-entropy at all candidate exits."""
     settings = context.study.supernet
-    network = context.fresh_network()
+    network = context.starting_network()
     weights = _weights(settings, settings.pretrain, len(network.exit_names))
     step = cross_entropy_step(network, weights)
     folder, on_search = context.folder / "pretrain", _on_search(context, network)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from usdn_nas.report.figures import (
         draw_figures,
         plot_bits,
+        plot_budgeted,
         plot_comparison,
         plot_curves,
         plot_exits,
@@ -37,12 +38,15 @@ if TYPE_CHECKING:
     from usdn_nas.report.run import MissingPartError, Run, load_run
     from usdn_nas.report.runs import front
     from usdn_nas.report.tables import (
+        anytime_table,
         bits_table,
+        budgeted_table,
         calibration_table,
         front_table,
         gap_table,
         ladder_table,
         mean_bits_table,
+        overthinking_table,
         stage_table,
         table1,
         table1_paper,
@@ -54,7 +58,9 @@ if TYPE_CHECKING:
 __all__ = [
     "MissingPartError",
     "Run",
+    "anytime_table",
     "bits_table",
+    "budgeted_table",
     "calibration_table",
     "compare_table",
     "draw_figures",
@@ -64,7 +70,9 @@ __all__ = [
     "ladder_table",
     "load_run",
     "mean_bits_table",
+    "overthinking_table",
     "plot_bits",
+    "plot_budgeted",
     "plot_comparison",
     "plot_curves",
     "plot_exits",

@@ -16,10 +16,12 @@ from usdn_nas.report.figures._style import bops_unit, compared
 from usdn_nas.report.figures.reliability import FEW
 from usdn_nas.report.run import MissingPartError, Run
 from usdn_nas.report.tables import (
+    anytime_table,
     bits_table,
     calibration_table,
     gap_table,
     ladder_table,
+    overthinking_table,
     stage_table,
     table1,
     table1_paper,
@@ -194,6 +196,23 @@ def _trade_offs(run: Run, figures: Figures) -> Section:
     return Section("trade-offs", "Distillation and the trade-off", body, "test")
 
 
+def _protocols(run: Run, figures: Figures) -> Section:
+    body = _figure(
+        figures,
+        "budgeted",
+        "As MSDNet's authors evaluate: lines, thresholds with which shares in proportion to q, q^2, ... of the samples "
+        "leave at each exit, read off the search split; marks, every sample answered at that exit.",
+    )
+    body += _details("Anytime, the winner's exits", table(anytime_table(run.evaluation, compared(run.evaluation)[0])))
+    caption = (
+        "As SDN's authors measure: an earlier exit has a sample right that the final one has right (wasteful) or wrong "
+        "(destructive); the oracle stops at the first exit that is right. Confusion: how far the exits' answers are "
+        "from the final one's, in standard deviations; AUROC: how well it foretells a wrong final answer."
+    )
+    body += "<h3>Overthinking and confusion</h3>" + table(overthinking_table(run.evaluation), caption)
+    return Section("protocols", "As the authors of MSDNet and SDN evaluate", body, "test")
+
+
 def _gap(run: Run, figures: Figures) -> Section:
     frame = gap_table(run.evaluation)
     if frame.empty:
@@ -259,6 +278,7 @@ SECTIONS: tuple[Callable[[Run, Figures], Section], ...] = (
     _exits,
     _calibration,
     _trade_offs,
+    _protocols,
     _gap,
     _matters,
     _history,

@@ -126,7 +126,7 @@ class Run:
             raise UserError(f"the front has no point '{trial}'", where=self.path, remedy=nearest(trial, names))
         row = self.front.iloc[names.index(trial)]
         bits = {group.name: parse_bits(row[group.name]) for group in self.space.groups}
-        return Architecture(bits, row["exits"], row["thresholds"])
+        return Architecture(bits, row["exits"], row["thresholds"], self.config.search.rule)
 
     @cached_property
     def architecture(self) -> dict[str, Any]:
@@ -234,4 +234,6 @@ def parse_bits(text: str) -> Bits:
 def as_architecture(payload: Mapping[str, Any]) -> Architecture:
     """The frozen choice in the content of an ``architecture.json``."""
     bits = {group: (int(w), int(a)) for group, (w, a) in payload["bits"].items()}
-    return Architecture(bits, tuple(payload["exits"]), tuple(map(float, payload["thresholds"])))
+    return Architecture(
+        bits, tuple(payload["exits"]), tuple(map(float, payload["thresholds"])), payload.get("rule", "threshold")
+    )

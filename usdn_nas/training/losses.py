@@ -35,7 +35,7 @@ class ExitWeights(Sequence[float]):
     ) -> None:
         self.most = [weight] * (count - 1)
         self.tau = np.linspace(0.15, 0.9, count - 1) if ramp == "sdn" else None
-        self.epochs = epochs
+        self.epochs = max(epochs, 1)
         self.set_epoch(0)
 
     def set_epoch(self, epoch: int) -> None:

@@ -19,6 +19,7 @@ from usdn_nas.report.figures.exits import plot_exits
 from usdn_nas.report.figures.front import plot_front
 from usdn_nas.report.figures.history import plot_history
 from usdn_nas.report.figures.importance import plot_importance
+from usdn_nas.report.figures.protocols import plot_budgeted
 from usdn_nas.report.figures.quantizers import plot_quantizers
 from usdn_nas.report.figures.reliability import plot_reliability
 from usdn_nas.report.figures.sensitivity import plot_sensitivity
@@ -39,6 +40,7 @@ FIGURES: dict[str, Callable[[Run], Axes | list[Axes]]] = {
     "reliability": plot_reliability,
     "thresholds": plot_thresholds,
     "curves": plot_curves,
+    "budgeted": plot_budgeted,
     "history": plot_history,
     "importance": plot_importance,
     "sensitivity": plot_sensitivity,
