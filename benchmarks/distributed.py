@@ -1,8 +1,8 @@
 """What several processes cost: our one sum a step beside `DistributedDataParallel`, two gloo processes of this machine.
 
-A supernet's step (sandwich rule, two random paths) on the same micro-batches: without any exchange, with our one sum
-over all processes, and with DistributedDataParallel that finds unused parameters, exchanging after every backward pass
-or after the last one alone. Also whether gradients are the same.
+A step of four random paths of a supernet on the same micro-batches: without any exchange, with our one sum over all
+processes, and with DistributedDataParallel that finds unused parameters, exchanging after every backward pass or after
+the last one alone. Also whether gradients are the same.
 
 python benchmarks/distributed.py --space resnet_fashion
 """
@@ -29,24 +29,35 @@ from usdn_nas.networks.build import resolve_space
 from usdn_nas.quant.supernet import Supernet
 from usdn_nas.space import load_space
 from usdn_nas.training.distributed import mean_step
-from usdn_nas.training.losses import sandwich_step
+from usdn_nas.training.losses import cross_entropy
 
 Work = Callable[[], object]
+PATHS = 4
 
 
-class _Alike:
-    """What `sandwich_step` needs of a supernet, its forward passes through DistributedDataParallel."""
+def _step(
+    supernet: Supernet, forward: Callable[[Tensor, bool], tuple[Tensor, ...]], images: Tensor, labels: Tensor
+) -> float:
+    """Cross-entropy of four paths, one after the other; ``forward`` is told which is the last."""
+    space, generator, loss = supernet.space, np.random.default_rng(0), 0.0
+    weights = [1.0] * len(space.chain.exits)
+    for number in range(PATHS):
+        supernet.set_bits(space.sample(generator))
+        path = cross_entropy(forward(images, number == PATHS - 1), labels, weights)
+        path.backward()
+        loss += path.item()
+    return loss
 
-    def __init__(self, supernet: Supernet, passes: int, every: bool) -> None:
-        self.space, self.set_bits, self.every = supernet.space, supernet.set_bits, every
-        self.parallel = DistributedDataParallel(supernet, find_unused_parameters=True, forward_sync_buffers=False)
-        self.passes, self.made = passes, 0
 
-    def __call__(self, images: Tensor) -> tuple[Tensor, ...]:
-        self.made += 1
-        last = self.made % self.passes == 0
-        with nullcontext() if self.every or last else self.parallel.no_sync():
-            return self.parallel(images)
+def _parallel(supernet: Supernet, every: bool) -> Callable[[Tensor, bool], tuple[Tensor, ...]]:
+    """Forward passes that exchange gradients in every backward pass, or in the last one of a step."""
+    parallel = DistributedDataParallel(supernet, find_unused_parameters=True, forward_sync_buffers=False)
+
+    def forward(images: Tensor, last: bool) -> tuple[Tensor, ...]:
+        with nullcontext() if every or last else parallel.no_sync():
+            return parallel(images)
+
+    return forward
 
 
 def _process(rank: int, options: argparse.Namespace, meeting: str) -> None:
@@ -59,18 +70,17 @@ def _process(rank: int, options: argparse.Namespace, meeting: str) -> None:
     generator = torch.Generator().manual_seed(rank)
     images = torch.randn(options.batch_size // 2, *space.spec.network.input_shape, generator=generator)
     labels = torch.randint(space.spec.network.num_classes, (len(images),), generator=generator)
-    weights = [1.0] * len(space.chain.exits)
+    one, late, often = supernets
 
-    def step_of(supernet: Supernet | _Alike) -> Work:
-        step = sandwich_step(supernet, weights, 2)  # type: ignore[arg-type]
-        return lambda: step(images, labels, np.random.default_rng(0))
+    def plain() -> float:
+        return _step(one, lambda images, last: one(images), images, labels)
 
-    plain = step_of(supernets[0])
+    after_the_last, after_every = _parallel(late, every=False), _parallel(often, every=True)
     works: dict[str, tuple[Supernet, Work]] = {
-        "no exchange": (supernets[0], plain),
-        "one sum": (supernets[0], lambda: mean_step(supernets[0], [plain], 2)),  # type: ignore[list-item]
-        "DDP, after the last pass": (supernets[1], step_of(_Alike(supernets[1], 4, every=False))),
-        "DDP, after every pass": (supernets[2], step_of(_Alike(supernets[2], 4, every=True))),
+        "no exchange": (one, plain),
+        "one sum": (one, lambda: mean_step(one, [plain], 2)),
+        "DDP, after the last pass": (late, lambda: _step(late, after_the_last, images, labels)),
+        "DDP, after every pass": (often, lambda: _step(often, after_every, images, labels)),
     }
     seconds: dict[str, list[float]] = {name: [] for name in works}
     gradients: dict[str, list[Tensor]] = {}

@@ -1,8 +1,8 @@
 """One network, several processes: each takes a share of every step's images, and all make the same step.
 
-One sum over all processes a step rather than `torch.nn.parallel.DistributedDataParallel`: a supernet's step has
-several backward passes over paths of which each leaves most BatchNorm copies unused, and means of BatchNorm's
-statistics are wanted as well. docs/training.md has the comparison.
+One sum over all processes a step rather than `torch.nn.parallel.DistributedDataParallel`: a supernet's step is no
+forward pass of a module but several paths with common segments, each of which leaves most BatchNorm copies unused, and
+means of BatchNorm's statistics are wanted as well. docs/training.md has the comparison.
 """
 
 from __future__ import annotations
