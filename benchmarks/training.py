@@ -1,4 +1,6 @@
-"""Seconds of a training step: full precision, quantized, with LSQ written as plain autograd operations, under bf16.
+"""Seconds of a training step: full precision, quantized, with LSQ written as plain autograd operations, under bf16, and
+of the supernet's step on K configurations beside K full-precision steps. The least of several, with one thread in CPU
+time: other work on the machine disturbs these the least.
 
 And what bf16 makes of the codes of quantized inputs: the share that differs from FP32's.
 
@@ -8,6 +10,7 @@ python benchmarks/training.py --space resnet_fashion --threads 2
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import time
 from collections.abc import Callable
@@ -22,8 +25,9 @@ from usdn_nas.networks.build import resolve_space
 from usdn_nas.quant.quantizers import LearnedStep
 from usdn_nas.quant.supernet import Supernet
 from usdn_nas.space import load_space
-from usdn_nas.training.losses import Step, cross_entropy_step
+from usdn_nas.training.losses import Step, cross_entropy_step, sandwich_step
 
+PATHS = (3, 4)
 WIDTHS = (2, 3, 4, 5, 6, 8)
 
 
@@ -56,15 +60,15 @@ def codes_that_differ(width: int) -> float:
     return float((quantizer.codes(inputs) != quantizer.codes(inputs.bfloat16()).float()).float().mean())
 
 
-def rounds(works: dict[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
+def rounds(works: dict[str, Callable[[], object]], repeats: int, clock: Callable[[], float]) -> dict[str, list[float]]:
     """Seconds of every piece of work, taken in turn so that a busy machine strikes all alike."""
     seconds: dict[str, list[float]] = {name: [] for name in works}
     for number in range(repeats + 1):
         for name, work in works.items():
-            start = time.perf_counter()
+            start = clock()
             work()
             if number:  # the first round warms up
-                seconds[name].append(time.perf_counter() - start)
+                seconds[name].append(clock() - start)
     return seconds
 
 
@@ -97,20 +101,22 @@ def main() -> None:
         with patch.object(LearnedStep, "forward", plain_lsq):
             return quantized(images, labels, generator)
 
-    seconds = rounds(
-        {
-            "full precision": lambda: full(images, labels, generator),
-            "quantized": lambda: quantized(images, labels, generator),
-            "quantized, plain autograd": plain,
-            "full precision, bf16": lambda: in_bf16(full)(images, labels, generator),
-            "quantized, bf16": lambda: in_bf16(quantized)(images, labels, generator),
-        },
-        options.repeats,
-    )
-    base = float(np.median(seconds["full precision"]))
+    works: dict[str, tuple[int, Callable[[], object]]] = {
+        "full precision": (1, lambda: full(images, labels, generator)),
+        "quantized": (1, lambda: quantized(images, labels, generator)),
+        "quantized, plain autograd": (1, plain),
+        "full precision, bf16": (1, lambda: in_bf16(full)(images, labels, generator)),
+        "quantized, bf16": (1, lambda: in_bf16(quantized)(images, labels, generator)),
+    }
+    for paths in PATHS:
+        step = sandwich_step(supernet, weights, paths - 2)
+        works[f"supernet, {paths} configurations"] = (paths, functools.partial(step, images, labels, generator))
+    clock = time.process_time if options.threads == 1 else time.perf_counter
+    seconds = rounds({name: work for name, (_, work) in works.items()}, options.repeats, clock)
+    least = {name: min(values) for name, values in seconds.items()}
     rows = [
-        {"step": name, "seconds": float(np.median(values)), "ratio": float(np.median(values)) / base}
-        for name, values in seconds.items()
+        {"step": name, "seconds": least[name], "ratio": least[name] / least["full precision"] / k}
+        for name, (k, _) in works.items()
     ]
     if options.format == "json":
         settings, codes = vars(options), {width: codes_that_differ(width) for width in WIDTHS}
@@ -118,7 +124,8 @@ def main() -> None:
             json.dumps({"settings": settings, "torch": torch.__version__, "rows": rows, "bf16 codes": codes}, indent=2)
         )
         return
-    print(f"{options.space}, batch {options.batch_size}, {options.threads} threads, median of {options.repeats}")
+    print(f"{options.space}, batch {options.batch_size}, {options.threads} threads, the least of {options.repeats}")
+    print("ratio: to a full-precision step for each configuration")
     for row in rows:
         print(f"{row['step']:28} {row['seconds']:8.4f} s  {row['ratio']:5.2f} x")
     for width in WIDTHS:

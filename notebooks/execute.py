@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from pathlib import Path
@@ -29,6 +30,7 @@ def execute(path: Path) -> None:
 
 def main() -> None:
     """Those that are named, else all."""
+    os.environ["PYTHONWARNINGS"] = "ignore:IProgress not found"  # of tqdm, which Optuna imports, without ipywidgets
     names = sys.argv[1:] or sorted(path.name for path in FOLDER.glob("*.ipynb"))
     for name in names:
         execute(FOLDER / name)

@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from tests.helpers import chain_record, search_space
 from usdn_nas.architecture import Architecture
 from usdn_nas.cost import exit_costs, full_bops, layer_table, mean_bits, reference_bops, uniform_bops
 from usdn_nas.errors import UserError
 from usdn_nas.space import SearchSpace, SpaceSpec, load_space
+from usdn_nas.study.parameters import bits_of, configuration, parameter_sizes, params_of
 from usdn_nas.validation import validate
 
 PAIRS = st.lists(st.tuples(st.integers(2, 16), st.integers(2, 16)), min_size=1, max_size=5, unique=True)
@@ -106,6 +108,53 @@ def test_ladder() -> None:
     assert [bits["b0"] for bits in uneven.ladder()] == [(2, 3), (4, 3)]
     mixed = space_of({"weights": [2, 3], "activations": [2, 3]})
     assert [bits["b0"] for bits in mixed.ladder()] == [(2, 2), (3, 3)]
+
+
+def test_allowed_choices_of_a_group() -> None:
+    choices = [[2, 2], [3, 3], [4, 4], [5, 5]]
+    space = space_of({"choices": choices, "allowed": {"b*": [[4, 4], [2, 2]], "b1": [[5, 5], [3, 3], [4, 4]]}})
+    of = {group.name: group.choices for group in space.groups}
+    assert of == {"b0": ((2, 2), (4, 4)), "b1": ((3, 3), (4, 4), (5, 5)), "b2": ((2, 2), (4, 4))}
+    assert space.bit_configurations == 12
+    assert space.ladder() == [{"b0": (4, 4), "b1": (4, 4), "b2": (4, 4)}]
+    by_layer = space_of({"choices": choices, "granularity": "layer", "allowed": {"b1.conv?": [[3, 3]]}})
+    assert [len(group.choices) for group in by_layer.groups] == [4, 4, 1, 1, 4, 4]
+    assert space_of({"choices": choices, "allowed": {"b0": [[2, 2]], "b1": [[3, 3]]}}).ladder() == []
+
+
+def test_allowed_where_w_and_a_are_apart() -> None:
+    """A group with a list of its own chooses among pairs, the others W and A."""
+    space = space_of({"weights": [2, 4], "activations": [2, 3], "allowed": {"b1": [[4, 2], [2, 3]]}})
+    b0, b1, _ = space.groups
+    assert b1.choices == ((2, 3), (4, 2)) and b1.weights is None and b1.activations is None
+    assert b0.choices == ((2, 2), (2, 3), (4, 2), (4, 3)) and b0.weights == (2, 4)
+    assert list(parameter_sizes(space).values()) == [2, 2, 2, 2, 2]
+    every = [bits_of(space, configuration(space, number)) for number in range(space.bit_configurations)]
+    assert len({tuple(bits.values()) for bits in every}) == 4 * 2 * 4
+    for number, bits in enumerate(every):
+        space.check(Architecture(bits))
+        assert params_of(space, bits) == configuration(space, number)
+
+
+@pytest.mark.parametrize(
+    "allowed, message",
+    [
+        ({"b7": [[2, 2]]}, r"'b7' matches no searched group of fake"),
+        ({"b0.conv1": [[2, 2]]}, r"matches no searched group"),
+        ({"b0": [[2, 3]]}, r"holds \[2, 3\], which is not among the choices \[2, 2\], \[3, 3\]"),
+        ({"b0": [[2, 2], [2, 2]]}, "holds a pair twice"),
+        ({"b0": []}, "at least 1 item"),
+    ],
+)
+def test_allowed_that_is_wrong(allowed: dict, message: str) -> None:
+    with pytest.raises((UserError, ValidationError), match=message):
+        space_of({"choices": [[2, 2], [3, 3]], "allowed": allowed})
+
+
+def test_a_space_without_allowed_keeps_its_digest() -> None:
+    assert "allowed" not in space_of({"choices": [[2, 2], [3, 3]]}).spec.model_dump()["bits"]
+    written = space_of({"choices": [[2, 2], [3, 3]], "allowed": {"b0": [[2, 2]]}}).spec
+    assert SpaceSpec.model_validate(written.model_dump(mode="json")) == written
 
 
 def test_fixed_layers_heads_and_ends() -> None:

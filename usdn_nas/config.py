@@ -19,6 +19,7 @@ from pydantic import (
     model_validator,
 )
 
+from usdn_nas.architecture import Rule
 from usdn_nas.errors import UserError, nearest
 from usdn_nas.files import read_toml
 from usdn_nas.space import SpaceSpec, load_space
@@ -77,13 +78,14 @@ class TrainConfig(_Strict):
     ``schedule``: ``cosine`` anneals from ``lr`` to 0 over all steps; ``step`` multiplies ``lr`` by ``decay`` at the
     start of each of the epochs ``milestones``, counted from 0. ``step_lr``: learning rate of quantizer step sizes, as a
     share of ``lr``. ``clip_norm``: largest norm of a step's gradient. ``max_steps``: fewer steps than ``epochs`` make.
+    With 0 ``epochs`` the network goes on as it is.
     ``batch_size``: images a step, of all processes together. ``accumulate``: micro-batches that a step's images are run
     in, one after the other or by as many processes; BatchNorm sees a micro-batch at a time.
     """
 
     later = frozenset({"accumulate", "schedule", "milestones", "decay", "nesterov"})
 
-    epochs: int = Field(ge=1)
+    epochs: int = Field(ge=0)
     batch_size: int = Field(default=64, ge=1)
     accumulate: int = Field(default=1, ge=1)
     lr: float = Field(default=0.1, gt=0)
@@ -110,7 +112,7 @@ class TrainConfig(_Strict):
     def _milestones_of_a_step_schedule(self) -> Self:
         if (self.schedule == "step") != bool(self.milestones):
             raise ValueError("schedule 'step' needs 'milestones', and they need it")
-        if list(self.milestones) != sorted(set(self.milestones)) or max(self.milestones, default=0) >= self.epochs:
+        if list(self.milestones) != sorted(set(self.milestones)) or any(m >= self.epochs for m in self.milestones):
             raise ValueError(f"expected rising 'milestones' below the {self.epochs} epochs")
         if self.decay != 0.1 and self.schedule != "step":
             raise ValueError("'decay' is for schedule 'step'")
@@ -120,21 +122,27 @@ class TrainConfig(_Strict):
 class SupernetConfig(_Strict):
     """Full-precision pre-training, then quantization-aware training by the sandwich rule.
 
+    ``weights``: a file of pretrained weights that pre-training starts from, as ``network.weights`` of a search space
+    takes them (of an MSDNet: a checkpoint of kalviny/MSDNet-PyTorch); it is not needed once that is done.
     ``random_paths``: configurations drawn each step beside the largest and the smallest; of a space with one
     configuration that one is trained, without distillation.
     ``exit_weight``: weight of an internal classifier's loss; the final exit has 1. ``exit_loss = "sdn"`` multiplies it
     by SDN's ramp: that of the i-th of K internal classifiers rises with the epochs, min(m, .01 + epoch m / epochs),
     from 1 on, to m evenly spaced from .15 to .9.
+    ``calibration_images``: training images from which step sizes start. ``refresh_images``: about how many training
+    images BatchNorm statistics are taken over anew at the end; 0: those of the last steps stay.
     """
 
-    later = frozenset({"exit_loss"})
+    later = frozenset({"exit_loss", "weights"})
 
+    weights: str | None = None
     pretrain: TrainConfig = TrainConfig(epochs=20)
     qat: TrainConfig = TrainConfig(epochs=20, lr=0.02)
     random_paths: int = Field(default=2, ge=0)
     exit_weight: float = Field(default=1.0, ge=0)
     exit_loss: Literal["constant", "sdn"] = "constant"
     calibration_images: int = Field(default=512, ge=1)
+    refresh_images: int = Field(default=8192, ge=0)
 
 
 class SearchConfig(_Strict):
@@ -142,15 +150,22 @@ class SearchConfig(_Strict):
 
     ``scalar``: accuracy - ``tr`` x average BOPs / reference BOPs. ``pareto``: accuracy up, average BOPs down.
     ``budget``: accuracy, with average BOPs at most ``gbops`` x 1e9.
-    ``thresholds``: number of shared thresholds scored for each configuration (``exits = "exact"``). ``batch``:
-    configurations proposed, run and told together. ``backend``: how the supernet is run. ``memory_gb``: most that the
-    evaluation engine holds of states and outputs. ``workers``: processes of this machine that share the study.
+    ``exits``: of each configuration, all placements of exits are scored (``exact``), or the one with every candidate
+    (``all``), as of a network whose exits are its own; or exits and threshold are parameters of the trial
+    (``sampled``). ``thresholds``: number of shared thresholds scored for each configuration unless ``sampled``.
+    ``rule``: who answers a sample that is confident at no placed exit, the final exit (``threshold``) or the most
+    confident of all (``most-confident``, SDN's). ``batch``: configurations proposed, run and told together.
+    ``backend``: how the supernet is run. ``memory_gb``: most that the evaluation engine holds of states and outputs.
+    ``workers``: processes of this machine that share the study.
     """
+
+    later = frozenset({"rule"})
 
     mode: Literal["scalar", "pareto", "budget"] = "pareto"
     tr: float = Field(default=0.1, ge=0)
     gbops: float | None = Field(default=None, gt=0)
-    exits: Literal["exact", "sampled"] = "exact"
+    exits: Literal["exact", "all", "sampled"] = "exact"
+    rule: Rule = "threshold"
     sampler: Literal["auto", "surrogate", "tpe", "nsga2", "nsga3", "gp", "random", "brute"] = "auto"
     configurations: int = Field(default=128, ge=1)
     batch: int = Field(default=16, ge=1)
@@ -232,8 +247,7 @@ class StudyConfig(_Strict):
 
     ``space`` is a name or a path; looked up beside the study, in ./search_spaces, among the shipped. ``threads``:
     torch's own number unless given. ``tensorboard``: curves of every training, as event files in its folder.
-    ``batch_size``: images run at once where nothing is trained; of the results, only where step sizes start depends on
-    it, for calibration draws from each batch.
+    ``batch_size``: images run at once where nothing is trained.
     """
 
     space: str

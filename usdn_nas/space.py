@@ -41,6 +41,7 @@ def _bit_width(width: int) -> int:
 BitWidth = Annotated[int, AfterValidator(_bit_width)]
 """2 to 16, or 32 for full precision."""
 BitPair = tuple[BitWidth, BitWidth]
+Share = Annotated[float, Field(gt=0, lt=1)]
 
 
 class _Strict(BaseModel):
@@ -76,9 +77,13 @@ class MsdnetSpec(_Strict):
         return self
 
 
+_LATER = ("segments", "weights", "msdnet", "stem")
+
+
 class NetworkSpec(_Strict):
     """Which network. ``depth`` is 6n+2 and ``width`` the channels of the first stage of a CIFAR-style ResNet.
 
+    ``stem = "cifar"`` gives torchvision's ResNet-18 a 3x3 convolution of stride 1 without pooling, for small images.
     Of a network of one's own (``"torchvision:NAME"``, ``"package.module:function"``): ``segments`` is about how many
     of equal MACs lie between stem and classifier, one for every block unless given; ``weights`` is a file of
     pretrained weights, ``.pth`` or safetensors. ``msdnet``: settings of ``"msdnet"``.
@@ -90,6 +95,7 @@ class NetworkSpec(_Strict):
     depth: PositiveInt | None = None
     width: PositiveInt | None = None
     stem_stride: PositiveInt | None = None
+    stem: Literal["imagenet", "cifar"] | None = None
     segments: PositiveInt | None = None
     weights: str | None = None
     msdnet: MsdnetSpec | None = None
@@ -98,7 +104,7 @@ class NetworkSpec(_Strict):
     def _without_what_is_not_given(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Leaves out settings that came later, where they are not used: the digests of older files still hold."""
         written: dict[str, Any] = handler(self)
-        return {k: v for k, v in written.items() if v is not None or k not in ("segments", "weights", "msdnet")}
+        return {k: v for k, v in written.items() if v is not None or k not in _LATER}
 
 
 class BitsSpec(_Strict):
@@ -107,7 +113,9 @@ class BitsSpec(_Strict):
     ``granularity``: what shares a choice: the layers of a ``"block"`` (a head is one too), each ``"layer"`` alone, or
     all searched layers of the ``"network"``, heads included where their bits are searched: uniform bits.
     ``fixed`` maps a layer's name, or a pattern of names (``"layer4.*"``), to its (W, A). The stem and the
-    final classifier are 8/8 unless it says otherwise.
+    final classifier are 8/8 unless it says otherwise. ``allowed`` maps a group's name, or a pattern of names, to the
+    pairs among the choices that it may take; of several patterns that match, the last counts. A group is named after
+    its block, or its layer where ``granularity`` is ``"layer"``; ``usdn-nas inspect`` lists them.
     """
 
     granularity: Literal["block", "layer", "network"] = "block"
@@ -115,6 +123,19 @@ class BitsSpec(_Strict):
     weights: tuple[BitWidth, ...] | None = Field(default=None, min_length=1)
     activations: tuple[BitWidth, ...] | None = Field(default=None, min_length=1)
     fixed: dict[str, BitPair] = {}
+    allowed: dict[str, Annotated[tuple[BitPair, ...], Field(min_length=1)]] = {}
+
+    @property
+    def pairs(self) -> tuple[Bits, ...]:
+        """All (W, A), by rising product W x A (then W)."""
+        pairs = self.choices or itertools.product(self.weights or (), self.activations or ())
+        return tuple(sorted(pairs, key=lambda pair: (pair[0] * pair[1], pair[0])))
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_not_given(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leaves out ``allowed``, which came later, where it is empty: the digests of older files still hold."""
+        written: dict[str, Any] = handler(self)
+        return {k: v for k, v in written.items() if v or k != "allowed"}
 
     @model_validator(mode="after")
     def _one_way(self) -> BitsSpec:
@@ -127,14 +148,28 @@ class BitsSpec(_Strict):
                 raise ValueError(f"'{name}' holds a value twice")
         return self
 
+    @model_validator(mode="after")
+    def _allowed_are_choices(self) -> BitsSpec:
+        for pattern, pairs in self.allowed.items():
+            if len(set(pairs)) != len(pairs):
+                raise ValueError(f"'allowed' of '{pattern}' holds a pair twice")
+            if unknown := [pair for pair in pairs if pair not in self.pairs]:
+                valid = ", ".join(str(list(pair)) for pair in self.pairs)
+                raise ValueError(
+                    f"'allowed' of '{pattern}' holds {list(unknown[0])}, which is not among the choices {valid}"
+                )
+        return self
+
 
 class ExitsSpec(_Strict):
     """Where exits may be and what their heads are. ``head_bits`` are those of the heads' convolutions.
 
+    ``candidates``: after every block, or after the segments named, or where these shares of the network's MACs are
+    spent, each after the segment that comes nearest ([0.15, 0.3, 0.45, 0.6, 0.75, 0.9] are SDN's).
     ``head = "own"``: the network's own exits and heads, such as an MSDNet's.
     """
 
-    candidates: Literal["every-block"] | tuple[str, ...] = "every-block"
+    candidates: Literal["every-block"] | tuple[str, ...] | tuple[Share, ...] = "every-block"
     head: Literal["linear", "sdn", "conv", "msdnet", "conv3", "own"] = "conv3"
     head_width: int | None = Field(default=None, ge=1)
     head_bits: BitPair | Literal["search"] = (4, 4)
@@ -170,7 +205,8 @@ class Group:
 
     Attributes:
         choices: The (W, A) pairs it may take, by rising product W x A (then W).
-        weights, activations: The lists where W and A are chosen apart (``choices`` is then their product), or None.
+        weights, activations: The lists where W and A are chosen apart (``choices`` is then their product), or None;
+            None too where ``bits.allowed`` has a list for the group.
     """
 
     name: str
@@ -188,7 +224,8 @@ class SearchSpace:
         chain: Layer records of the network that ``spec`` names, with all its candidate exits.
 
     Raises:
-        UserError: A pattern in ``bits.fixed`` matches no layer, or everything is fixed.
+        UserError: A pattern in ``bits.fixed`` matches no layer, one in ``bits.allowed`` no group, or everything is
+            fixed.
     """
 
     def __init__(self, spec: SpaceSpec, chain: ChainRecord) -> None:
@@ -224,18 +261,33 @@ class SearchSpace:
                 members.setdefault(group, []).append(layer.name)
         if not members:
             raise UserError("every layer is fixed, nothing is left to search", where="bits.fixed")
-        pairs = spec.choices or itertools.product(spec.weights or (), spec.activations or ())
-        choices = tuple(sorted(pairs, key=lambda pair: (pair[0] * pair[1], pair[0])))
+        allowed = self._allowed(list(members))
         self.groups = tuple(
-            Group(
+            Group(name, tuple(layers), allowed[name])
+            if name in allowed
+            else Group(
                 name,
                 tuple(layers),
-                choices,
+                spec.pairs,
                 tuple(sorted(spec.weights)) if spec.weights else None,
                 tuple(sorted(spec.activations)) if spec.activations else None,
             )
             for name, layers in members.items()
         )
+
+    def _allowed(self, groups: list[str]) -> dict[str, tuple[Bits, ...]]:
+        """Group name -> its own choices, for the groups that ``bits.allowed`` names."""
+        found: dict[str, tuple[Bits, ...]] = {}
+        for pattern, pairs in self.spec.bits.allowed.items():
+            names = fnmatch.filter(groups, pattern)
+            if not names:
+                raise UserError(
+                    f"'{pattern}' matches no searched group of {self.chain.network}",
+                    where="bits.allowed",
+                    remedy=nearest(pattern, groups),
+                )
+            found |= dict.fromkeys(names, tuple(pair for pair in self.spec.bits.pairs if pair in pairs))
+        return found
 
     def _group_names(self) -> Iterator[tuple[str | Bits, LayerRecord]]:
         """Every layer with the name of its group, or with its fixed bits."""
@@ -310,7 +362,7 @@ class SearchSpace:
     def ladder(self) -> list[dict[str, Bits]]:
         """Uniform configurations, cheapest first: every (b, b) that all groups have, given to all of them.
 
-        Where there is none, every pair that all have.
+        Where there is none, every pair that all have; perhaps none.
         """
         common = [pair for pair in self.groups[0].choices if all(pair in group.choices for group in self.groups)]
         return [{group.name: pair for group in self.groups} for pair in common if pair[0] == pair[1]] or [
@@ -320,6 +372,12 @@ class SearchSpace:
     def sample(self, generator: np.random.Generator) -> dict[str, Bits]:
         """A bit configuration, uniform over the choices of each group."""
         return self.choice_bits([int(generator.integers(len(group.choices))) for group in self.groups])
+
+    def covering(self, generator: np.random.Generator) -> list[dict[str, Bits]]:
+        """As many random configurations as the longest list has choices: each group takes all of its own in turn."""
+        count = max(len(group.choices) for group in self.groups)
+        orders = [np.resize(generator.permutation(len(group.choices)), count) for group in self.groups]
+        return [self.choice_bits([int(order[i]) for order in orders]) for i in range(count)]
 
     def check(self, architecture: Architecture, where: object = None) -> None:
         """Checks that ``architecture`` is a point of this space.

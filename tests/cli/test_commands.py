@@ -90,6 +90,10 @@ def test_evaluate(command: Command, tiny_copy: Path) -> None:
         text = command("evaluate", tiny_copy, "--threshold", "0.35").stdout
     assert ran == ["evaluate"] and "for all exits, 0.35" in text
     assert document(tiny_copy / "evaluation.json")["models"]["kd"]["shared"]["threshold"] == 0.35
+    budgeted = rows(command("evaluate", tiny_copy, "--budgeted", "--format", "csv").stdout)
+    assert "relative_bops" in budgeted[0]
+    both = command("evaluate", tiny_copy, "--budgeted", "--overthinking").stdout
+    assert "Anytime prediction" in both and "Budgeted batches" in both and "Overthinking" in both
 
 
 def test_compare(command: Command, tiny_copy: Path, tmp_path: Path) -> None:

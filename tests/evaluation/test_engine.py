@@ -39,6 +39,9 @@ SPACES = {
         {"choices": [[2, 3], [32, 32]], "fixed": {"layer2.0.*": [3, 3]}},
         {"head": "msdnet", "candidates": ["layer1.0"]},
     ),
+    "lists of their own": nets.spec(
+        nets.RESNET8, nets.APART | {"allowed": {"layer1.*": [[5, 4], [2, 2]], "layer3.0": [[3, 4]]}}
+    ),
     "resnet18": nets.spec(
         nets.RESNET18 | {"input_shape": [3, 16, 16]}, FOUR, {"head": "conv3", "candidates": ["layer1.1", "layer3.0"]}
     ),

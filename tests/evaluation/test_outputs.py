@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from tests import nets
 from usdn_nas.errors import RunError
 from usdn_nas.evaluation import outputs as outputs_module
-from usdn_nas.evaluation.outputs import Batches, SupernetEvaluator, accuracies, run
+from usdn_nas.evaluation.outputs import Batches, SupernetEvaluator, accuracies, run, run_with_confusion
 from usdn_nas.quant.supernet import Supernet
 
 CPU = torch.device("cpu")
@@ -41,6 +41,18 @@ def test_run_next_to_a_loop(supernet: Supernet, split: nets.MemorySplit) -> None
                 assert got.confidence[e, n] == pytest.approx(share.max(), abs=1e-5)
                 assert got.correct[e, n] == (share.argmax() == label)
     assert accuracies(got) == {name: got.correct[e].sum() / 23 for e, name in enumerate(names)}
+
+
+def test_confusion_comes_beside_the_same_outputs(supernet: Supernet, split: nets.MemorySplit) -> None:
+    names = supernet.chain.exit_names
+    supernet.set_bits(supernet.space.choice_bits([0, 1, 2]))
+    plain = run(supernet, Batches(split, 7, CPU), names)
+    got, confusion = run_with_confusion(supernet, Batches(split, 7, CPU), names)
+    assert np.array_equal(got.confidence, plain.confidence) and np.array_equal(got.correct, plain.correct)
+    with torch.no_grad():
+        p = torch.stack(supernet(split.images)).softmax(-1).double().numpy()
+    by_hand = [sum(np.abs(p[e, n] - p[-1, n]).sum() for e in range(len(names) - 1)) for n in range(23)]
+    assert confusion.shape == (23,) and confusion.tolist() == pytest.approx(by_hand, abs=1e-5)
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 23, 100])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,18 @@ def test_round_trip(written: Path, space: SearchSpace) -> None:
         assert file.objective == Objective(mode="tr", tr=0.2)
         assert file.metrics is not None and file.metrics["average_bops"] == 12.5
         assert (file.source, file.provenance) == ({"trial": "12.3"}, {"seed": 0})
+
+
+def test_rule_of_the_last_exit(written: Path, space: SearchSpace, tmp_path: Path) -> None:
+    plain = read_architecture(written).architecture
+    other = read_architecture(handwritten(tmp_path, rule="most-confident")).architecture
+    assert other == replace(plain, rule="most-confident")
+    assert other.digest != plain.digest and other.network_digest == plain.network_digest
+    path = tmp_path / "again.json"
+    write_architecture(path, space, other, objective=None, metrics=None, source=None, provenance={})
+    assert read_architecture(path).architecture == other
+    assert "rule" not in json.loads(written.read_text())
+    assert refusal(handwritten(tmp_path, rule="surest")).startswith("rule: Input should be 'threshold' or")
 
 
 def test_handwritten(tmp_path: Path, written: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -87,6 +88,27 @@ def test_predict_is_the_policy(exits: tuple[str, ...], share: float, supernet: S
         assert not any(taken)
     if share == 0.0:
         assert set(taken) == {len(exits)}
+
+
+@pytest.mark.parametrize("exits", EXITS)
+def test_most_confident_answers_what_reached_the_end(
+    exits: tuple[str, ...], supernet: Supernet, images: Tensor
+) -> None:
+    network = early_exit(supernet, exits, (0.0,) * len(exits), seed=len(exits))
+    probabilities = everything(network, images)
+    confidence = probabilities.max(-1)
+    thresholds = [float(row[k : k + 2].mean()) for k, row in enumerate(np.sort(confidence[:-1], axis=1), COUNT // 2)]
+    architecture = replace(network.architecture, thresholds=tuple(thresholds), rule="most-confident")
+    network = EarlyExitNetwork(network.network, architecture, supernet.space)
+    got = network.predict(images, max_batch=7)
+    outputs = ExitOutputs(confidence.astype(np.float32), np.ones_like(confidence, dtype=bool), network.exit_names)
+    costs = exit_costs(supernet.space, architecture.bits).placed(exits)
+    result = apply(outputs, costs, thresholds, "most-confident")
+    assert got.exit_index.tolist() == result.leaves_at.tolist()
+    assert got.labels.tolist() == [probabilities[e, n].argmax() for n, e in enumerate(result.answers_at)]
+    assert got.confidence.tolist() == pytest.approx([confidence[e, n] for n, e in enumerate(result.answers_at)])
+    assert got.bops.double().mean().item() == pytest.approx(result.average_bops)
+    assert (result.answers_at != result.leaves_at).any() == (len(exits) > 0)
 
 
 def test_later_segments_do_not_run_on_samples_that_left(supernet: Supernet, images: Tensor) -> None:

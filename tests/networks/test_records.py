@@ -5,10 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 from torch.utils.flop_counter import FlopCounterMode
 
 from tests import nets
 from usdn_nas.cost import exit_costs, uniform_bops
+from usdn_nas.errors import UserError
 from usdn_nas.networks.build import build_network, chain_record, resolve_space
 from usdn_nas.networks.chain import MultiExitNetwork
 from usdn_nas.networks.heads import build_head
@@ -79,6 +81,44 @@ def test_resnet18_by_the_flop_counter(resnet18) -> None:
     total = sum(layer.macs for layer in space.chain.layers())
     assert counted(network, 3, 224, 224) == total
     assert counted(network.place(()), 3, 224, 224) == space.chain.macs
+
+
+def test_resnet18_for_small_images_by_hand() -> None:
+    network = {"name": "torchvision:resnet18", "stem": "cifar", "input_shape": [3, 32, 32], "num_classes": 10}
+    spec = nets.spec(network)
+    with torch.device("meta"):
+        space, chain = resolve_space(spec)
+    same = 32 * 32 * 64 * 64 * 9  # also of 128 channels at 16x16 and so on
+    wider = same // 2 + same + same // 18  # the first block of a stage, its shortcut a 1x1 convolution
+    assert space.chain.macs == 32 * 32 * 64 * 3 * 9 + 4 * same + 3 * (wider + 2 * same) + 512 * 10 == 555_422_720
+    assert counted(chain.place(()), 3, 32, 32) == space.chain.macs
+    assert sum(p.numel() for p in chain.place(()).parameters()) == 11_173_962  # as that network is known
+    for name in ("resnet_cifar", "msdnet", "torchvision:resnet34"):
+        with pytest.raises(UserError, match="has no 'stem' to set"):
+            build_network(nets.spec(network | {"name": name}, exits={"head": "linear"}))
+
+
+@pytest.mark.parametrize("depth", [20, 56, 110])
+def test_candidates_by_shares_of_the_cost(depth: int) -> None:
+    network = {"name": "resnet_cifar", "depth": depth, "input_shape": [3, 32, 32], "num_classes": 10}
+    shares = [0.9, 0.15, 0.3, 0.45, 0.6, 0.75]
+    record = record_of(nets.spec(network, exits={"head": "sdn", "candidates": shares}))
+    spent = np.cumsum([sum(layer.macs for layer in segment.layers) for segment in record.segments]) / record.macs
+    places = [int(np.abs(spent[1:-1] - share).argmin()) + 1 for share in sorted(shares)]
+    assert record.candidates == tuple(record.segments[place].name for place in places)
+    if depth == 56:  # as its authors place them
+        published = [[0, 0, 0, 1, 0, 0, 0, 1, 0], [0, 0, 1, 0, 0, 0, 1, 0, 0], [0, 1, 0, 0, 0, 1, 0, 0, 0]]
+        names = [f"layer{i}.{j}" for i, row in enumerate(published, 1) for j, placed in enumerate(row) if placed]
+        assert record.candidates == tuple(names)
+        heads = [exit_.layers[-1].weights for exit_ in record.exits[:-1]]
+        assert heads == [16 * 16 * 10] * 2 + [32 * 16 * 10] * 2 + [64 * 16 * 10] * 2  # 4x4 are left of each map
+
+
+def test_two_shares_want_places_of_their_own() -> None:
+    with pytest.raises(UserError, match=r"exits\.candidates: 2 exits ask for 1 places: layer1\.0, layer1\.0"):
+        build_network(nets.spec(exits={"head": "linear", "candidates": [0.4, 0.41]}))
+    with pytest.raises(ValidationError):
+        nets.spec(exits={"head": "linear", "candidates": [0.4, 1.0]})
 
 
 @pytest.mark.parametrize("head", HEADS)

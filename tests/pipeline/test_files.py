@@ -65,6 +65,7 @@ def test_everything_promised_is_there_and_nothing_is_left_over(tiny: Path, retra
         *(f"{part}/weights.safetensors" for part in ("pretrain", "supernet", *parts)),
         *(f"{part}/history.csv" for part in ("pretrain", "supernet", *parts)),
         "supernet/ladder.json",
+        "supernet/diagnostics.json",
         "search/study.journal",
         "search/front.csv",
         "search/trials.csv",
@@ -82,6 +83,7 @@ def test_everything_promised_is_there_and_nothing_is_left_over(tiny: Path, retra
 def test_schemas_and_provenance(tiny: Path, retrained: Path) -> None:
     kinds = {"study.json": "study", "chain.json": "chain", "stages.json": "stages", "evaluation.json": "evaluation"}
     kinds |= {"ladder.json": "ladder", "architecture.json": "architecture", "sensitivity.json": "sensitivity"}
+    kinds["diagnostics.json"] = "diagnostics"
     for path in tiny.rglob("*.json"):
         found = document(path)
         assert found["schema"] == f"usdn-nas/{kinds[path.name]}/1"
@@ -179,6 +181,21 @@ def test_ladder(tiny: Path) -> None:
     assert (low["bits"], high["bits"]) == ([2, 2], [4, 4]) and low["bops"] < high["bops"]
     assert low["difference"] is None and high["difference"] == pytest.approx(high["accuracy"] - low["accuracy"])
     assert ladder["monotone"] == (high["difference"] >= -2 * high["standard_error"])
+
+
+def test_diagnostics(tiny: Path, opened: Context) -> None:
+    found = document(tiny / "supernet/diagnostics.json")
+    supernet = opened.supernet()
+    for record in found["quantizers"]:
+        layer = supernet.layers[record["layer"]]
+        quantizer = layer.weight_quantizer if record["tensor"] == "weights" else layer.input_quantizer
+        last = quantizer.at(record["bits"]).step.abs().item()
+        assert record["step"] == [last] != [record["start"]] or not record["start"]
+        assert ("oscillating" in record) == (record["tensor"] == "weights")
+    assert len(found["quantizers"]) == sum(name.endswith(".step") for name in supernet.state_dict())
+    assert found["collapsed"] == []
+    counts = {name: value for name, value in supernet.state_dict().items() if name.endswith("num_batches_tracked")}
+    assert len(set(counts.values())) > 1 and found["stale"] == []
 
 
 def test_retrained_networks(tiny: Path, exported: ArchitectureFile, retrained: Path) -> None:

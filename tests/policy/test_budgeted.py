@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tests.helpers import random_outputs
-from usdn_nas.policy.budgeted import SHARES, anytime, budgeted_curve, exit_shares, thresholds_for_shares
+from usdn_nas.policy.budgeted import SHARES, budgeted_curve, exit_shares, thresholds_for_shares
 from usdn_nas.policy.outputs import ExitOutputs
 
 
@@ -46,22 +46,14 @@ def test_distinct_confidences_give_the_shares() -> None:
     _, costs = random_outputs(0, exits=4, samples=3)
     costs = type(costs)(outputs.names, costs.chain, costs.heads)
     for point in budgeted_curve(outputs, outputs, costs, [0.5, 1.0, 1.5]):
-        np.testing.assert_allclose(point.exit_rates, exit_shares(point.ratio, 4), atol=4e-3)
-        assert point.average_bops == pytest.approx(float(point.exit_rates @ costs.cumulative))
+        np.testing.assert_allclose(point.result.exit_rates, exit_shares(point.ratio, 4), atol=4e-3)
+        assert point.result.average_bops == pytest.approx(float(point.result.exit_rates @ costs.cumulative))
 
 
 def test_later_exits_cost_more_with_larger_ratios() -> None:
     outputs, costs = random_outputs(3, exits=4, samples=500)
-    bops = [point.average_bops for point in budgeted_curve(outputs, outputs, costs)]
+    bops = [point.result.average_bops for point in budgeted_curve(outputs, outputs, costs)]
     assert bops[0] < bops[-1] and len(bops) == 39
-
-
-def test_anytime_is_each_exit_for_all() -> None:
-    outputs, costs = random_outputs(1, exits=3, samples=50)
-    rows = anytime(outputs, costs)
-    assert [row[0] for row in rows] == list(outputs.names)
-    assert [row[1] for row in rows] == [int(costs.chain[i] + costs.heads[: i + 1].sum()) for i in range(3)]
-    assert [row[2] for row in rows] == [sum(outputs.correct[i]) / 50 for i in range(3)]
 
 
 def test_other_exits_are_refused() -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.helpers import random_outputs
+from usdn_nas.architecture import Rule
 from usdn_nas.cost import ExitCosts
 from usdn_nas.errors import RunError, UserError
 from usdn_nas.policy import exact as module
@@ -15,33 +18,43 @@ from usdn_nas.policy.apply import apply
 from usdn_nas.policy.exact import score_shared, score_slabs, threshold_grid
 from usdn_nas.policy.outputs import ExitOutputs
 
+RULES: tuple[Rule, ...] = get_args(Rule)
 
-def by_hand(outputs: ExitOutputs, costs: ExitCosts, placement: int, threshold: float) -> tuple[float, float]:
+
+def by_hand(
+    outputs: ExitOutputs, costs: ExitCosts, placement: int, threshold: float, rule: Rule
+) -> tuple[float, float]:
     """Walks every sample along the chain."""
     right, bops = 0, 0
     final = len(outputs.names) - 1
     for n in range(outputs.samples):
+        surest, its_answer = -1.0, False
         for i in range(final + 1):
             bops += int(costs.chain[i]) - (int(costs.chain[i - 1]) if i else 0)
             if i < final and not placement >> i & 1:
                 continue
             bops += int(costs.heads[i])
-            if i == final or float(outputs.confidence[i, n]) >= threshold:
-                right += bool(outputs.correct[i, n])
+            confidence, answer = float(outputs.confidence[i, n]), bool(outputs.correct[i, n])
+            if confidence > surest:
+                surest, its_answer = confidence, answer
+            if i == final or confidence >= threshold:
+                right += its_answer if i == final and rule == "most-confident" else answer
                 break
     return right / outputs.samples, bops / outputs.samples
 
 
 @settings(max_examples=25, deadline=None)
-@given(seed=st.integers(0, 10**6), exits=st.integers(1, 5), samples=st.integers(1, 30))
-def test_every_placement_and_threshold_equals_walking_the_chain(seed: int, exits: int, samples: int) -> None:
+@given(seed=st.integers(0, 10**6), exits=st.integers(1, 5), samples=st.integers(1, 30), rule=st.sampled_from(RULES))
+def test_every_placement_and_threshold_equals_walking_the_chain(
+    seed: int, exits: int, samples: int, rule: Rule
+) -> None:
     outputs, costs = random_outputs(seed, exits, samples)
     thresholds = [0.0, 0.3, float(np.float32(0.55)), 1.0, 1.1]
-    scores = score_shared(outputs, costs, thresholds)
+    scores = score_shared(outputs, costs, thresholds, rule)
     assert scores.accuracy.shape == scores.bops.shape == (5, 2 ** (exits - 1))
     for row, threshold in enumerate(thresholds):
         for placement in range(2 ** (exits - 1)):
-            expected = by_hand(outputs, costs, placement, threshold)
+            expected = by_hand(outputs, costs, placement, threshold, rule)
             assert (scores.accuracy[row, placement], scores.bops[row, placement]) == expected
 
 
@@ -58,30 +71,31 @@ def test_scores_equal_applying_the_policy(seed: int) -> None:
             assert result.average_bops == scores.bops[row, placement]
 
 
-def brute(outputs: ExitOutputs, costs: ExitCosts, thresholds: list[float]) -> tuple[np.ndarray, np.ndarray]:
+def brute(outputs: ExitOutputs, costs: ExitCosts, thresholds: list[float], rule: Rule) -> tuple[np.ndarray, np.ndarray]:
     """(T, 2^C) accuracies and average BOPs from `apply`."""
     shape = (len(thresholds), 2 ** len(outputs.candidates))
     accuracy, bops = np.empty(shape), np.empty(shape)
     for row, placement in np.ndindex(shape):
         exits = [name for i, name in enumerate(outputs.candidates) if placement >> i & 1]
-        result = apply(outputs.placed(exits), costs.placed(exits), (thresholds[row],) * len(exits))
+        result = apply(outputs.placed(exits), costs.placed(exits), (thresholds[row],) * len(exits), rule)
         accuracy[row, placement], bops[row, placement] = result.accuracy, result.average_bops
     return accuracy, bops
 
 
 @pytest.mark.parametrize("cells", [1, 16, 1 << 20])
 @pytest.mark.parametrize("candidates", range(7))
+@pytest.mark.parametrize("rule", RULES)
 def test_thresholds_in_any_order_twice_and_in_slabs(
-    candidates: int, cells: int, monkeypatch: pytest.MonkeyPatch
+    rule: Rule, candidates: int, cells: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "_CELLS", max(cells, 1 << candidates))
     outputs, costs = random_outputs(candidates, candidates + 1, 50)
     thresholds = [0.7, float(np.float32(0.55)), 0.0, 1.0, float(np.float32(0.55)), 2.0, -1.0]
-    scores = score_shared(outputs, costs, thresholds)
-    accuracy, bops = brute(outputs, costs, thresholds)
+    scores = score_shared(outputs, costs, thresholds, rule)
+    accuracy, bops = brute(outputs, costs, thresholds, rule)
     assert np.array_equal(scores.accuracy, accuracy) and np.array_equal(scores.bops, bops)
     assert scores.thresholds.tolist() == thresholds
-    slabs = list(score_slabs(outputs, costs, thresholds))
+    slabs = list(score_slabs(outputs, costs, thresholds, rule))
     assert all(slab.accuracy.size <= max(cells, 1 << candidates) for slab in slabs)
     assert [t for slab in slabs for t in slab.thresholds] == sorted(thresholds)
 

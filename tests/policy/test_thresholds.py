@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from tests.helpers import random_outputs
+from usdn_nas.architecture import Rule
 from usdn_nas.cost import ExitCosts
 from usdn_nas.errors import UserError
 from usdn_nas.policy import thresholds as module
@@ -17,25 +18,28 @@ from usdn_nas.policy.outputs import ExitOutputs
 from usdn_nas.policy.thresholds import FittedThresholds, fit_thresholds, fit_trade_offs
 
 
-def enumerated(outputs: ExitOutputs, costs: ExitCosts) -> list[tuple[float, float]]:
+def enumerated(outputs: ExitOutputs, costs: ExitCosts, rule: Rule = "threshold") -> list[tuple[float, float]]:
     """(accuracy, BOPs) of every combination of confidences that occur."""
     grids = [np.unique(row).tolist() for row in outputs.confidence[:-1]]
-    results = [apply(outputs, costs, chosen) for chosen in itertools.product(*grids)]
+    results = [apply(outputs, costs, chosen, rule) for chosen in itertools.product(*grids)]
     return [(r.accuracy, r.average_bops) for r in results]
 
 
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("exits", [2, 3, 4])
-def test_exact_fit_equals_enumeration(seed: int, exits: int) -> None:
+@pytest.mark.parametrize("rule", ["threshold", "most-confident"])
+def test_exact_fit_equals_enumeration(rule: Rule, seed: int, exits: int) -> None:
     outputs, costs = random_outputs(seed, exits, 25)
-    truth = enumerated(outputs, costs)
+    truth = enumerated(outputs, costs, rule)
     reference = float(costs.cumulative[-1])
     for tr in (0.0, 0.1, 1.0):
-        got = apply(outputs, costs, fit_thresholds(outputs, costs, tr=tr, reference_bops=reference).thresholds)
+        fitted = fit_thresholds(outputs, costs, tr=tr, reference_bops=reference, rule=rule)
+        got = apply(outputs, costs, fitted.thresholds, rule)
         best = max(a - tr * b / reference for a, b in truth)
         assert got.accuracy - tr * got.average_bops / reference == pytest.approx(best, abs=1e-12)
     for budget in np.linspace(float(costs.cumulative[0]), reference, 5):
-        got = apply(outputs, costs, fit_thresholds(outputs, costs, budget_bops=budget).thresholds)
+        fitted = fit_thresholds(outputs, costs, budget_bops=budget, rule=rule)
+        got = apply(outputs, costs, fitted.thresholds, rule)
         best_accuracy = max(a for a, b in truth if b <= budget)
         cheapest = min(b for a, b in truth if a == best_accuracy)
         assert (got.accuracy, got.average_bops) == (best_accuracy, cheapest)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from tests import nets
 from usdn_nas.architecture import Architecture, Bits
 from usdn_nas.networks.build import resolve_space
+from usdn_nas.quant import supernet as supernets
 from usdn_nas.quant.layers import SwitchableBatchNorm2d, SwitchableLayer, SwitchableQuantizer
 from usdn_nas.quant.quantizers import LearnedStep
 from usdn_nas.quant.supernet import Supernet, materialize
@@ -26,6 +27,9 @@ SPACES = {
     ),
     "apart, blocks, searched heads": nets.spec(
         nets.RESNET14, nets.APART, {"head": "conv", "head_bits": "search", "head_linear_bits": [6, 5]}
+    ),
+    "lists of their own": nets.spec(
+        nets.RESNET8, nets.APART | {"allowed": {"layer1.*": [[5, 4], [2, 2]], "layer3.0": [[3, 4]]}}
     ),
     "one group for all, heads too": nets.spec(
         nets.RESNET8, {"granularity": "network", **nets.APART}, {"head": "conv3", "head_bits": "search"}
@@ -277,7 +281,8 @@ def test_offsets_only_where_inputs_can_be_negative() -> None:
             assert step.gradient_scale == pytest.approx((layer.layer.weight.numel() * step.high) ** -0.5)
 
 
-def test_steps_start_from_what_layers_read_at_full_precision() -> None:
+def test_steps_start_from_what_layers_read_at_full_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supernets, "VALUES_PER_IMAGE", 10_000)
     space, chain = nets.network(nets.spec())
     batches = [nets.images_for(space, 2, seed) for seed in (3, 4)]
     seen: dict[nn.Module, list[Tensor]] = {}
@@ -303,6 +308,27 @@ def test_steps_start_from_what_layers_read_at_full_precision() -> None:
             assert torch.equal(twin.step, step.step)
             checked += 1
     assert checked > 10
+
+
+def test_calibration_does_not_depend_on_batches() -> None:
+    """Every image weighs as much, also in a last batch that is smaller."""
+    space, chain = nets.network(nets.spec())
+    images = nets.images_for(space, 5)
+    steps = []
+    for sizes in ([5], [4, 1], [1, 1, 1, 2]):
+        made = Supernet(chain, space).double()
+        made.initialize_steps(images.split(sizes))
+        steps.append({name: value for name, value in made.state_dict().items() if name.endswith((".step", ".offset"))})
+    for other in steps[1:]:
+        assert all(torch.allclose(value, other[name], rtol=1e-9) for name, value in steps[0].items())
+
+
+def test_an_image_gives_so_many_values() -> None:
+    inputs = torch.arange(4 * 6.0).view(4, 1, 2, 3)
+    assert torch.equal(supernets._values(inputs, torch.Generator()), inputs.flatten())
+    many = torch.arange(3.0).view(3, 1, 1, 1).expand(3, 2, 10, 10)
+    drawn = supernets._values(many, torch.Generator())
+    assert torch.equal(drawn, torch.arange(3.0).repeat_interleave(supernets.VALUES_PER_IMAGE))
 
 
 def test_the_original_is_copied() -> None:

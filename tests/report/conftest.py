@@ -182,7 +182,21 @@ def _model(label: str, names: Sequence[str], costs: np.ndarray, thresholds: Sequ
         "shared": {"threshold": 0.7, "exits": _leaving(names, costs, shared, test), "policy": summary(test, shared)},
         "sweep": sweep,
         "fitted": fitted,
-    }
+        "budgeted": [
+            {
+                "ratio": ratio,
+                "thresholds": used,
+                "exit_rates": [float((test.policy(used, costs)["leaves"] == e).mean()) for e in range(len(names))],
+                **measured(used),
+            }
+            for ratio, used in zip(np.linspace(0.2, 1.8, 9).tolist(), _spread(early), strict=True)
+        ],
+        "overthinking": {
+            "wasteful": 0.6, "destructive": 0.05, "oracle_accuracy": 0.9, "oracle_bops": float(costs[0]),
+            "first_right": [0.9] + [0.0] * early, "confusion_right": -0.4, "confusion_wrong": 1.2,
+            "confusion_auroc": None,
+        },
+    }  # fmt: skip
 
 
 def _spread(count: int) -> list[list[float]]:
@@ -335,6 +349,21 @@ def write_ladder(folder: Path, space: SearchSpace) -> None:
     write_json(folder / "supernet/ladder.json", payload)
 
 
+def write_diagnostics(folder: Path, space: SearchSpace, epochs: int = 5) -> None:
+    quantizers = []
+    for number, layer in enumerate(space.chain.layers()):
+        group = space.group_of.get(layer.name)
+        pairs = next(g.choices for g in space.groups if g.name == group) if group else (space.fixed[layer.name],)
+        for bits in sorted({w for w, _ in pairs if w < 32}):
+            steps = [0.1 * (1 - 0.02 * e * (number % 3)) for e in range(1, epochs + 1)]
+            record = {"layer": layer.name, "bits": bits, "start": 0.1, "step": steps}
+            quantizers.append(record | {"tensor": "weights", "oscillating": [0.01 * bits * e for e in range(epochs)]})
+            quantizers.append(record | {"tensor": "inputs"})
+    found = {"quantizers": quantizers, "collapsed": ["stem <conv>: weights at 2 bits"], "stale": []}
+    payload = {"schema": "usdn-nas/diagnostics/1", **found, "provenance": PROVENANCE}
+    write_json(folder / "supernet/diagnostics.json", payload)
+
+
 def write_history(folder: Path, stage: str, exits: Sequence[str], epochs: int = 20) -> None:
     paths = ("@max", "@min") if stage == "supernet" else ("",)
     rows = []
@@ -390,6 +419,7 @@ def write_run(folder: Path, space: SearchSpace, name: str = "synthetic") -> Run:
     refitted = architecture.with_thresholds([t - 0.05 for t in architecture.thresholds])
     write_architecture(retrained / "kd/architecture.json", space, refitted, row)
     write_ladder(folder, space)
+    write_diagnostics(folder, space)
     for stage in ("pretrain", "supernet"):
         write_history(folder, stage, names)
     for stage in ("teacher", "kd", "ce"):

@@ -18,16 +18,19 @@ from usdn_nas.architecture import Architecture
 from usdn_nas.cost import layer_table
 from usdn_nas.errors import UserError
 from usdn_nas.report import (
+    MissingPartError,
     Run,
     draw_figures,
     load_run,
     plot_bits,
+    plot_budgeted,
     plot_curves,
     plot_exits,
     plot_front,
     plot_history,
     plot_importance,
     plot_ladder,
+    plot_quantizers,
     plot_reliability,
     plot_sensitivity,
     plot_thresholds,
@@ -44,6 +47,7 @@ from usdn_nas.report.figures.front import accuracy_floor, front_data
 from usdn_nas.report.figures.history import _history_data, hypervolume
 from usdn_nas.report.figures.importance import _importance_data
 from usdn_nas.report.figures.layers import bits_data
+from usdn_nas.report.figures.quantizers import _quantizer_data
 from usdn_nas.report.figures.reliability import _reliability_data
 from usdn_nas.report.figures.sensitivity import _sensitivity_data
 from usdn_nas.report.figures.thresholds import _thresholds_data
@@ -159,6 +163,20 @@ def test_training_and_ladder_data(resnet18: Run) -> None:
     assert {"final@max", "final@min"} <= set(stages[1].accuracy)
     ladder = _ladder_data(resnet18.ladder)
     assert ladder.labels == ("2/2", "3/3", "4/4", "5/5") and ladder.errors[0] == 0
+
+
+def test_quantizer_data(resnet18: Run) -> None:
+    data = _quantizer_data(resnet18.diagnostics)
+    assert list(data) == [2, 3, 4, 5, 8]
+    records = [r for r in resnet18.diagnostics["quantizers"] if r["bits"] == 3 and r["tensor"] == "inputs"]
+    last = sorted(r["step"][-1] / r["start"] for r in records)
+    assert data[3].inputs is not None and data[3].inputs[:, -1] == pytest.approx(np.quantile(last, [0.25, 0.5, 0.75]))
+    assert data[4].oscillating == pytest.approx([4.0 * epoch for epoch in range(5)])
+
+
+def test_groups_without_bits_in_common_have_no_ladder(resnet18: Run) -> None:
+    with pytest.raises(MissingPartError, match="no bit-widths are common"):
+        _ladder_data(resnet18.ladder | {"rows": []})
 
 
 @pytest.mark.parametrize("share", ["macs", "bops"])
@@ -303,10 +321,23 @@ def test_plots_draw_on_given_axes(short_run: Run) -> None:
     assert plot_reliability(short_run, "final", ax=axes[4]) == [axes[4]]
     assert plot_thresholds(short_run, ax=axes[5]) is axes[5]
     assert plot_ladder(short_run, ax=axes[6]) is axes[6]
+    assert plot_quantizers(short_run, ax=axes[8:11]) == axes[8:11]
+    assert plot_budgeted(short_run, ax=axes[11]) is axes[11]
     with pytest.raises(UserError, match="needs 10 axes, got 2"):
         plot_training(short_run, ax=axes[7:9])
     with pytest.raises(UserError, match="did you mean 'final'"):
         plot_reliability(short_run, "finale")
+
+
+def test_budgeted_batches_and_anytime_are_drawn_for_each_model(short_run: Run) -> None:
+    lines = {str(line.get_label()): line for line in plot_budgeted(short_run).get_lines()}
+    for name in ("kd", "ce"):
+        (curve,) = [line for label, line in lines.items() if label.startswith(f"{name.upper()}, budgeted")]
+        (marks,) = [line for label, line in lines.items() if label.startswith(f"{name.upper()}, anytime")]
+        content = short_run.evaluation["models"][name]
+        assert sorted(curve.get_ydata()) == pytest.approx(sorted(100 * row["accuracy"] for row in content["budgeted"]))
+        assert list(marks.get_ydata()) == pytest.approx([100 * row["accuracy"] for row in content["exits"]])
+        assert (np.diff(curve.get_xdata()) >= 0).all()
 
 
 def test_callers_settings_are_left_alone(short_run: Run) -> None:

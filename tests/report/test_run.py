@@ -51,7 +51,8 @@ def test_the_retrained_folder_is_that_of_the_exported_architecture(resnet18: Run
 
 
 @pytest.mark.parametrize(
-    "part", ["trials", "front", "architecture", "retrained_folder", "winner", "evaluation", "ladder", "stages"]
+    "part",
+    ["trials", "front", "architecture", "retrained_folder", "winner", "evaluation", "ladder", "diagnostics", "stages"],
 )
 def test_a_missing_part_names_its_file_and_stage(started: Callable[[], Run], part: str) -> None:
     with pytest.raises(MissingPartError, match=r"not written yet; stage '\w+' writes it: usdn-nas"):

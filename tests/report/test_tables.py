@@ -8,12 +8,15 @@ from usdn_nas.cost import full_bops
 from usdn_nas.errors import UserError
 from usdn_nas.report import (
     Run,
+    anytime_table,
     bits_table,
+    budgeted_table,
     calibration_table,
     front_table,
     gap_table,
     ladder_table,
     mean_bits_table,
+    overthinking_table,
     stage_table,
     table1,
     table1_paper,
@@ -134,6 +137,35 @@ def test_trade_offs_are_chosen_on_search_and_read_on_test() -> None:
     assert list(frame.columns) == ["kd_shared", "kd_fitted"]
     assert frame["kd_shared"].to_dict() == {0.1: 0.6, 0.15: 0.6, 0.2: 0.6, 0.3: 0.7, 0.4: 0.7, 0.6: 0.7, 0.8: 0.7}
     assert frame["kd_fitted"].isna().tolist() == [True] * 5 + [False] * 2 and frame["kd_fitted"][0.6] == 0.8
+
+
+def test_anytime_is_each_exit_for_all_samples(resnet18: Run) -> None:
+    frame, evaluation = anytime_table(resnet18.evaluation, "ce"), resnet18.evaluation
+    exits = evaluation["models"]["ce"]["exits"]
+    assert frame["accuracy"].tolist() == [row["accuracy"] for row in exits]
+    assert frame["gbops"].tolist() == [row["cumulative_bops"] / 1e9 for row in exits]
+    relative = frame["relative_bops"] * evaluation["reference_bops"] / 1e9
+    assert relative.tolist() == pytest.approx(frame["gbops"].tolist())
+
+
+def test_budgeted_batches_have_a_row_a_ratio(resnet18: Run) -> None:
+    frame, rows = budgeted_table(resnet18.evaluation), resnet18.evaluation["models"]["kd"]["budgeted"]
+    assert frame["ratio"].tolist() == [row["ratio"] for row in rows]
+    rates = frame[[column for column in frame if column.endswith("_rate_percent")]]
+    assert rates.shape[1] == len(resnet18.evaluation["models"]["kd"]["exits"])
+    assert np.allclose(rates.sum(axis=1), 100)
+    costs = anytime_table(resnet18.evaluation)["gbops"].to_numpy()
+    assert np.allclose(rates.to_numpy() / 100 @ costs, frame["average_gbops"])
+    assert budgeted_table({"models": {"kd": {"budgeted": []}}}).empty
+
+
+def test_overthinking_of_the_models_that_have_exits(resnet18: Run) -> None:
+    evaluation = {**resnet18.evaluation, "models": {**resnet18.evaluation["models"]}}
+    evaluation["models"]["ce"] = {**evaluation["models"]["ce"], "overthinking": None}
+    frame = overthinking_table(evaluation)
+    assert frame["model"].tolist() == ["kd", "ce-temperature"]
+    assert frame["oracle_gbops"].tolist() == [evaluation["models"]["kd"]["exits"][0]["cumulative_bops"] / 1e9] * 2
+    assert frame["confusion_auroc"].isna().all() and frame["wasteful"].tolist() == [0.6, 0.6]
 
 
 def test_mean_bits(resnet18: Run) -> None:

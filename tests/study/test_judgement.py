@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from tests.helpers import search_space, synthetic_outputs
+from usdn_nas.architecture import Rule
 from usdn_nas.config import SearchConfig
 from usdn_nas.cost import exit_costs, reference_bops
 from usdn_nas.policy.apply import apply
@@ -56,13 +57,32 @@ def test_every_recorded_policy_does_what_is_recorded(seed: int) -> None:
     assert judgement.excess == judgement.front[0].bops / 0.002e9 - 1
 
 
-def test_sampled_exits_are_judged_as_they_are() -> None:
+@pytest.mark.parametrize("rule", ["threshold", "most-confident"])
+def test_all_exits_placed_or_any_under_either_rule(rule: Rule) -> None:
+    bits, outputs = noisy(3, 400)
+    costs, reference = exit_costs(SPACE, bits), reference_bops(SPACE)
+    grid = threshold_grid(outputs, 64)
+    shared = [apply(outputs, costs, [t] * 5, rule) for t in grid]
+    own = judge(SPACE, SearchConfig(exits="all", rule=rule), {"trade_off": 0.2}, bits, outputs)
+    assert {policy.exits for policy in own.front} == {SPACE.candidates}
+    best = max(s.accuracy - 0.2 * s.average_bops / reference for s in shared)
+    assert own.policy.accuracy - 0.2 * own.policy.bops / reference == best
+    assert own.front[0].bops == min(s.average_bops for s in shared)
+    assert own.front[-1].accuracy == max(s.accuracy for s in shared)
+    free = judge(SPACE, SearchConfig(rule=rule), {"trade_off": 0.2}, bits, outputs)
+    for policy in free.front:
+        result = apply(outputs.placed(policy.exits), costs.placed(policy.exits), policy.thresholds, rule)
+        assert (result.accuracy, result.average_bops) == (policy.accuracy, policy.bops)
+
+
+@pytest.mark.parametrize("rule", ["threshold", "most-confident"])
+def test_sampled_exits_are_judged_as_they_are(rule: Rule) -> None:
     bits = SPACE.sample(np.random.default_rng(0))
     outputs = synthetic_outputs(SPACE, bits)
     params = {f"exit.{name}": name in ("b1", "b3") for name in SPACE.candidates} | {"threshold": 0.7}
-    judgement = judge(SPACE, SearchConfig(exits="sampled", mode="scalar"), params, bits, outputs)
+    judgement = judge(SPACE, SearchConfig(exits="sampled", mode="scalar", rule=rule), params, bits, outputs)
     (policy,) = judgement.front
-    result = apply(outputs.placed(["b1", "b3"]), exit_costs(SPACE, bits).placed(["b1", "b3"]), (0.7, 0.7))
+    result = apply(outputs.placed(["b1", "b3"]), exit_costs(SPACE, bits).placed(["b1", "b3"]), (0.7, 0.7), rule)
     assert (policy.exits, policy.thresholds) == (("b1", "b3"), (0.7, 0.7))
     assert (policy.accuracy, policy.bops) == (result.accuracy, result.average_bops)
     assert judgement.values == [policy.accuracy - SearchConfig().tr * policy.bops / reference_bops(SPACE)]

@@ -19,14 +19,17 @@ from usdn_nas.study.tables import write_tables
 REFERENCE = float(reference_bops(SPACE))
 
 
-def test_every_point_can_be_applied_again(tmp_path: Path) -> None:
-    study, _ = searched(config(configurations=6), tmp_path)
+@pytest.mark.parametrize("changes", [{}, {"rule": "most-confident"}, {"exits": "all", "rule": "most-confident"}])
+def test_every_point_can_be_applied_again(changes: dict[str, str], tmp_path: Path) -> None:
+    study, _ = searched(config(configurations=6, **changes), tmp_path)
     points = all_points(study, SPACE)
     for point in points:
         SPACE.check(point.architecture, where=point.name)
         outputs, costs = outputs_of(point.bits), exit_costs(SPACE, point.bits)
-        result = apply(outputs.placed(point.exits), costs.placed(point.exits), point.thresholds)
+        result = apply(outputs.placed(point.exits), costs.placed(point.exits), point.thresholds, point.rule)
         assert (result.accuracy, result.average_bops) == (point.accuracy, point.bops)
+        assert point.architecture.rule == changes.get("rule", "threshold")
+        assert find_point(study, SPACE, point.name) == point
     front = front_points(study, SPACE)
     assert all(a.bops < b.bops and a.accuracy < b.accuracy for a, b in itertools.pairwise(front))
     for point in points:

@@ -102,6 +102,21 @@ def test_weights_and_activations_apart(tmp_path: Path) -> None:
         assert params_of(space, bits) == {k: v for k, v in trial.params.items() if k != "trade_off"}
 
 
+@pytest.mark.parametrize("sampler", [*SAMPLERS[:-1], "brute"])
+def test_lists_of_choices_that_differ_between_groups(sampler: str, tmp_path: Path) -> None:
+    allowed = {"b0": [[4, 4], [5, 5]], "b3": [[2, 2], [3, 3], [5, 5]], "b2": [[4, 4]]}
+    space = search_space(4, {"choices": [[2, 2], [3, 3], [4, 4], [5, 5]], "allowed": allowed})
+    settings = config(sampler=sampler, configurations=100)
+    assert goal(space, settings) == 2 * 4 * 1 * 3
+    study = open_study(space, settings, seed=0, storage_path=tmp_path / "s.journal", fingerprint={}, name="allowed")
+    run_search(study, space, settings, evaluate)
+    drawn = [bits_of(space, trial.params) for trial in study.trials]
+    assert len({tuple(bits.values()) for bits in drawn}) == 24
+    assert {group.name: {bits[group.name] for bits in drawn} for group in space.groups} == {
+        group.name: set(group.choices) for group in space.groups
+    }
+
+
 def test_resolution_of_auto() -> None:
     def name(**changes: object) -> str:
         return sampler_settings(SPACE, config(sampler="auto", **changes), 0).name

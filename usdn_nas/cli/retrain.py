@@ -74,6 +74,12 @@ def evaluate(
             "--threshold", metavar="T", help="Shared by all exits in Table I; the same as evaluate.threshold."
         ),
     ] = None,
+    budgeted: Annotated[
+        bool, typer.Option("--budgeted", help="Anytime prediction and budgeted batches instead, as MSDNet's authors.")
+    ] = False,
+    overthinking: Annotated[
+        bool, typer.Option("--overthinking", help="Overthinking and confusion instead, as SDN's authors.")
+    ] = False,
     set_: SetOption = None,
     out: OutOption = None,
     quiet: QuietOption = False,
@@ -89,6 +95,8 @@ def evaluate(
         usdn-nas evaluate digits
 
         usdn-nas evaluate digits --threshold 0.8
+
+        usdn-nas evaluate digits --budgeted --overthinking
 
         usdn-nas evaluate digits --architecture mine.json --format json
     """
@@ -106,7 +114,23 @@ def evaluate(
     if format is Format.json:
         typer.echo(path.read_text(encoding="utf-8"), nl=False)
         return
-    _print(read_json(path, "usdn-nas/evaluation/2"), format)
+    evaluation = read_json(path, "usdn-nas/evaluation/2")
+    if budgeted or overthinking:
+        _print_protocols(evaluation, format, budgeted, overthinking)
+    else:
+        _print(evaluation, format)
+
+
+def _print_protocols(evaluation: Mapping[str, Any], format: Format, budgeted: bool, overthinking: bool) -> None:
+    from usdn_nas.report import anytime_table, budgeted_table, overthinking_table
+
+    if budgeted:
+        print_frame(anytime_table(evaluation), format, "Anytime prediction, test split: all samples at one exit")
+        title = "Budgeted batches, test split: exit shares in the ratio q, thresholds fitted on the search split"
+        print_frame(budgeted_table(evaluation), format, title)
+    if overthinking:
+        title = "Overthinking and confusion, test split (confusion in standard deviations of the search split)"
+        print_frame(overthinking_table(evaluation), format, title)
 
 
 def _print(evaluation: Mapping[str, Any], format: Format) -> None:

@@ -93,13 +93,16 @@ def _show_plan(context: Context) -> None:
 
     paths = f", {2 + study.supernet.random_paths} configurations a step"
     sampler, trials = planned(space, study.search)
-    trials_of = "of" if study.search.exits == "exact" else "trials over"
+    trials_of = "of" if study.search.exits != "sampled" else "trials over"
+    exits = len(space.candidates)
+    placements = f"with the placements of {exits} exits {space.size:,} points, before thresholds"
+    if study.search.exits == "all":
+        placements = f"all {exits} exits are placed"
     table.add_row("pretrain", training(study.supernet.pretrain))
     table.add_row("supernet", training(study.supernet.qat, paths))
     table.add_row(
         "search",
-        f"{sampler}: {trials:,} {trials_of} {space.bit_configurations:,} bit configurations; with the placements of "
-        f"{len(space.candidates)} exits {space.size:,} points, before thresholds",
+        f"{sampler}: {trials:,} {trials_of} {space.bit_configurations:,} bit configurations; {placements}",
     )
     table.add_row("retrain", f"teacher: {training(study.retrain.teacher)}")
     table.add_row("", f"KD: {training(study.retrain.train)}")

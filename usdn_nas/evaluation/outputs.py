@@ -14,12 +14,13 @@ from torch import Tensor, nn
 from usdn_nas.architecture import Bits
 from usdn_nas.policy.calibration import fit_temperature
 from usdn_nas.policy.outputs import ExitOutputs
+from usdn_nas.policy.overthinking import confusion
 from usdn_nas.quant.supernet import Supernet
 
 if TYPE_CHECKING:
     from usdn_nas.data import Split
 
-__all__ = ["Batches", "SupernetEvaluator", "accuracies", "fit_temperatures", "run"]
+__all__ = ["Batches", "SupernetEvaluator", "accuracies", "fit_temperatures", "run", "run_with_confusion"]
 
 HELD_BYTES = 2**31
 """A split whose images take less than this is prepared once and held in memory."""
@@ -75,8 +76,21 @@ def run(
     Returns:
         (E, N) arrays in the order of the split.
     """
+    return run_with_confusion(network, batches, names, temperatures, confused=False)[0]
+
+
+@torch.inference_mode()
+def run_with_confusion(
+    network: nn.Module,
+    batches: Batches,
+    names: tuple[str, ...],
+    temperatures: Sequence[float] | None = None,
+    *,
+    confused: bool = True,
+) -> tuple[ExitOutputs, NDArray[np.float64]]:
+    """As `run`; beside it each sample's confusion, (N,), or (0,) unless ``confused``."""
     network.eval()
-    confidences, corrects = [], []
+    confidences, corrects, confusions = [], [], [np.zeros(0)]
     for images, labels in batches:
         logits = torch.stack(network(images))
         if temperatures is not None:
@@ -85,9 +99,12 @@ def run(
         confidence, predicted = probabilities.max(dim=-1)
         confidences.append(confidence.float().cpu().numpy())
         corrects.append((predicted == labels).cpu().numpy())
-    return ExitOutputs(
+        if confused:
+            confusions.append(confusion(probabilities.cpu().numpy()))
+    outputs = ExitOutputs(
         confidence=np.concatenate(confidences, axis=1), correct=np.concatenate(corrects, axis=1), names=names
     )
+    return outputs, np.concatenate(confusions)
 
 
 @torch.inference_mode()

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from usdn_nas.architecture import Rule
 from usdn_nas.cost import ExitCosts
 from usdn_nas.policy.apply import PolicyResult, apply
 from usdn_nas.policy.calibration import auroc, calibration
@@ -43,24 +44,30 @@ class Evaluated:
         test, search: (E, N) outputs of the placed exits.
         costs: Of the same exits.
         reference_bops: What relative BOPs are relative to.
+        rule: Which exit answers what was confident at none.
     """
 
     test: ExitOutputs
     search: ExitOutputs
     costs: ExitCosts
     reference_bops: int
+    rule: Rule = "threshold"
 
     def metrics(self, thresholds: Sequence[float]) -> dict[str, Any]:
         """On the test split."""
-        return policy_metrics(apply(self.test, self.costs, thresholds), self.reference_bops, self.test.samples)
+        return policy_metrics(
+            apply(self.test, self.costs, thresholds, self.rule), self.reference_bops, self.test.samples
+        )
 
     def search_metrics(self, thresholds: Sequence[float]) -> dict[str, Any]:
         """On the search split."""
-        return policy_metrics(apply(self.search, self.costs, thresholds), self.reference_bops, self.search.samples)
+        return policy_metrics(
+            apply(self.search, self.costs, thresholds, self.rule), self.reference_bops, self.search.samples
+        )
 
     def leaving(self, thresholds: Sequence[float]) -> list[dict[str, Any]]:
         """Table I: a row an exit."""
-        result, cumulative = apply(self.test, self.costs, thresholds), self.costs.cumulative
+        result, cumulative = apply(self.test, self.costs, thresholds, self.rule), self.costs.cumulative
         return [
             {
                 "exit": name,
@@ -75,7 +82,7 @@ class Evaluated:
 
     def calibrated(self, thresholds: Sequence[float], bins: int) -> list[dict[str, Any]]:
         """Accuracy and calibration of each exit over all samples, and (``leaving``) over those that leave there."""
-        leaves_at, rows = apply(self.test, self.costs, thresholds).leaves_at, []
+        leaves_at, rows = apply(self.test, self.costs, thresholds, self.rule).leaves_at, []
         for i, (confidence, correct) in enumerate(zip(self.test.confidence, self.test.correct, strict=True)):
             overall = calibration(confidence, correct, bins)
             gone = leaves_at == i
@@ -99,7 +106,7 @@ class Evaluated:
 
     def answers(self, thresholds: Sequence[float], bins: int) -> dict[str, Any]:
         """Calibration of the policy's answers: each sample's confidence where it leaves."""
-        where = (apply(self.test, self.costs, thresholds).answers_at, np.arange(self.test.samples))
+        where = (apply(self.test, self.costs, thresholds, self.rule).answers_at, np.arange(self.test.samples))
         confidence, correct = self.test.confidence[where], self.test.correct[where]
         overall = calibration(confidence, correct, bins)
         return {
@@ -121,8 +128,8 @@ class Evaluated:
         """Policies with a threshold for each exit, fitted on the search split to one weight of relative BOPs each."""
         if not self.test.candidates:
             return []
-        weights = np.geomspace(*_TRADE_OFFS, count).tolist()
-        fits = [fit.thresholds for fit in fit_trade_offs(self.search, self.costs, weights, self.reference_bops)]
+        weights, search = np.geomspace(*_TRADE_OFFS, count).tolist(), self.search.under(self.rule)
+        fits = [fit.thresholds for fit in fit_trade_offs(search, self.costs, weights, self.reference_bops)]
         return [
             {"tr": tr, "thresholds": list(fit), **self.metrics(fit), "search": self.search_metrics(fit)}
             for tr, fit in zip(weights, fits, strict=True)

@@ -1,7 +1,7 @@
 """``architecture.json``: one architecture with all that follows from it.
 
-Only ``schema``, ``space``, ``bits``, ``exits`` and ``thresholds`` are needed; the rest is recomputed, and where it is
-given it must agree.
+Only ``schema``, ``space``, ``bits``, ``exits`` and ``thresholds`` are needed, and ``rule`` where it is SDN's; the rest
+is recomputed, and where it is given it must agree.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from usdn_nas.architecture import Architecture
+from usdn_nas.architecture import Architecture, Rule
 from usdn_nas.cost import exit_costs, full_bops, layer_table, mean_bits, reference_bops
 from usdn_nas.errors import UserError
 from usdn_nas.files import read_json, write_json
@@ -51,6 +51,7 @@ class _Document(BaseModel):
     bits: dict[str, tuple[int, int]]
     exits: tuple[str, ...] = ()
     thresholds: tuple[float, ...] = ()
+    rule: Rule = "threshold"
     objective: Objective | None = None
     metrics: dict[str, Any] | None = None
     source: dict[str, Any] | None = None
@@ -156,7 +157,7 @@ def read_architecture(path: Path | str, within: SearchSpace | None = None) -> Ar
             f"{len(document.exits)} exits need as many thresholds, got {len(document.thresholds)}",
             where=f"{path}: thresholds",
         )
-    architecture = Architecture(document.bits, document.exits, document.thresholds)
+    architecture = Architecture(document.bits, document.exits, document.thresholds, document.rule)
     space.check(architecture, where=path)
     expected = derived(space, architecture)
     least = expected["cost"]["exits"][0]["cumulative_bops"]

@@ -29,10 +29,11 @@ class Prediction:
 
     Attributes:
         labels: (B,) int64, the predicted classes.
-        confidence: (B,) float32, softmax maximum at the exit taken.
-        exit_index: (B,) int64, number of the exit taken among the placed ones; the final exit is the last.
+        confidence: (B,) float32, softmax maximum at the exit that answers.
+        exit_index: (B,) int64, number of the exit where computation stopped among the placed ones; the final exit is
+            the last. It answers, unless the rule ``most-confident`` has another one answer what reached the end.
         bops: (B,) int64, what each sample cost.
-        logits: (B, C), those of the exit taken.
+        logits: (B, C), those of the exit that answers.
     """
 
     labels: Tensor
@@ -43,11 +44,11 @@ class Prediction:
 
 
 class EarlyExitNetwork(nn.Module):
-    """A network with fixed bits, placed exits and thresholds.
+    """A network with fixed bits, placed exits, thresholds and rule.
 
     Args:
         network: The materialized network.
-        architecture: Its architecture; the thresholds are taken from it.
+        architecture: Its architecture; thresholds and rule are taken from it.
         space: The search space the architecture belongs to.
         data: ``mean`` and ``std`` a channel, ``class_names``, as ``architecture.json`` has them.
     """
@@ -127,12 +128,26 @@ class EarlyExitNetwork(nn.Module):
             sure = answer.softmax(dim=1).amax(dim=1)
             # The final exit takes all that is left, NaN included.
             leaving = sure.double() >= thresholds[number] if number < last else torch.ones_like(sure, dtype=torch.bool)
-            gone = left[leaving]
-            logits[gone], confidence[gone], exit_index[gone] = answer[leaving], sure[leaving].float(), number
+            exit_index[left[leaving]] = number
+            answers = self._answers(number, leaving, sure.float(), confidence[left])
+            logits[left[answers]], confidence[left[answers]] = answer[answers], sure[answers].float()
             staying = ~leaving
             left, state = left[staying], tuple(tensor[staying] for tensor in state)
         bops = torch.as_tensor(self.cumulative_bops, device=images.device)[exit_index]
         return logits.argmax(dim=1), confidence, exit_index, bops, logits
+
+    def _answers(self, number: int, leaving: Tensor, sure: Tensor, before: Tensor) -> Tensor:
+        """(B,) which samples the answer of exit ``number`` is kept of.
+
+        Args:
+            leaving: (B,) which leave there.
+            sure: (B,) float32, its confidence; NaN is taken for greater than any other.
+            before: (B,) float32, that of the answer kept so far.
+        """
+        if self.architecture.rule == "threshold":
+            return leaving
+        surer = ~(sure <= before)
+        return surer if number == len(self.architecture.thresholds) else leaving | surer
 
 
 def load_model(architecture: Path | str, weights: Path | str, *, device: str = "cpu") -> EarlyExitNetwork:

@@ -39,9 +39,9 @@ def build_network(spec: SpaceSpec) -> MultiExitNetwork:
     """
     backbone = _backbone(spec.network)
     names = list(backbone.segments)
-    shapes = _state_shapes(backbone, spec.network.input_shape)
+    shapes, macs = _states(backbone, spec.network.input_shape)
     heads: dict[str, nn.Module] = {}
-    for candidate in _candidates(spec, names, shapes, backbone.heads):
+    for candidate in _candidates(spec, names, shapes, macs, backbone.heads):
         heads[candidate] = (
             backbone.heads[candidate]
             if spec.exits.head == "own"
@@ -64,8 +64,8 @@ def _backbone(spec: NetworkSpec) -> Backbone:
     if is_own(name) and (spec.segments is not None or name not in NETWORKS):
         return own_backbone(spec)
     if name in NETWORKS:
-        for setting in ("segments", "weights", "msdnet"):
-            takes = (is_own(name) and setting != "msdnet") or (name == "msdnet" and setting != "segments")
+        for setting in ("segments", "weights", "msdnet", "stem"):
+            takes = setting != "msdnet" if is_own(name) else name == "msdnet" and setting in ("weights", "msdnet")
             if getattr(spec, setting) is not None and not takes:
                 raise UserError(f"{name} has no '{setting}' to set", where=f"network.{setting}")
         return NETWORKS[name](spec)
@@ -76,7 +76,11 @@ def _backbone(spec: NetworkSpec) -> Backbone:
 
 
 def _candidates(
-    spec: SpaceSpec, segments: list[str], shapes: dict[str, tuple[int, ...]], own: Mapping[str, nn.Module]
+    spec: SpaceSpec,
+    segments: list[str],
+    shapes: Mapping[str, tuple[int, ...]],
+    macs: Mapping[str, float],
+    own: Mapping[str, nn.Module],
 ) -> list[str]:
     """Exit candidates in the order of the chain; after the last segment stands the final exit."""
     possible = [name for name in segments[1:-1] if len(shapes[name]) > 1]
@@ -87,20 +91,43 @@ def _candidates(
     chosen = spec.exits.candidates
     if chosen == "every-block":
         return possible
-    for name in chosen:
+    names = [_nearest(share, possible, macs) if isinstance(share, float) else share for share in chosen]
+    if len(set(names)) < len(names):
+        raise UserError(
+            f"{len(names)} exits ask for {len(set(names))} places: {', '.join(names)}", where="exits.candidates"
+        )
+    for name in names:
         if name not in possible:
             raise UserError(f"no exit can follow '{name}'", where="exits.candidates", remedy=nearest(name, possible))
-    return [name for name in possible if name in chosen]
+    return [name for name in possible if name in names]
 
 
-def _state_shapes(backbone: Backbone, input_shape: tuple[int, int, int]) -> dict[str, tuple[int, ...]]:
-    """Segment -> shape of its state's last tensor for one image: (C, H, W), (H, W, C), (N, C) or (F,)."""
+def _nearest(share: float, possible: list[str], macs: Mapping[str, float]) -> str:
+    if not possible:
+        raise UserError("no exit can follow any segment", where="exits.candidates")
+    return min(possible, key=lambda name: abs(macs[name] - share))
+
+
+def _states(
+    backbone: Backbone, input_shape: tuple[int, int, int]
+) -> tuple[dict[str, tuple[int, ...]], dict[str, float]]:
+    """What is known of the state after each segment.
+
+    Returns:
+        Segment -> shape of its last tensor for one image: (C, H, W), (H, W, C), (N, C) or (F,); segment -> share of
+        the MACs of segments and classifier that are spent there.
+    """
     state: tuple[torch.Tensor, ...] = (torch.empty(1, *input_shape, device="meta"),)
-    shapes = {}
+    shapes, macs, total = {}, {}, 0
     for name, segment in backbone.segments.items():
-        state = analyze(segment, name, state, [False] * len(state)).outputs
+        graph = analyze(segment, name, state, [False] * len(state))
+        state = graph.outputs
         shapes[name] = tuple(state[-1].shape[1:])
-    return shapes
+        total += sum(layer.macs for layer in graph.layers)
+        macs[name] = total
+    classifier = analyze(backbone.classifier, FINAL_EXIT, state, [False] * len(state))
+    total += sum(layer.macs for layer in classifier.layers)
+    return shapes, {name: spent / total for name, spent in macs.items()}
 
 
 def analyze_chain(network: MultiExitNetwork, input_shape: tuple[int, ...]) -> Iterator[tuple[str, PartGraph]]:

@@ -53,10 +53,13 @@ class MultiExitNetwork(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Logits of all exits in order, E tensors of (B, C), for images (B, C_in, H, W)."""
-        state: State = (images,)
+        return self.run_from(0, (images,))
+
+    def run_from(self, first: int, state: State) -> tuple[Tensor, ...]:
+        """Logits of the exits that follow segment ``first`` or a later one, for the state before it."""
         logits = []
         exits = dict(zip(self.exit_segments, self.heads, strict=True))
-        for index in range(len(self.segments)):
+        for index in range(first, len(self.segments)):
             state = self.run_segment(index, state)
             if index in exits:
                 logits.append(exits[index](*state))

@@ -59,7 +59,7 @@ def make_model(spec: NetworkSpec) -> nn.Module:
     Raises:
         UserError: There is no such model or function, it fails, or returns something else; or the weights do not fit.
     """
-    for setting in ("depth", "width", "stem_stride"):
+    for setting in ("depth", "width", "stem_stride", "stem"):
         if getattr(spec, setting) is not None:
             raise UserError(f"{spec.name} has no '{setting}' to set", where=f"network.{setting}")
     model = _torchvision(spec) if spec.name.startswith(PREFIX) else call_function(spec.name, spec.num_classes)

@@ -200,7 +200,7 @@ def msdnet(spec: NetworkSpec) -> Backbone:
     """
     settings = spec.msdnet or MsdnetSpec()
     fixed = () if settings.stem == "cifar" else ("stem_stride",)
-    for name in ("depth", "width", *fixed):
+    for name in ("depth", "width", "stem", *fixed):
         if getattr(spec, name) is not None:
             raise UserError(f"msdnet has no '{name}' to set", where=f"network.{name}")
     stride = spec.stem_stride or 1

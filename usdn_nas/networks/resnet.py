@@ -100,7 +100,11 @@ def cifar_resnet(spec: NetworkSpec) -> Backbone:
 
 
 def torchvision_resnet18(spec: NetworkSpec) -> Backbone:
-    """Torchvision's ResNet-18: segments ``stem`` (conv, BatchNorm, ReLU, max-pool), ``layer1.0`` ... ``layer4.1``."""
+    """Torchvision's ResNet-18: segments ``stem`` (conv, BatchNorm, ReLU, max-pool), ``layer1.0`` ... ``layer4.1``.
+
+    With ``stem = "cifar"`` the stem is a 3x3 convolution of stride 1, BatchNorm and ReLU, as is usual at 32x32, where
+    it has 555.42 M MACs.
+    """
     for name in ("depth", "width", "stem_stride"):
         if getattr(spec, name) is not None:
             raise UserError(f"torchvision:resnet18 has no '{name}' to set", where=f"network.{name}")
@@ -109,9 +113,14 @@ def torchvision_resnet18(spec: NetworkSpec) -> Backbone:
             f"torchvision:resnet18 reads 3 channels, got {spec.input_shape[0]}", where="network.input_shape"
         )
     net = torchvision.models.resnet18(weights=None, num_classes=spec.num_classes)
+    if spec.stem == "cifar":
+        net.conv1 = nn.Conv2d(3, net.conv1.out_channels, 3, padding=1, bias=False)
+        initialize(net.conv1)
     if spec.weights is not None:
         load_foreign(net, Path(spec.weights))
-    stem = OrderedDict(conv1=net.conv1, bn1=net.bn1, relu=net.relu, maxpool=net.maxpool)
+    stem = OrderedDict[str, nn.Module](conv1=net.conv1, bn1=net.bn1, relu=net.relu)
+    if spec.stem != "cifar":
+        stem["maxpool"] = net.maxpool
     segments: dict[str, nn.Module] = {"stem": nn.Sequential(stem)}
     for stage in range(1, 5):
         for index, block in enumerate(getattr(net, f"layer{stage}")):

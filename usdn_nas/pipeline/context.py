@@ -85,10 +85,26 @@ class Context:
 
     def fresh_network(self) -> MultiExitNetwork:
         """The full-precision network with all candidate exits and the study's initial weights, on the device."""
+        return self.to_device(self._build(self.spec))
+
+    def starting_network(self) -> MultiExitNetwork:
+        """As `fresh_network`, with the weights that pre-training starts from, if the study names a file.
+
+        Raises:
+            UserError: The file cannot be read, or is of another network.
+        """
+        return self.to_device(self._build(self._with_weights()))
+
+    def _build(self, spec: SpaceSpec) -> MultiExitNetwork:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive(self.study.seed, "initial weights"))
-            network = build_network(self.spec)
-        return self.to_device(network)
+            return build_network(spec)
+
+    def _with_weights(self) -> SpaceSpec:
+        weights = self.study.supernet.weights
+        if weights is None:
+            return self.spec
+        return self.spec.model_copy(update={"network": self.spec.network.model_copy(update={"weights": weights})})
 
     @cached_property
     def space(self) -> SearchSpace:

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from usdn_nas.cost import exit_costs, layer_table, mean_bits, reference_bops
-from usdn_nas.evaluation.outputs import fit_temperatures, run
+from usdn_nas.evaluation.outputs import fit_temperatures, run_with_confusion
+from usdn_nas.evaluation.protocols import budgeted_batches, overthinking_summary
 from usdn_nas.evaluation.summary import Evaluated, model_summary, relative_changes
 from usdn_nas.export.document import ArchitectureFile, read_architecture
 from usdn_nas.files import write_json
@@ -54,7 +55,7 @@ def evaluate(context: Context, file: ArchitectureFile, folder: Path, path: Path)
             "n": len(context.data.test),
             "search_n": len(context.data.search),
             "architecture_digest": architecture.digest,
-            "rule": "threshold",
+            "rule": architecture.rule,
             "reference_bops": reference_bops(space),
             "bits": {
                 "searched": mean_bits([row for row in layers if row["group"] is not None] or layers),
@@ -74,11 +75,15 @@ def _summary(context: Context, file: ArchitectureFile, folder: Path, name: str) 
     full_precision = name in ("teacher", "pretrained")
     exits = network.exit_names
     temperatures = fit_temperatures(network, context.search_batches) if name == "ce-temperature" else None
+    test, confusion = run_with_confusion(network, context.test_batches, exits, temperatures)
+    search, search_confusion = run_with_confusion(network, context.search_batches, exits, temperatures)
     evaluated = Evaluated(
-        test=run(network, context.test_batches, exits, temperatures),
-        search=run(network, context.search_batches, exits, temperatures),
+        test=test,
+        search=search,
         costs=exit_costs(context.space, None if full_precision else file.architecture.bits).placed(exits),
         reference_bops=reference,
+        # At full precision nothing leaves early and the final exit answers.
+        rule="threshold" if full_precision else file.architecture.rule,
     )
     if full_precision:
         thresholds: tuple[float, ...] = (1.0 + 1e-6,) * (len(exits) - 1)  # nothing leaves early
@@ -88,12 +93,12 @@ def _summary(context: Context, file: ArchitectureFile, folder: Path, name: str) 
         objective = objective_of(context, file)
         thresholds = fit_thresholds(
             evaluated.search, evaluated.costs, tr=objective.tr, budget_bops=objective.budget_bops,
-            reference_bops=reference,
+            reference_bops=reference, rule=file.architecture.rule,
         ).thresholds  # fmt: skip
     else:
         retrained = read_architecture(folder / name / "architecture.json", within=context.space)
         thresholds = retrained.architecture.thresholds
-    return model_summary(
+    summary = model_summary(
         _LABELS[name],
         evaluated,
         thresholds,
@@ -104,6 +109,10 @@ def _summary(context: Context, file: ArchitectureFile, folder: Path, name: str) 
         threshold=settings.threshold,
         temperatures=temperatures,
     )
+    # At full precision no exit is meant to be taken.
+    summary["budgeted"] = [] if full_precision else budgeted_batches(evaluated)
+    summary["overthinking"] = None if full_precision else overthinking_summary(evaluated, confusion, search_confusion)
+    return summary
 
 
 def _network(context: Context, file: ArchitectureFile, folder: Path, name: str) -> MultiExitNetwork:

@@ -76,7 +76,7 @@ def _write(context: Context, path: Path, point: FrontPoint, objective: Objective
     architecture = point.architecture
     costs = exit_costs(context.space, architecture.bits).placed(architecture.exits)
     placed = outputs.placed(architecture.exits)
-    result = apply(placed, costs, architecture.thresholds)
+    result = apply(placed, costs, architecture.thresholds, architecture.rule)
     write_architecture(
         path,
         context.space,
@@ -144,12 +144,13 @@ def refit(context: Context, file: ArchitectureFile, objective: Objective, folder
     costs = exit_costs(context.space, file.architecture.bits).placed(file.architecture.exits)
     reference = reference_bops(context.space)
     fitted = fit_thresholds(
-        outputs, costs, tr=objective.tr, budget_bops=objective.budget_bops, reference_bops=reference
-    )
+        outputs, costs, tr=objective.tr, budget_bops=objective.budget_bops, reference_bops=reference,
+        rule=file.architecture.rule,
+    )  # fmt: skip
     if fitted.thresholds:
         context.reporter.say(f"thresholds of {folder.name}: {fitted.method}")
     architecture = file.architecture.with_thresholds(fitted.thresholds)
-    result = apply(outputs, costs, architecture.thresholds)
+    result = apply(outputs, costs, architecture.thresholds, architecture.rule)
     write_architecture(
         folder / "architecture.json",
         context.space,

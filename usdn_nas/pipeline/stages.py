@@ -16,6 +16,7 @@ from usdn_nas.architecture import Architecture
 from usdn_nas.config import RetrainConfig, SupernetConfig
 from usdn_nas.errors import UserError
 from usdn_nas.export.document import ArchitectureFile, read_architecture
+from usdn_nas.files import file_digest
 from usdn_nas.pipeline import search as searching
 from usdn_nas.pipeline import study as study_stage
 from usdn_nas.pipeline import train
@@ -69,6 +70,23 @@ class Pipeline:
         return {"network": {**network, **heads, "candidates": list(space.candidates)}}
 
     @cached_property
+    def _start(self) -> dict[str, str]:
+        """``supernet.weights`` by its content, where it is given.
+
+        Raises:
+            UserError: There is no such file, though pre-training needs it.
+        """
+        weights = self.context.study.supernet.weights
+        if weights is None:
+            return {}
+        if Path(weights).is_file():
+            return {"supernet.weights": file_digest(Path(weights))}
+        known = self.ledger.records.get("pretrain", {}).get("inputs", {}).get("supernet.weights")
+        if known is None:
+            raise UserError("no such file", where=f"supernet.weights: {weights}")
+        return {"supernet.weights": known}
+
+    @cached_property
     def _space(self) -> dict[str, Any]:
         """Inputs of whatever depends on bits."""
         return {"space": self.context.space.digest}
@@ -86,6 +104,7 @@ class Pipeline:
             "supernet.pretrain": study.supernet.pretrain.model_dump(mode="json"),
             "supernet.exit_weight": study.supernet.exit_weight,
             **_ramp("supernet", study.supernet),
+            **self._start,
             "data.augment": study.data.augment,
         }
         outputs = ("pretrain/weights.safetensors", "pretrain/history.csv")
@@ -96,12 +115,13 @@ class Pipeline:
         study = self.context.study
         inputs = {
             **self._space,
-            "supernet": study.supernet.model_dump(mode="json", exclude={"pretrain"}),
-            "batch_size": study.batch_size,  # of calibration
+            "supernet": study.supernet.model_dump(mode="json", exclude={"pretrain", "weights"}),
+            "batch_size": study.batch_size,  # rounds calibration
             "data.augment": study.data.augment,
             "pretrained weights": self._weights("pretrain"),
         }
-        outputs = ("supernet/weights.safetensors", "supernet/history.csv", "supernet/ladder.json")
+        files = ("weights.safetensors", "history.csv", "ladder.json", "diagnostics.json")
+        outputs = tuple(f"supernet/{name}" for name in files)
         return self._stage(
             "supernet", inputs, outputs, lambda stage: train.train_supernet(self.context, stage.fingerprint)
         )
@@ -115,7 +135,7 @@ class Pipeline:
             "supernet weights": self._weights("supernet"),
         }
         outputs: tuple[str, ...] = ("search/front.csv", "search/trials.csv")
-        if settings.exits == "exact":
+        if settings.exits != "sampled":
             outputs += ("search/sensitivity.json",)
         return self._stage(
             "search",
@@ -217,6 +237,8 @@ class Pipeline:
         key = f"{retrain_folder(file.architecture)}/{loss}"
         objective = searching.objective_of(context, file)
         inputs = {**self._space, "objective": objective.model_dump(mode="json"), "weights": self._weights(key)}
+        if file.architecture.rule != "threshold":
+            inputs["rule"] = file.architecture.rule
         return self._stage(
             f"{key} thresholds",
             inputs,
@@ -270,12 +292,13 @@ class Pipeline:
         return read_architecture(path, within=self.context.space)
 
     def check(self) -> None:
-        """Finds what cannot work before anything is written: device, budget, data, and the storage where it is needed.
+        """Finds what cannot work before anything is written: device, budget, data, weights, and the storage if needed.
 
         Raises:
             UserError: The first of these.
         """
         self.context.check()
+        self._start  # noqa: B018
         settings = self.context.study.search
         planned(self.context.space, settings)
         if settings.exits == "exact" and len(self.context.space.candidates) > MAX_CANDIDATES:

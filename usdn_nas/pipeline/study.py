@@ -119,7 +119,7 @@ def search(context: Context, inputs: dict[str, Any]) -> None:
                 )
                 progress.look(study)
     write_tables(study, space, context.folder / "search")
-    if settings.exits == "exact":
+    if settings.exits != "sampled":
         write_sensitivity(study, space, context.folder / "search" / "sensitivity.json", context.provenance())
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -15,16 +16,22 @@ from usdn_nas.cost import full_bops
 from usdn_nas.evaluation.outputs import SupernetEvaluator, accuracies, run
 from usdn_nas.files import write_json
 from usdn_nas.networks.chain import MultiExitNetwork
-from usdn_nas.networks.weights import load_weights
+from usdn_nas.networks.weights import load_weights, save_weights
 from usdn_nas.pipeline.context import Context
+from usdn_nas.pipeline.diagnostics import warn, write_diagnostics
 from usdn_nas.pipeline.ranks import on_all_ranks
 from usdn_nas.policy.outputs import ExitOutputs
+from usdn_nas.quant.diagnostics import QuantizerWatch
+from usdn_nas.quant.refresh import refresh_norms
 from usdn_nas.quant.supernet import Supernet, materialize
 from usdn_nas.seeds import derive
+from usdn_nas.training.checkpoint import Watch
+from usdn_nas.training.distributed import rank
+from usdn_nas.training.keep import keep
 from usdn_nas.training.loop import WEIGHTS, fit
 from usdn_nas.training.losses import ExitWeights, Step, cross_entropy_step, distillation_step, sandwich_step
 
-__all__ = ["ladder_rows", "pretrain", "train_retrained", "train_supernet", "train_teacher"]
+__all__ = ["ladder_rows", "pretrain", "train_retrained", "train_supernet", "train_teacher", "untrained_supernet"]
 
 LADDER_SCHEMA = "usdn-nas/ladder/1"
 
@@ -40,7 +47,14 @@ def _fit(
     evaluate: Callable[[], dict[str, float]],
     weights: ExitWeights,
     finish: Callable[[], None] | None = None,
+    watch: Watch | None = None,
 ) -> None:
+    if settings.epochs == 0:
+        if rank() == 0:
+            keep(network, folder, evaluate())
+            if finish is not None:
+                finish()
+        return
     fit(
         network,
         step,
@@ -55,6 +69,7 @@ def _fit(
         set_epoch=weights.set_epoch,
         evaluate=evaluate,
         finish=finish,
+        watch=watch,
         reporter=context.reporter,
         title=title,
         tensorboard=context.study.tensorboard,
@@ -77,7 +92,7 @@ def _on_search(context: Context, network: MultiExitNetwork) -> Callable[[], dict
 def pretrain(context: Context, fingerprint: str) -> None:
     """Full precision, cross-entropy at all candidate exits."""
     settings = context.study.supernet
-    network = context.fresh_network()
+    network = context.starting_network()
     weights = _weights(settings, settings.pretrain, len(network.exit_names))
     step = cross_entropy_step(network, weights)
     folder, on_search = context.folder / "pretrain", _on_search(context, network)
@@ -95,30 +110,54 @@ def _calibration_images(context: Context) -> Iterator[Tensor]:
             return
 
 
+def _refresh_batches(context: Context) -> Iterator[Tensor]:
+    """Whole batches of the training split, drawn at random, without augmentation; at least one."""
+    settings, train = context.study.supernet, context.data.train
+    size = settings.qat.batch_size
+    order = (derive(context.study.seed, "refresh"),)
+    batches = train.batches(size, shuffle_seed=order, drop_last=len(train) >= size)
+    for images, _ in itertools.islice(batches, max(settings.refresh_images // size, 1)):
+        yield images.to(context.device)
+
+
+def untrained_supernet(context: Context, network: MultiExitNetwork) -> Supernet:
+    """A supernet with the weights of ``network``, its steps as calibration images have them."""
+    supernet = Supernet(network, context.space)
+    supernet.initialize_steps(_calibration_images(context))
+    return context.to_device(supernet)
+
+
 @on_all_ranks
 def train_supernet(context: Context, fingerprint: str) -> None:
     """Quantization-aware training by the sandwich rule, then the ladder of uniform bit-widths."""
     settings = context.study.supernet
-    supernet = Supernet(context.pretrained(), context.space)
-    supernet.initialize_steps(_calibration_images(context))
-    context.to_device(supernet)
+    supernet = untrained_supernet(context, context.pretrained())
     space = context.space
     ends = {"@min": [0] * len(space.groups), "@max": [len(group.choices) - 1 for group in space.groups]}
     evaluator = SupernetEvaluator(supernet, context.search_batches)
 
+    watch = QuantizerWatch(supernet)
+
     def evaluate() -> dict[str, float]:
+        watch.end_epoch()
+        write_diagnostics(context, watch, folder / "diagnostics.json")
         columns: dict[str, float] = {}
         for suffix, indices in ends.items():
             columns |= _columns(evaluator(space.choice_bits(indices)), suffix)
         return columns
 
+    def finish() -> None:
+        warn(context, watch)
+        if settings.refresh_images:
+            generator = np.random.default_rng(derive(context.study.seed, "refreshed paths"))
+            refresh_norms(supernet, _refresh_batches(context), generator)
+            save_weights(supernet, folder / WEIGHTS)
+        _write_ladder(context, evaluator, folder / "ladder.json")
+
     weights = _weights(settings, settings.qat, len(space.chain.exits))
     step = sandwich_step(supernet, weights, settings.random_paths)
     folder = context.folder / "supernet"
-    _fit(
-        context, supernet, step, settings.qat, folder, fingerprint, "supernet", evaluate, weights,
-        finish=lambda: _write_ladder(context, evaluator, folder / "ladder.json"),
-    )  # fmt: skip
+    _fit(context, supernet, step, settings.qat, folder, fingerprint, "supernet", evaluate, weights, finish, watch)
 
 
 def _write_ladder(context: Context, evaluator: SupernetEvaluator, path: Path) -> None:
@@ -185,9 +224,7 @@ def _start(context: Context, architecture: Architecture, teacher: Path) -> Multi
     network = context.fresh_network()
     if init == "teacher":
         load_weights(network.place(architecture.exits), teacher / WEIGHTS)
-    supernet = Supernet(network, context.space)
-    supernet.initialize_steps(_calibration_images(context))
-    return materialize(supernet, architecture)
+    return materialize(untrained_supernet(context, network), architecture)
 
 
 @on_all_ranks

@@ -4,20 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from usdn_nas.architecture import Rule
 from usdn_nas.cost import ExitCosts
 from usdn_nas.policy.exact import check_names
 from usdn_nas.policy.outputs import ExitOutputs
 
-__all__ = ["PolicyResult", "Rule", "apply"]
-
-Rule = Literal["threshold", "most-confident"]
-"""``threshold``: the final exit answers whatever reaches it. ``most-confident``: a sample that was confident at no
-placed exit is answered by its most confident exit, the final one included (SDN, Kaya et al. 2019)."""
+__all__ = ["PolicyResult", "apply"]
 
 
 @dataclass(frozen=True)
@@ -51,7 +47,7 @@ def apply(
         outputs: Restricted to the placed exits and the final one (`ExitOutputs.placed`).
         costs: Restricted likewise (`ExitCosts.placed`).
         thresholds: One for each exit but the final one.
-        rule: Which exit answers where none is confident, see `Rule`.
+        rule: Which exit answers where none is confident.
 
     Raises:
         ValueError: Exits of ``outputs``, ``costs`` and ``thresholds`` do not fit together.
@@ -63,9 +59,7 @@ def apply(
     accepts = np.ones(outputs.confidence.shape, dtype=bool)
     accepts[:-1] = outputs.confidence[:-1] >= np.asarray(thresholds, dtype=np.float64).reshape(-1, 1)
     leaves_at = accepts.argmax(axis=0)
-    answers_at = leaves_at
-    if rule == "most-confident":
-        answers_at = np.where(leaves_at == exits - 1, outputs.confidence.argmax(axis=0), leaves_at)
+    answers_at = np.where(leaves_at == exits - 1, outputs.answering(rule), leaves_at)
     right = outputs.correct[answers_at, np.arange(outputs.samples)]
     counts = np.bincount(leaves_at, minlength=exits)
     right_counts = np.bincount(leaves_at[right], minlength=exits)

@@ -1,4 +1,4 @@
-"""Anytime prediction and budgeted batches, as MSDNet's authors evaluate them (Huang et al., 2018).
+"""Budgeted batches, as MSDNet's authors evaluate them (Huang et al., 2018).
 
 Thresholds are read off one split and applied to another: fit them on images without augmentation.
 """
@@ -12,12 +12,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from usdn_nas.architecture import Rule
 from usdn_nas.cost import ExitCosts
-from usdn_nas.policy.apply import apply
-from usdn_nas.policy.exact import check_names
+from usdn_nas.policy.apply import PolicyResult, apply
 from usdn_nas.policy.outputs import ExitOutputs
 
-__all__ = ["SHARES", "BudgetedPoint", "anytime", "budgeted_curve", "exit_shares", "thresholds_for_shares"]
+__all__ = ["SHARES", "BudgetedPoint", "budgeted_curve", "exit_shares", "thresholds_for_shares"]
 
 SHARES = tuple(p / 20 for p in range(1, 40))
 """Ratios q of the exit shares that the authors try: each exit answers q times as many samples as the one before."""
@@ -33,21 +33,12 @@ class BudgetedPoint:
     Attributes:
         ratio: q, with exit shares in proportion to q, q^2 ...
         thresholds: One for each exit but the final one; above 1 where nobody is to leave.
-        accuracy, average_bops: On the split that it is applied to.
-        exit_rates: (E,) likewise.
+        result: On the split that it is applied to.
     """
 
     ratio: float
     thresholds: tuple[float, ...]
-    accuracy: float
-    average_bops: float
-    exit_rates: NDArray[np.float64]
-
-
-def anytime(outputs: ExitOutputs, costs: ExitCosts) -> list[tuple[str, int, float]]:
-    """For each exit: name, BOPs of a sample that is answered there, accuracy if all samples are."""
-    check_names(outputs, costs)
-    return list(zip(outputs.names, costs.cumulative.tolist(), outputs.accuracy.tolist(), strict=True))
+    result: PolicyResult
 
 
 def exit_shares(ratio: float, exits: int) -> NDArray[np.float64]:
@@ -78,12 +69,15 @@ def thresholds_for_shares(outputs: ExitOutputs, shares: Sequence[float] | NDArra
 
 
 def budgeted_curve(
-    fit: ExitOutputs, outputs: ExitOutputs, costs: ExitCosts, ratios: Sequence[float] = SHARES
+    fit: ExitOutputs,
+    outputs: ExitOutputs,
+    costs: ExitCosts,
+    ratios: Sequence[float] = SHARES,
+    rule: Rule = "threshold",
 ) -> Iterator[BudgetedPoint]:
     """One point for each ratio: thresholds from ``fit``, accuracy and average BOPs on ``outputs``."""
     if fit.names != outputs.names:
         raise ValueError(f"expected the same exits, got {fit.names} and {outputs.names}")
     for ratio in ratios:
         thresholds = thresholds_for_shares(fit, exit_shares(ratio, len(fit.names)))
-        result = apply(outputs, costs, thresholds)
-        yield BudgetedPoint(ratio, thresholds, result.accuracy, result.average_bops, result.exit_rates)
+        yield BudgetedPoint(ratio, thresholds, apply(outputs, costs, thresholds, rule))

@@ -17,6 +17,11 @@ candidates at which a sample is not confident thus grows with t, one candidate a
 of these sets, F's and G's, are written as differences along t (O(C) entries a sample, however many thresholds there
 are), summed along t, and summed over supersets (a zeta transform): for T thresholds O(C^2 N + C 2^C T) operations
 on integers, with no rounding.
+
+Under the rule ``most-confident`` a sample that is confident at none of S is answered by the most confident exit i of S,
+or by the final one where that is more confident still. With L the candidates less confident than i, the S whose most
+confident exit is i are the subsets of L + {i} less those of L, and the sample is confident at none of them from
+t = its level at i on: two entries for each i at which the answer is wrong, and one for the empty S.
 """
 
 from __future__ import annotations
@@ -27,6 +32,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from usdn_nas.architecture import Rule
 from usdn_nas.cost import ExitCosts
 from usdn_nas.errors import UserError
 from usdn_nas.policy.outputs import ExitOutputs
@@ -134,11 +140,37 @@ def _avoiding(ranked: Keys, until: Keys | int, height: int) -> Counts:
     size = (height + 1) << bits
     table = np.bincount((missed + bounds[:-1]).ravel(), minlength=size)
     table -= np.bincount((missed + bounds[1:]).ravel(), minlength=size)
-    table = np.cumsum(table.reshape(1 << bits, height + 1), axis=1)[:, :-1]
+    return _summed(table, bits, height)
+
+
+def _summed(differences: Counts, bits: int, height: int) -> Counts:
+    """(2^k, T): ``differences`` (2^k (T + 1),), keyed by set, then by t, summed along t and over supersets."""
+    table = np.cumsum(differences.reshape(1 << bits, height + 1), axis=1)[:, :-1]
     for bit in range(bits):
         pairs = table.reshape(-1, 2, 1 << bit, height)
         pairs[:, 0] += pairs[:, 1]
     return table
+
+
+def _wrong_at_the_end(outputs: ExitOutputs, levels: Keys, height: int) -> Counts:
+    """(2^C, T): wrong answers among samples confident at no placed exit, by their most confident exit.
+
+    Args:
+        levels: (C, N).
+    """
+    confidence, bits = outputs.confidence[:-1], len(levels)
+    # By rising confidence; of equals the earlier comes later, for it answers.
+    order = bits - 1 - np.argsort(confidence[::-1], axis=0, kind="stable")
+    answers = np.where(confidence >= outputs.confidence[-1], outputs.correct[:-1], outputs.correct[-1])
+    wrong = ~np.take_along_axis(answers, order, axis=0)
+    upto = np.cumsum(np.left_shift(1, order), axis=0)
+    below = upto - np.left_shift(1, order)
+    since = np.take_along_axis(levels, order, axis=0).astype(np.int64)
+    size = (height + 1) << bits
+    table = np.bincount((upto * (height + 1) + since)[wrong], minlength=size)
+    table -= np.bincount((below * (height + 1) + since)[wrong], minlength=size)
+    table[0] += np.count_nonzero(~outputs.correct[-1])
+    return _summed(table, bits, height)
 
 
 def too_many_candidates(count: int) -> UserError:
@@ -150,7 +182,7 @@ def too_many_candidates(count: int) -> UserError:
     )
 
 
-def _totals(outputs: ExitOutputs, costs: ExitCosts, grid: NDArray[np.float64]) -> tuple[Counts, Counts]:
+def _totals(outputs: ExitOutputs, costs: ExitCosts, grid: NDArray[np.float64], rule: Rule) -> tuple[Counts, Counts]:
     """Wrong answers and BOPs, (2^C, T) each, totals over the samples, for a rising ``grid`` of T thresholds."""
     candidates, height = len(outputs.names) - 1, len(grid)
     levels = _levels(outputs.confidence[:-1], grid)
@@ -162,7 +194,10 @@ def _totals(outputs: ExitOutputs, costs: ExitCosts, grid: NDArray[np.float64]) -
         missing = _avoiding(ranked[:, leaving], levels[i, leaving], height)
         np.add(wrong[: 1 << i], missing, out=wrong[1 << i : 2 << i])
         ranked = _rank(ranked, levels[i] << _BITS | i)
-    wrong += _avoiding(ranked[:, ~outputs.correct[-1]], height, height)
+    if rule == "threshold":
+        wrong += _avoiding(ranked[:, ~outputs.correct[-1]], height, height)
+    else:
+        wrong += _wrong_at_the_end(outputs, levels, height)
     remaining = _avoiding(ranked, height, height)  # F
     cost = np.zeros_like(wrong)
     segments = np.diff(costs.chain, prepend=0)
@@ -174,7 +209,9 @@ def _totals(outputs: ExitOutputs, costs: ExitCosts, grid: NDArray[np.float64]) -
     return wrong, cost
 
 
-def score_slabs(outputs: ExitOutputs, costs: ExitCosts, thresholds: ArrayLike) -> Iterator[PolicyScores]:
+def score_slabs(
+    outputs: ExitOutputs, costs: ExitCosts, thresholds: ArrayLike, rule: Rule = "threshold"
+) -> Iterator[PolicyScores]:
     """`score_shared` in pieces: the thresholds in rising order, about a million policies at a time.
 
     A piece and all that is needed for it take less than 100 MB, and 20 C N bytes for the samples.
@@ -183,6 +220,7 @@ def score_slabs(outputs: ExitOutputs, costs: ExitCosts, thresholds: ArrayLike) -
         outputs: E exits, all candidates attached.
         costs: Of the same exits.
         thresholds: (T,), in any order; one that comes twice is scored twice.
+        rule: Which exit answers what was confident at none.
 
     Raises:
         UserError: More than `MAX_CANDIDATES` candidates.
@@ -195,19 +233,21 @@ def score_slabs(outputs: ExitOutputs, costs: ExitCosts, thresholds: ArrayLike) -
     slab = min(_CELLS >> candidates, _MOST_THRESHOLDS)
     for start in range(0, len(grid), slab):
         rows = grid[start : start + slab]
-        wrong, cost = _totals(outputs, costs, rows)
+        wrong, cost = _totals(outputs, costs, rows, rule)
         accuracy = (outputs.samples - wrong.T) / outputs.samples
         yield PolicyScores(accuracy, cost.T / outputs.samples, rows, outputs.candidates)
 
 
-def score_shared(outputs: ExitOutputs, costs: ExitCosts, thresholds: ArrayLike) -> PolicyScores:
+def score_shared(
+    outputs: ExitOutputs, costs: ExitCosts, thresholds: ArrayLike, rule: Rule = "threshold"
+) -> PolicyScores:
     """Accuracy and average BOPs of every placement under each shared threshold, exactly.
 
     Arguments and errors as of `score_slabs`; the rows of the result are in the order of ``thresholds``.
     """
     grid = np.asarray(thresholds, dtype=np.float64).ravel()
     places = np.argsort(np.argsort(grid, kind="stable"))
-    slabs = list(score_slabs(outputs, costs, grid))
+    slabs = list(score_slabs(outputs, costs, grid, rule))
     accuracy = np.concatenate([slab.accuracy for slab in slabs])[places]
     bops = np.concatenate([slab.bops for slab in slabs])[places]
     return PolicyScores(accuracy, bops, grid, outputs.candidates)

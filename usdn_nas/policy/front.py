@@ -9,11 +9,23 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from usdn_nas.architecture import Rule
 from usdn_nas.cost import ExitCosts
+from usdn_nas.policy.apply import apply
 from usdn_nas.policy.exact import PolicyScores, score_slabs
 from usdn_nas.policy.outputs import ExitOutputs
 
-__all__ = ["FRONT_LIMIT", "TRADE_OFFS", "Policy", "own_front", "pareto_front", "policies", "support", "thin"]
+__all__ = [
+    "FRONT_LIMIT",
+    "TRADE_OFFS",
+    "Policy",
+    "own_front",
+    "pareto_front",
+    "policies",
+    "shared_front",
+    "support",
+    "thin",
+]
 
 FRONT_LIMIT = 64
 """Most policies kept of one configuration's front."""
@@ -144,12 +156,28 @@ def thin(
     return [policy for i, policy in enumerate(front) if i in losses or i in protected]
 
 
-def own_front(outputs: ExitOutputs, costs: ExitCosts, thresholds: ArrayLike) -> list[Policy]:
+def own_front(outputs: ExitOutputs, costs: ExitCosts, thresholds: ArrayLike, rule: Rule = "threshold") -> list[Policy]:
     """The front of one bit configuration over all placements and shared thresholds.
 
     Returns:
         Policies by rising BOPs, accuracy strictly rising, all of them.
     """
-    found = [policy for slab in score_slabs(outputs, costs, thresholds) for policy in policies(slab)]
+    return _best([policy for slab in score_slabs(outputs, costs, thresholds, rule) for policy in policies(slab)])
+
+
+def shared_front(
+    outputs: ExitOutputs, costs: ExitCosts, thresholds: ArrayLike, rule: Rule = "threshold"
+) -> list[Policy]:
+    """As `own_front` for one placement, that of all candidates in ``outputs``."""
+    exits = outputs.candidates
+    found = []
+    for threshold in np.asarray(thresholds, dtype=np.float64):
+        shared = (float(threshold),) * len(exits)
+        result = apply(outputs, costs, shared, rule)
+        found.append(Policy(result.accuracy, result.average_bops, exits, shared))
+    return _best(found)
+
+
+def _best(found: Sequence[Policy]) -> list[Policy]:
     best = pareto_front([policy.accuracy for policy in found], [policy.bops for policy in found])
     return [found[int(i)] for i in best]

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from usdn_nas.architecture import Rule
 from usdn_nas.errors import RunError
 from usdn_nas.records import FINAL_EXIT
 
@@ -58,6 +59,23 @@ class ExitOutputs:
     def accuracy(self) -> NDArray[np.float64]:
         """(E,) accuracy of each exit over all samples, a fraction."""
         return np.asarray(self.correct.mean(axis=1), dtype=np.float64)
+
+    def answering(self, rule: Rule) -> NDArray[np.intp]:
+        """(N,) number of the exit that answers a sample which no placed exit was confident of."""
+        if rule == "threshold":
+            return np.full(self.samples, len(self.names) - 1, dtype=np.intp)
+        return self.confidence.argmax(axis=0)
+
+    def under(self, rule: Rule) -> ExitOutputs:
+        """The outputs with ``correct`` of the final exit as ``rule`` has it: whether what reaches it is answered right.
+
+        Only for outputs of the placed exits, of which alone one can answer.
+        """
+        if rule == "threshold":
+            return self
+        correct = self.correct.copy()
+        correct[-1] = self.correct[self.answering(rule), np.arange(self.samples)]
+        return ExitOutputs(self.confidence, correct, self.names)
 
     def placed(self, exits: Sequence[str]) -> ExitOutputs:
         """The outputs with only ``exits`` (and the final one) placed: E' = len(exits) + 1."""

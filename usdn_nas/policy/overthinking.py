@@ -49,22 +49,16 @@ def overthinking(outputs: ExitOutputs, costs: ExitCosts) -> Overthinking:
     )
 
 
-def confusion(
-    probabilities: ArrayLike, mean: float | None = None, deviation: float | None = None
-) -> NDArray[np.float64]:
+def confusion(probabilities: ArrayLike) -> NDArray[np.float64]:
     """(N,) confusion: sum over internal classifiers of the L1 distance of their softmax to the final exit's.
 
     Args:
         probabilities: (E, N, C) softmax of each exit, the final one last.
-        mean, deviation: Of the training split's confusion; given both, the result is normalized by them.
 
     Raises:
-        ValueError: The shape is another, or only one of ``mean`` and ``deviation`` is given.
+        ValueError: The shape is another.
     """
     p = np.asarray(probabilities, dtype=np.float64)
     if p.ndim != 3:
         raise ValueError(f"expected (E, N, C), got {p.shape}")
-    if (mean is None) != (deviation is None):
-        raise ValueError("give both 'mean' and 'deviation', or neither")
-    scores = np.abs(p[:-1] - p[-1]).sum(axis=(0, 2))
-    return np.asarray(scores if mean is None or deviation is None else (scores - mean) / deviation)
+    return np.asarray(np.abs(p[:-1] - p[-1]).sum(axis=(0, 2)))

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from usdn_nas.architecture import Rule
 from usdn_nas.cost import ExitCosts
 from usdn_nas.errors import UserError
 from usdn_nas.policy.combinations import Counts, Pick, Problem, best_combinations, grid_problem
@@ -145,6 +146,7 @@ def fit_thresholds(
     reference_bops: float | None = None,
     budget_bops: float | None = None,
     accuracy: float | None = None,
+    rule: Rule = "threshold",
 ) -> FittedThresholds:
     """One threshold for each placed exit: maximises accuracy - tr x average BOPs / reference, or accuracy in a budget,
     or finds the least average BOPs at an accuracy.
@@ -161,12 +163,14 @@ def fit_thresholds(
         reference_bops: Needed with ``tr``, without it of no effect.
         budget_bops: Most average BOPs of a sample.
         accuracy: Least accuracy, a fraction; where no thresholds reach it, the most accurate are taken.
+        rule: Which exit answers what was confident at none.
 
     Raises:
         UserError: No thresholds meet the budget; the message names the least average BOPs possible.
         ValueError: Not exactly one of ``tr`` (with its reference), ``budget_bops`` and ``accuracy`` is given.
     """
     check_names(outputs, costs)
+    outputs = outputs.under(rule)
     given = sum(value is not None for value in (tr, budget_bops, accuracy))
     if given != 1 or (tr is not None and reference_bops is None):
         raise ValueError("give one of 'tr' (with 'reference_bops'), 'budget_bops' and 'accuracy'")

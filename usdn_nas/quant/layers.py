@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -40,6 +41,10 @@ class SwitchableQuantizer(nn.Module):
     def at(self, width: int) -> nn.Module:
         """The quantizer for ``width`` bits."""
         return nn.Identity() if width == 32 else self.steps[str(width)]
+
+    def widths(self) -> list[LearnedStep]:
+        """The quantizers of all bit-widths."""
+        return [cast(LearnedStep, step) for step in self.steps.values()]
 
     def forward(self, x: Tensor, width: int) -> Tensor:
         return x if width == 32 else self.steps[str(width)](x)

@@ -35,19 +35,19 @@ class _Quantize(torch.autograd.Function):
     ) -> Tensor:
         low, high = low - zero, high - zero
         scaled = x / step
-        codes = scaled.round().clamp_(low, high)
-        ctx.save_for_backward(scaled, codes)
+        quantized = scaled.round().clamp_(low, high).mul_(step)
+        ctx.save_for_backward(scaled, quantized, step)
         ctx.bounds, ctx.gradient_scale = (low, high), gradient_scale
         ctx.zero = None if offset is None else zero
-        return codes * step
+        return quantized
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        scaled, codes = ctx.saved_tensors
+        scaled, quantized, step = ctx.saved_tensors
         low, high = ctx.bounds
         # One fused pass; hardtanh's interval is open, so the bounds, which are whole numbers, move out by a hair.
         inside = torch.ops.aten.hardtanh_backward(gradient, scaled, low - _HAIR, high + _HAIR)
-        of_step = _dot(gradient, codes) - _dot(inside, scaled)
+        of_step = _dot(gradient, quantized) / step - _dot(inside, scaled)
         if ctx.zero is None:
             return inside, of_step * ctx.gradient_scale, None, None, None, None, None
         outside = gradient.sum() - inside.sum()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Mapping
+from functools import cached_property
 from typing import cast
 
 import torch
@@ -24,7 +25,10 @@ from usdn_nas.quant.quantizers import LearnedStep
 from usdn_nas.records import OPAQUE
 from usdn_nas.space import SearchSpace
 
-__all__ = ["Supernet", "materialize"]
+__all__ = ["VALUES_PER_IMAGE", "Supernet", "materialize"]
+
+VALUES_PER_IMAGE = 100
+"""Most values of a layer's input that an image gives to calibration."""
 
 
 class Supernet(nn.Module):
@@ -86,6 +90,13 @@ class Supernet(nn.Module):
         for owner, norm in self._norms:
             norm.bits = self.layers[owner].bits
 
+    @cached_property
+    def shared_segments(self) -> int:
+        """Number of leading segments that are the same in all configurations and followed by no exit."""
+        chain = self.space.chain
+        searched = [any(layer.name in self.space.group_of for layer in segment.layers) for segment in chain.segments]
+        return min([*(i for i, found in enumerate(searched) if found), chain.exits[0].segment])
+
     def norm_owners(self) -> dict[SwitchableBatchNorm2d, str]:
         """BatchNorm -> name of the layer whose (W, A) it follows."""
         return {norm: owner for owner, norm in self._norms}
@@ -98,17 +109,18 @@ class Supernet(nn.Module):
     def initialize_steps(self, batches: Iterable[Tensor]) -> None:
         """Sets every step size: weights from the weights, inputs from what they are at full precision on ``batches``.
 
+        Every image gives as many values, `VALUES_PER_IMAGE` at most, however the images are batched.
+
         Args:
             batches: Images (B, C, H, W) of the training split.
         """
         seen: dict[SwitchableQuantizer, list[Tensor]] = {}
-        generator = torch.Generator().manual_seed(0)
+        generators: dict[SwitchableQuantizer, torch.Generator] = {}
 
-        def keep(quantizer: nn.Module, inputs: tuple[Tensor, int]) -> None:
-            flat = inputs[0].flatten()
-            if flat.numel() > 20_000:  # drawn rather than strided: a stride can fall in step with the images' rows
-                flat = flat[torch.randint(flat.numel(), (20_000,), generator=generator).to(flat.device)]
-            seen.setdefault(cast(SwitchableQuantizer, quantizer), []).append(flat)
+        def keep(module: nn.Module, inputs: tuple[Tensor, int]) -> None:
+            quantizer = cast(SwitchableQuantizer, module)
+            generator = generators.setdefault(quantizer, torch.Generator().manual_seed(0))
+            seen.setdefault(quantizer, []).append(_values(inputs[0], generator))
 
         quantizers = {layer.input_quantizer for layer in self.layers.values()}
         hooks = [quantizer.register_forward_pre_hook(keep) for quantizer in quantizers]
@@ -124,6 +136,15 @@ class Supernet(nn.Module):
         for layer in self.layers.values():
             for step in layer.weight_quantizer.steps.values():
                 cast(LearnedStep, step).initialize(layer.layer.weight)
+
+
+def _values(inputs: Tensor, generator: torch.Generator) -> Tensor:
+    """Values of a layer's inputs (B, ...), as many of each image, one after the other."""
+    rows = inputs.reshape(len(inputs), -1)
+    if rows.shape[1] > VALUES_PER_IMAGE:  # drawn rather than strided: a stride can fall in step with the image's rows
+        index = torch.randint(rows.shape[1], (len(rows), VALUES_PER_IMAGE), generator=generator)
+        rows = rows.gather(1, index.to(rows.device))
+    return rows.flatten()
 
 
 def materialize(supernet: Supernet, architecture: Architecture) -> MultiExitNetwork:

@@ -16,10 +16,12 @@ from usdn_nas.report.figures._style import bops_unit, compared
 from usdn_nas.report.figures.reliability import FEW
 from usdn_nas.report.run import MissingPartError, Run
 from usdn_nas.report.tables import (
+    anytime_table,
     bits_table,
     calibration_table,
     gap_table,
     ladder_table,
+    overthinking_table,
     stage_table,
     table1,
     table1_paper,
@@ -194,6 +196,23 @@ def _trade_offs(run: Run, figures: Figures) -> Section:
     return Section("trade-offs", "Distillation and the trade-off", body, "test")
 
 
+def _protocols(run: Run, figures: Figures) -> Section:
+    body = _figure(
+        figures,
+        "budgeted",
+        "As MSDNet's authors evaluate: lines, thresholds with which shares in proportion to q, q^2, ... of the samples "
+        "leave at each exit, read off the search split; marks, every sample answered at that exit.",
+    )
+    body += _details("Anytime, the winner's exits", table(anytime_table(run.evaluation, compared(run.evaluation)[0])))
+    caption = (
+        "As SDN's authors measure: an earlier exit has a sample right that the final one has right (wasteful) or wrong "
+        "(destructive); the oracle stops at the first exit that is right. Confusion: how far the exits' answers are "
+        "from the final one's, in standard deviations; AUROC: how well it foretells a wrong final answer."
+    )
+    body += "<h3>Overthinking and confusion</h3>" + table(overthinking_table(run.evaluation), caption)
+    return Section("protocols", "As the authors of MSDNet and SDN evaluate", body, "test")
+
+
 def _gap(run: Run, figures: Figures) -> Section:
     frame = gap_table(run.evaluation)
     if frame.empty:
@@ -204,11 +223,28 @@ def _gap(run: Run, figures: Figures) -> Section:
 
 def _ladder(run: Run, figures: Figures) -> Section:
     ladder = run.ladder
+    if not ladder["rows"]:
+        raise MissingPartError("no bit-widths are common to all groups", where="supernet/ladder.json")
     verdict = "climbs" if ladder["monotone"] else "does not climb"
     text = f"Accuracy {verdict} with the bit-width (each step no worse than -2 standard errors, paired). No early exit."
     body = paragraph(text) + _figure(figures, "ladder", "Final exit: bars are standard errors of the paired step.")
     body += _details("As a table", table(ladder_table(ladder), f"n = {ladder['n']:,}"))
+    if isinstance(figures["quantizers"], str):
+        caption = (
+            "Lines: medians over the layers; bands: the middle half. A weight oscillates where its code changes back "
+            "and forth with a frequency above .005 (Nagel et al., 2022)."
+        )
+        body += "<h3>Quantizers in training</h3>" + _figure(figures, "quantizers", caption)
+        found = run.diagnostics
+        body += paragraph(_wrong(found["collapsed"], found["stale"]))
     return Section("ladder", "Supernet at uniform bit-widths", body)
+
+
+def _wrong(collapsed: list[str], stale: list[str]) -> str:
+    parts = [f"step sizes below a hundredth of their start: {', '.join(collapsed)}"] if collapsed else []
+    parts += [f"BatchNorm statistics that were never updated: {', '.join(stale)}"] if stale else []
+    text = "; ".join(parts) or "no step size collapsed, and all BatchNorm statistics were updated"
+    return f"{text[0].upper()}{text[1:]}."
 
 
 def _training(run: Run, figures: Figures) -> Section:
@@ -242,6 +278,7 @@ SECTIONS: tuple[Callable[[Run, Figures], Section], ...] = (
     _exits,
     _calibration,
     _trade_offs,
+    _protocols,
     _gap,
     _matters,
     _history,

@@ -28,7 +28,8 @@ def color_variables(space: SearchSpace) -> tuple[dict[str, str], str, str]:
     depths = len(space.candidates)
     light = dict(enumerate(_style.depth_colors(depths)))
     dark = dict(enumerate(_style.depth_colors(depths, first=0.45, last=1.0)))
-    for count in sorted({n for group in space.groups for n in _counts(group.choices)}):
+    counts = {n for group in space.groups for n in _counts(group.choices)} | {len(_widths(space))}
+    for count in sorted(counts):
         for color, darker in zip(_style.bit_colors(count), _style.bit_colors(count, last=0.3), strict=True):
             light[len(light)], dark[len(dark)] = color, darker
     return (
@@ -41,6 +42,12 @@ def color_variables(space: SearchSpace) -> tuple[dict[str, str], str, str]:
 def _counts(choices: Sequence[Bits]) -> tuple[int, ...]:
     """How many colours a scale of these choices may have: one a pair, or one a W and one an A."""
     return len(choices), len({w for w, _ in choices}), len({a for _, a in choices})
+
+
+def _widths(space: SearchSpace) -> set[int]:
+    """All bit-widths of quantizers."""
+    pairs = [*space.fixed.values(), *(pair for group in space.groups for pair in group.choices)]
+    return {width for pair in pairs for width in pair if width < 32}
 
 
 def inline_svg(figure: Figure, name: str, shades: Mapping[str, str]) -> str:

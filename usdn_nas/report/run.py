@@ -126,7 +126,7 @@ class Run:
             raise UserError(f"the front has no point '{trial}'", where=self.path, remedy=nearest(trial, names))
         row = self.front.iloc[names.index(trial)]
         bits = {group.name: parse_bits(row[group.name]) for group in self.space.groups}
-        return Architecture(bits, row["exits"], row["thresholds"])
+        return Architecture(bits, row["exits"], row["thresholds"], self.config.search.rule)
 
     @cached_property
     def architecture(self) -> dict[str, Any]:
@@ -179,6 +179,15 @@ class Run:
         return self._json("supernet/ladder.json", "supernet", "usdn-nas/ladder/1")
 
     @cached_property
+    def diagnostics(self) -> dict[str, Any]:
+        """``supernet/diagnostics.json``: the supernet's quantizers in training.
+
+        Keys: ``quantizers``: for each ``layer``, ``tensor`` (``"weights"`` or ``"inputs"``), ``bits``, ``start``, and
+        for each epoch ``step`` and, of weights, ``oscillating`` (share); ``collapsed``, ``stale``: what went wrong.
+        """
+        return self._json("supernet/diagnostics.json", "supernet", "usdn-nas/diagnostics/1")
+
+    @cached_property
     def sensitivity(self) -> dict[str, Any]:
         """``search/sensitivity.json``: effects of each group's choices, and how much of the spread each group explains.
 
@@ -225,4 +234,6 @@ def parse_bits(text: str) -> Bits:
 def as_architecture(payload: Mapping[str, Any]) -> Architecture:
     """The frozen choice in the content of an ``architecture.json``."""
     bits = {group: (int(w), int(a)) for group, (w, a) in payload["bits"].items()}
-    return Architecture(bits, tuple(payload["exits"]), tuple(map(float, payload["thresholds"])))
+    return Architecture(
+        bits, tuple(payload["exits"]), tuple(map(float, payload["thresholds"])), payload.get("rule", "threshold")
+    )

@@ -20,12 +20,15 @@ from usdn_nas.space import SearchSpace
 
 __all__ = [
     "AVERAGE",
+    "anytime_table",
     "bits_table",
+    "budgeted_table",
     "calibration_table",
     "front_table",
     "gap_table",
     "ladder_table",
     "mean_bits_table",
+    "overthinking_table",
     "stage_table",
     "table1",
     "table1_paper",
@@ -222,6 +225,65 @@ def _within(curve: Sequence[Mapping[str, Any]], budget: float) -> float:
         return math.nan
     best = max(fitting, key=lambda row: (row["search"]["accuracy"], -row["search"]["average_bops"]))
     return float(best["accuracy"])
+
+
+def anytime_table(evaluation: Mapping[str, Any], model: str = "kd") -> pd.DataFrame:
+    """Anytime prediction (Huang et al., 2018): every sample is answered where the budget ends.
+
+    Returns:
+        One row an exit. Columns: ``exit``, ``gbops`` (of a sample answered there), ``relative_bops``, ``accuracy``.
+    """
+    reference = evaluation["reference_bops"]
+    rows = [
+        {
+            "exit": row["exit"],
+            "gbops": row["cumulative_bops"] / _GIGA,
+            "relative_bops": row["cumulative_bops"] / reference,
+            "accuracy": row["accuracy"],
+        }
+        for row in _model(evaluation, model)["exits"]
+    ]
+    return pd.DataFrame(rows)
+
+
+def budgeted_table(evaluation: Mapping[str, Any], model: str = "kd") -> pd.DataFrame:
+    """Budgeted batches (Huang et al., 2018): thresholds for exit shares in the ratio q, fitted on the search split.
+
+    Returns:
+        One row a ratio. Columns: ``ratio``, ``average_gbops``, ``relative_bops``, ``accuracy``, and for the i-th exit
+        from 0 on, the final one last, ``exit<i>_rate_percent``. Without rows where no exit is placed.
+    """
+    rows = [
+        {
+            "ratio": row["ratio"],
+            "average_gbops": row["average_bops"] / _GIGA,
+            "relative_bops": row["relative_bops"],
+            "accuracy": row["accuracy"],
+            **{f"exit{i}_rate_percent": 100 * rate for i, rate in enumerate(row["exit_rates"])},
+        }
+        for row in _model(evaluation, model).get("budgeted", [])
+    ]
+    return pd.DataFrame(
+        rows, columns=list(rows[0]) if rows else ["ratio", "average_gbops", "relative_bops", "accuracy"]
+    )
+
+
+def overthinking_table(evaluation: Mapping[str, Any], models: Sequence[str] = (*COMPARED, "supernet")) -> pd.DataFrame:
+    """Overthinking and confusion (Kaya et al., 2019), test split.
+
+    Returns:
+        One row a model. Columns: ``model``, ``wasteful`` and ``destructive`` (shares of the samples that an earlier
+        exit has right, the final one right or wrong), ``oracle_accuracy`` and ``oracle_gbops`` (each sample stops at
+        the first exit that has it right), ``confusion_right``, ``confusion_wrong``, ``confusion_auroc``.
+    """
+    columns = ["model", "wasteful", "destructive", "oracle_accuracy", "oracle_gbops"]
+    columns += ["confusion_right", "confusion_wrong", "confusion_auroc"]
+    rows = []
+    for name in models:
+        found = evaluation["models"].get(name, {}).get("overthinking")
+        if found:
+            rows.append({"model": name, **found, "oracle_gbops": found["oracle_bops"] / _GIGA})
+    return pd.DataFrame(rows, columns=columns).astype(dict.fromkeys(columns[1:], float))
 
 
 def gap_table(evaluation: Mapping[str, Any]) -> pd.DataFrame:

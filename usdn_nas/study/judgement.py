@@ -11,7 +11,7 @@ from usdn_nas.config import SearchConfig
 from usdn_nas.cost import exit_costs, layer_table, mean_bits, reference_bops
 from usdn_nas.policy.apply import apply
 from usdn_nas.policy.exact import threshold_grid
-from usdn_nas.policy.front import Policy, own_front, thin
+from usdn_nas.policy.front import Policy, own_front, shared_front, thin
 from usdn_nas.policy.outputs import ExitOutputs
 from usdn_nas.space import SearchSpace
 from usdn_nas.study.objectives import budget_excess, choose, objective_values
@@ -48,11 +48,12 @@ def _full_front(
     space: SearchSpace, config: SearchConfig, params: Mapping[str, Any], outputs: ExitOutputs, bits: Mapping[str, Bits]
 ) -> list[Policy]:
     costs = exit_costs(space, bits)
-    if config.exits == "exact":
-        return own_front(outputs, costs, threshold_grid(outputs, config.thresholds))
+    if config.exits != "sampled":
+        front = own_front if config.exits == "exact" else shared_front
+        return front(outputs, costs, threshold_grid(outputs, config.thresholds), config.rule)
     exits = exits_of(space, params)
     thresholds = (float(params[THRESHOLD]),) * len(exits)
-    result = apply(outputs.placed(exits), costs.placed(exits), thresholds)
+    result = apply(outputs.placed(exits), costs.placed(exits), thresholds, config.rule)
     return [Policy(result.accuracy, result.average_bops, exits, thresholds)]
 
 
@@ -61,7 +62,8 @@ def judge(
 ) -> Judgement:
     """Judges one trial.
 
-    ``exits = "exact"``: all placements and shared thresholds, the best of them by the study's mode.
+    ``exits = "exact"``: all placements and shared thresholds, the best of them by the study's mode. ``exits = "all"``:
+    of these the placement of every candidate.
     ``exits = "sampled"``: the one policy that ``params`` name.
 
     Raises:

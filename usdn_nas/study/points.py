@@ -9,7 +9,7 @@ import numpy as np
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from usdn_nas.architecture import Architecture, Bits
+from usdn_nas.architecture import Architecture, Bits, Rule
 from usdn_nas.config import SearchConfig
 from usdn_nas.errors import UserError
 from usdn_nas.policy.front import pareto_front
@@ -45,11 +45,12 @@ class FrontPoint:
     accuracy: float
     bops: float
     samples: int
+    rule: Rule = "threshold"
 
     @property
     def architecture(self) -> Architecture:
-        """Bits, exits and thresholds."""
-        return Architecture(self.bits, self.exits, self.thresholds)
+        """Bits, exits, thresholds and rule."""
+        return Architecture(self.bits, self.exits, self.thresholds, self.rule)
 
 
 def complete_trials(study: optuna.Study) -> list[FrozenTrial]:
@@ -63,7 +64,12 @@ def completed(study: optuna.Study) -> int:
     return len(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)))
 
 
-def _point(space: SearchSpace, trial: FrozenTrial, policy: int) -> FrontPoint:
+def _rule(study: optuna.Study) -> Rule:
+    rule: Rule = study.user_attrs.get("search", {}).get("rule", "threshold")
+    return rule
+
+
+def _point(space: SearchSpace, trial: FrozenTrial, policy: int, rule: Rule) -> FrontPoint:
     accuracy, bops, mask, threshold = trial.user_attrs["front"][policy]
     exits = tuple(name for i, name in enumerate(space.candidates) if mask >> i & 1)
     return FrontPoint(
@@ -74,19 +80,22 @@ def _point(space: SearchSpace, trial: FrozenTrial, policy: int) -> FrontPoint:
         accuracy=accuracy,
         bops=bops,
         samples=trial.user_attrs["samples"],
+        rule=rule,
     )
 
 
 def all_points(study: optuna.Study, space: SearchSpace) -> list[FrontPoint]:
     """Every policy on every complete trial's own front, by trial, then by BOPs."""
-    return [_point(space, trial, i) for trial in complete_trials(study) for i in range(len(trial.user_attrs["front"]))]
+    rule, trials = _rule(study), complete_trials(study)
+    return [_point(space, trial, i, rule) for trial in trials for i in range(len(trial.user_attrs["front"]))]
 
 
 def front_points(study: optuna.Study, space: SearchSpace) -> list[FrontPoint]:
     """The study's front: the non-dominated policies of all trials, by rising BOPs, accuracy strictly rising."""
     places = [(trial, i) for trial in complete_trials(study) for i in range(len(trial.user_attrs["front"]))]
     figures = np.array([trial.user_attrs["front"][i][:2] for trial, i in places], dtype=np.float64).reshape(-1, 2)
-    return [_point(space, *places[int(k)]) for k in pareto_front(figures[:, 0], figures[:, 1])]
+    rule = _rule(study)
+    return [_point(space, *places[int(k)], rule) for k in pareto_front(figures[:, 0], figures[:, 1])]
 
 
 def find_point(study: optuna.Study, space: SearchSpace, name: str) -> FrontPoint:
@@ -109,7 +118,7 @@ def find_point(study: optuna.Study, space: SearchSpace, name: str) -> FrontPoint
     count = len(trial.user_attrs["front"])
     if index >= count:
         raise UserError(f"trial {number} has no policy {index}", remedy=f"it has {number}.0 to {number}.{count - 1}")
-    return _point(space, trial, index)
+    return _point(space, trial, index, _rule(study))
 
 
 def select(

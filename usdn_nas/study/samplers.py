@@ -83,7 +83,7 @@ def sampler_settings(space: SearchSpace, config: SearchConfig, seed: int) -> Sam
     name: str = config.sampler
     count = space.bit_configurations
     if name == "auto":
-        if config.exits == "exact":
+        if config.exits != "sampled":
             name = "brute" if affordable(space, config) else "surrogate"
         else:
             name = "nsga2" if config.mode == "pareto" else "tpe"
@@ -108,7 +108,7 @@ def sampler_settings(space: SearchSpace, config: SearchConfig, seed: int) -> Sam
 def affordable(space: SearchSpace, config: SearchConfig) -> bool:
     """Whether ``auto`` enumerates: in prefix order, that runs no more segments than ``configurations`` one by one."""
     count = space.bit_configurations
-    if config.exits != "exact" or count > BRUTE_LIMIT:
+    if config.exits == "sampled" or count > BRUTE_LIMIT:
         return False
     return count <= config.configurations or sum(space.prefixes) <= config.configurations * len(space.prefixes)
 
@@ -118,7 +118,7 @@ def goal(space: SearchSpace, config: SearchConfig) -> int:
 
     A configuration run again brings nothing new there, so none is. Where ``auto`` finds enumeration `affordable`, all.
     """
-    if config.exits != "exact":
+    if config.exits == "sampled":
         return config.configurations
     if config.sampler == "auto" and affordable(space, config):
         return space.bit_configurations
@@ -196,7 +196,7 @@ class SeededSampler(BaseSampler):
         self._settings = settings
         self._batch = config.batch
         self._distributions = distributions(space, config)
-        self._distinct = config.exits == "exact"
+        self._distinct = config.exits != "sampled"
         self._ladder = [] if settings.name == "brute" else [params_of(space, bits) for bits in space.ladder()]
         self._done: set[Indices] = set()
         self._settled = 0

@@ -150,7 +150,7 @@ class _Search:
         self._study, self._space, self._config, self._on_trial = study, space, config, on_trial
         self._wanted = goal(space, config)
         self._parameters = distributions(space, config)
-        exact = config.exits == "exact"
+        exact = config.exits != "sampled"
         self._outputs = _Outputs(evaluate, 0 if exact else _CACHE_BYTES)
         self._complete = Complete(space, exact)
         self._sizes = Sizes(config, isinstance(study.sampler, SeededSampler) and study.sampler.enumerates)

@@ -35,8 +35,10 @@ def settings_that_matter(config: SearchConfig) -> dict[str, Any]:
         kept["tr"] = config.tr
     if config.mode == "budget":
         kept["gbops"] = config.gbops
-    if config.exits == "exact":
+    if config.exits != "sampled":
         kept["thresholds"] = config.thresholds
+    if config.rule != "threshold":
+        kept["rule"] = config.rule
     return kept
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -10,7 +11,7 @@ from torch import nn
 from usdn_nas.errors import UserError
 from usdn_nas.files import atomic_path
 
-__all__ = ["Progress", "load_checkpoint", "save_checkpoint"]
+__all__ = ["Progress", "Watch", "load_checkpoint", "save_checkpoint"]
 
 
 class Progress:
@@ -24,8 +25,26 @@ class Progress:
         self.history: list[dict[str, float]] = []
 
 
+class Watch(Protocol):
+    """Follows a training."""
+
+    def after_step(self) -> None:
+        """Looks at the network after a step of the optimizer."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that it needs to go on."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on from a state."""
+
+
 def save_checkpoint(
-    path: Path, network: nn.Module, optimizer: torch.optim.Optimizer, at: Progress, fingerprint: str
+    path: Path,
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    at: Progress,
+    fingerprint: str,
+    watch: Watch | None = None,
 ) -> None:
     """Writes ``path``; ``fingerprint`` is that of the settings and inputs."""
     with atomic_path(path) as temporary:
@@ -36,15 +55,21 @@ def save_checkpoint(
                 "network": network.state_dict(),
                 "optimizer": optimizer.state_dict(),
                 "progress": vars(at),
+                "watch": None if watch is None else watch.state_dict(),
             },
             temporary,
         )
 
 
 def load_checkpoint(
-    path: Path, network: nn.Module, optimizer: torch.optim.Optimizer, at: Progress, fingerprint: str
+    path: Path,
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    at: Progress,
+    fingerprint: str,
+    watch: Watch | None = None,
 ) -> None:
-    """Puts ``network``, ``optimizer`` and ``at`` where they were.
+    """Puts ``network``, ``optimizer``, ``at`` and ``watch`` where they were.
 
     Raises:
         UserError: The file is truncated, foreign, or has another fingerprint.
@@ -57,6 +82,8 @@ def load_checkpoint(
         network.load_state_dict(state["network"])
         optimizer.load_state_dict(state["optimizer"])
         vars(at).update(state["progress"])
+        if watch is not None:
+            watch.load_state_dict(state["watch"])
     except UserError:
         raise
     except Exception:  # torch.load raises whatever the damage leads to, IndexError and OSError among others

@@ -23,13 +23,13 @@ from usdn_nas.files import write_text
 from usdn_nas.networks.weights import save_weights
 from usdn_nas.progress import Reporter
 from usdn_nas.quant.quantizers import LearnedStep
-from usdn_nas.training.checkpoint import Progress, load_checkpoint, save_checkpoint
+from usdn_nas.training.checkpoint import Progress, Watch, load_checkpoint, save_checkpoint
 from usdn_nas.training.curves import open_curves, step_sizes
 from usdn_nas.training.distributed import mean_step, rank, same_state
 from usdn_nas.training.losses import Step
 from usdn_nas.training.shares import Plan, shares
 
-__all__ = ["WEIGHTS", "fit", "learning_rate"]
+__all__ = ["HISTORY", "WEIGHTS", "fit", "learning_rate"]
 
 SECONDS_BETWEEN_CHECKPOINTS = 20.0
 STEPS_BETWEEN_POINTS = 10
@@ -80,6 +80,7 @@ def fit(
     set_epoch: Callable[[int], None] | None = None,
     evaluate: Callable[[], dict[str, float]] | None = None,
     finish: Callable[[], None] | None = None,
+    watch: Watch | None = None,
     reporter: Reporter | None = None,
     title: str = "training",
     tensorboard: bool = False,
@@ -100,6 +101,7 @@ def fit(
         evaluate: Called after every epoch, by rank 0; its figures go into the history.
         finish: Called at the end, by rank 0; killed in it, a training goes on from its last checkpoint, not from its
             start.
+        watch: Told of every step; the checkpoint holds its state.
         tensorboard: Write curves into ``folder``, as TensorBoard reads them.
 
     Raises:
@@ -119,7 +121,7 @@ def fit(
     if leads:
         folder.mkdir(parents=True, exist_ok=True)
     if checkpoint.exists():
-        load_checkpoint(checkpoint, network, optimizer, at, fingerprint)
+        load_checkpoint(checkpoint, network, optimizer, at, fingerprint, watch)
         reporter.say(f"{title}: goes on from step {at.step} of {steps}")
     same_state(network, at.step)
     saved = resumed = time.monotonic()
@@ -146,6 +148,8 @@ def fit(
             if settings.clip_norm is not None:
                 nn.utils.clip_grad_norm_(network.parameters(), settings.clip_norm)
             optimizer.step()
+            if watch is not None:
+                watch.after_step()
             at.step += 1
             at.loss_sum += loss
             at.loss_count += 1
@@ -161,7 +165,7 @@ def fit(
                 network.train()
             if leads and time.monotonic() - saved > SECONDS_BETWEEN_CHECKPOINTS:
                 curves.flush()
-                save_checkpoint(checkpoint, network, optimizer, at, fingerprint)
+                save_checkpoint(checkpoint, network, optimizer, at, fingerprint, watch)
                 saved = time.monotonic()
             task.advance(_note(at))
     if leads:

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from usdn_nas.networks.chain import State
 from usdn_nas.quant.supernet import Supernet
 
 __all__ = ["ExitWeights", "Step", "cross_entropy_step", "distillation_loss", "distillation_step", "sandwich_step"]
@@ -34,7 +35,7 @@ class ExitWeights(Sequence[float]):
     ) -> None:
         self.most = [weight] * (count - 1)
         self.tau = np.linspace(0.15, 0.9, count - 1) if ramp == "sdn" else None
-        self.epochs = epochs
+        self.epochs = max(epochs, 1)
         self.set_epoch(0)
 
     def set_epoch(self, epoch: int) -> None:
@@ -141,7 +142,7 @@ def sandwich_step(supernet: Supernet, weights: Sequence[float], random_paths: in
     The largest configuration learns from the labels; the smallest and ``random_paths`` random ones learn, exit by
     exit, half from the labels and half from the largest one's soft labels of the same step. Where there is but one
     configuration, it learns from the labels alone. The loss returned is that of the largest, NaN where any is not
-    finite.
+    finite. Segments that all configurations have in common run once.
     """
     space = supernet.space
     smallest = space.choice_bits([0] * len(space.groups))
@@ -149,7 +150,8 @@ def sandwich_step(supernet: Supernet, weights: Sequence[float], random_paths: in
 
     def step(images: Tensor, labels: Tensor, generator: np.random.Generator) -> float:
         supernet.set_bits(largest)
-        logits = supernet(images)
+        beginning = _Beginning(supernet, images)
+        logits = beginning.go_on()
         loss = cross_entropy(logits, labels, weights)
         loss.backward()
         soft = [z.detach() for z in logits]
@@ -157,9 +159,32 @@ def sandwich_step(supernet: Supernet, weights: Sequence[float], random_paths: in
         others = () if smallest == largest else (smallest, *(space.sample(generator) for _ in range(random_paths)))
         for bits in others:
             supernet.set_bits(bits)
-            path_loss = distillation_loss(supernet(images), soft, labels, weights=weights, temperature=1.0, alpha=0.5)
+            path_loss = distillation_loss(beginning.go_on(), soft, labels, weights=weights, temperature=1.0, alpha=0.5)
             path_loss.backward()
             finite = finite and math.isfinite(path_loss.item())
+        beginning.backward()
         return loss.item() if finite else math.nan
 
     return step
+
+
+class _Beginning:
+    """The segments that all configurations share, run once; the gradients that the paths leave at their end add up."""
+
+    def __init__(self, supernet: Supernet, images: Tensor) -> None:
+        self.chain, self.length = supernet.chain, supernet.shared_segments
+        self.end: State = (images,)
+        for index in range(self.length):
+            self.end = self.chain.run_segment(index, self.end)
+        self.starts = tuple(tensor.detach().requires_grad_(tensor.requires_grad) for tensor in self.end)
+
+    def go_on(self) -> tuple[Tensor, ...]:
+        """Logits of all exits at the bits set now."""
+        # Copies: a segment may change what it is given.
+        return self.chain.run_from(self.length, tuple(tensor.clone() for tensor in self.starts))
+
+    def backward(self) -> None:
+        """Adds the gradients of the shared segments."""
+        pairs = [(end, start.grad) for end, start in zip(self.end, self.starts, strict=True) if start.grad is not None]
+        if pairs:
+            torch.autograd.backward([end for end, _ in pairs], [gradient for _, gradient in pairs])

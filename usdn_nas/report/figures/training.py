@@ -139,6 +139,8 @@ class LadderData:
 
 def _ladder_data(ladder: Mapping[str, Any]) -> LadderData:
     rows = ladder["rows"]
+    if not rows:
+        raise MissingPartError("no bit-widths are common to all groups", where="supernet/ladder.json")
     exits = list(rows[0]["accuracy_exits"])
     return LadderData(
         tuple("/".join(map(str, row["bits"])) for row in rows),
@@ -172,5 +174,8 @@ def plot_ladder(run: Run, *, ax: Axes | None = None) -> Axes:
     """The supernet at uniform bit-widths, each exit without early exit, on the search split.
 
     The final exit's bars are the standard errors of the paired difference to the width before.
+
+    Raises:
+        MissingPartError: The supernet is not trained yet, or its groups have no bit-widths in common.
     """
     return draw_ladder(new_axes(5.2, 3.2)[0] if ax is None else ax, _ladder_data(run.ladder))

@@ -19,6 +19,8 @@ from usdn_nas.report.figures.exits import plot_exits
 from usdn_nas.report.figures.front import plot_front
 from usdn_nas.report.figures.history import plot_history
 from usdn_nas.report.figures.importance import plot_importance
+from usdn_nas.report.figures.protocols import plot_budgeted
+from usdn_nas.report.figures.quantizers import plot_quantizers
 from usdn_nas.report.figures.reliability import plot_reliability
 from usdn_nas.report.figures.sensitivity import plot_sensitivity
 from usdn_nas.report.figures.thresholds import plot_thresholds
@@ -38,10 +40,12 @@ FIGURES: dict[str, Callable[[Run], Axes | list[Axes]]] = {
     "reliability": plot_reliability,
     "thresholds": plot_thresholds,
     "curves": plot_curves,
+    "budgeted": plot_budgeted,
     "history": plot_history,
     "importance": plot_importance,
     "sensitivity": plot_sensitivity,
     "ladder": plot_ladder,
+    "quantizers": plot_quantizers,
     "training": plot_training,
 }
 """Name of the file -> what draws it."""

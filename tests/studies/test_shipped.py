@@ -1,0 +1,202 @@
+"""Every shipped study from pretraining to report, on a few images in the real formats on disk, a step each."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+import usdn_nas
+from tests.data.conftest import python2_names, python2_pickle
+from tests.pipeline.tiny import recorded
+from usdn_nas.config import find_toml, list_toml, load_study
+from usdn_nas.errors import UserError
+from usdn_nas.networks.build import build_network
+from usdn_nas.networks.foreign import read_tensors
+from usdn_nas.networks.msdnet_weights import official
+from usdn_nas.pipeline.context import open_run
+from usdn_nas.pipeline.stages import Pipeline
+from usdn_nas.space import load_space
+
+STUDIES = [
+    name
+    for name, path in sorted(list_toml("studies").items())
+    if load_study(path)[0].data.name in ("cifar10", "cifar100", "imagenet")
+]
+"""Those meant for GPUs; the others are small enough to be run as they are."""
+DRAWN = {"cifar10_resnet18_tr01", "cifar10_sdn_own_scheme", "imagenet_msdnet_own_scheme"}
+"""Those whose figures are drawn too, one of each kind."""
+TRAININGS = ("supernet.pretrain", "supernet.qat", "retrain.teacher", "retrain.train")
+CHECKPOINT = "msdnet-step=4-block=5.pth.tar"
+
+
+def write_cifar(root: Path) -> None:
+    """CIFAR-10 and CIFAR-100 as they are unpacked, with 4 images in a file, 100 in CIFAR-100's first."""
+    generator = np.random.default_rng(1)
+    ten = ([*(f"data_batch_{k}" for k in range(1, 6)), "test_batch"], 10, b"labels", "batches.meta", b"label_names")
+    hundred = (["train", "test"], 100, b"fine_labels", "meta", b"fine_label_names")
+    for folder, (names, classes, key, meta, of_names) in {
+        "cifar-10-batches-py": ten,
+        "cifar-100-python": hundred,
+    }.items():
+        (root / folder).mkdir(parents=True)
+        for name in names:
+            count = 100 if name == "train" else 4
+            data = generator.integers(0, 256, (count, 3072), dtype=np.uint8)
+            (root / folder / name).write_bytes(python2_pickle(data, [k % classes for k in range(count)], key))
+        (root / folder / meta).write_bytes(python2_names([f"class {k}" for k in range(classes)], of_names))
+
+
+def write_imagenet(root: Path) -> None:
+    """ILSVRC2012's layout: a folder for each of the 1,000 classes in train, JPEGs of 224 and 256 pixels."""
+    generator = np.random.default_rng(2)
+    for number in range(1000):
+        folder = root / "train" / f"n{number:08d}"
+        folder.mkdir(parents=True)
+        if number < 8:
+            pixels = np.kron(
+                generator.integers(0, 256, (7, 8, 3), dtype=np.uint8), np.ones((32, 32, 1), dtype=np.uint8)
+            )
+            Image.fromarray(pixels).save(root / f"{number}.jpg")
+        shutil.copy(root / f"{number % 8}.jpg", folder / f"{folder.name}_{number}.JPEG")
+        if number < 4:
+            (root / "val" / folder.name).mkdir(parents=True)
+            shutil.copy(root / f"{number}.jpg", root / "val" / folder.name / f"ILSVRC2012_val_{number:08d}.JPEG")
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("data")
+    write_cifar(root)
+    write_imagenet(root / "imagenet")
+    return root
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The file that kalviny/MSDNet-PyTorch publishes, of random weights."""
+    torch.manual_seed(0)
+    chain = build_network(load_space(find_toml("msdnet_imagenet", "search_spaces")))
+    for module in chain.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = 1.0  # statistics as of a trained network, so that activations do not overflow
+    with torch.no_grad():
+        chain.train()(torch.randn(2, 3, 224, 224))
+    segments = dict(zip(chain.segment_names, chain.segments, strict=True))
+    state = official(segments, dict(zip(chain.exit_names, chain.heads, strict=True))).state_dict()
+    path = tmp_path_factory.mktemp("weights") / CHECKPOINT
+    torch.save({"epoch": 89, "state_dict": {f"module.{key}": value for key, value in state.items()}}, path)
+    return path
+
+
+def limits(name: str, data: Path) -> list[str]:
+    """What makes a study short; all else is as it ships."""
+    search, train, batch = (2, 4, 2) if name.startswith("imagenet") else (4, 4, 4)
+    small = ("max_steps=1", "lr=0.001", f"batch_size={batch}")
+    trainings = [f"{table}.{limit}" for table in TRAININGS for limit in small]
+    # Where BatchNorms' statistics are a step old, activations grow from layer to layer until they overflow.
+    trainings.append("supernet.pretrain.max_steps=8")
+    settings = [*trainings, f"supernet.calibration_images={batch}", "search.configurations=2", "evaluate.sweep=3"]
+    splits = [f"data.root='{data}'", f"data.search={search}", f"data.train_limit={train}", "data.workers=0"]
+    return [*settings, *splits, f"batch_size={batch}", "threads=1", "search.backend='float'"]
+
+
+Finished = Callable[[str], tuple[Path, list[str]]]
+
+
+@pytest.fixture(scope="session")
+def finished(data: Path, checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    """Study -> the folder of its run, and the stages that ran for it.
+
+    Where two differ by nothing but what is exported, the second goes on from what the first left.
+    """
+
+    @cache
+    def run(name: str) -> tuple[Path, list[str]]:
+        folder = tmp_path_factory.mktemp("runs") / name
+        if name.endswith(("_tr02", "_tr03")):
+            shutil.copytree(run(f"{name[:-1]}1")[0], folder)
+        context = open_run(find_toml(name, "studies"), tuple(limits(name, data)), folder)
+        with recorded() as ran, pytest.MonkeyPatch.context() as patch:
+            patch.chdir(checkpoint.parent)
+            Pipeline(context).run(until="report" if name in DRAWN else "evaluate")
+        return folder, ran
+
+    return run
+
+
+def evaluation(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / "evaluation.json").read_text())
+    return found
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_runs_from_pretraining_to_its_end(name: str, finished: Finished) -> None:
+    folder, ran = finished(name)
+    before = {"pretrain", "supernet", "search"}
+    assert before.isdisjoint(ran) if name.endswith(("_tr02", "_tr03")) else before < set(ran)
+    found = evaluation(folder)
+    assert (found["n"], found["rule"]) == (4, "most-confident" if "_sdn" in name else "threshold")
+    if name in DRAWN:
+        assert ran[-1] == "report" and (folder / "report.html").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize("name", [name for name in STUDIES if "sdn" in name])
+def test_baselines_keep_their_exits_and_their_own_scheme_is_qat_alone(name: str, finished: Finished) -> None:
+    models = evaluation(finished(name)[0])["models"]
+    assert len(models["kd"]["exits"]) == (7 if "_sdn" in name else 5)
+    assert ("ce" in models) != name.endswith("_own_scheme")
+    if name.endswith("_own_scheme"):
+        accuracies = [[row["accuracy"] for row in models[model]["exits"]] for model in ("kd", "supernet")]
+        assert accuracies[0] == accuracies[1]
+
+
+@pytest.mark.parametrize("name", [name for name in STUDIES if name.endswith("_tr01")])
+def test_recipe_of_appendix_a(name: str) -> None:
+    for tr in (1, 2, 3):
+        study, space = load_study(find_toml(f"{name[:-1]}{tr}", "studies"))
+        assert study.search.tr == pytest.approx(tr / 10)
+        trainings = [study.supernet.pretrain, study.supernet.qat, study.retrain.teacher, study.retrain.train]
+        batch = 1024 if name.startswith("imagenet") else 64
+        recipe = [(t.epochs, t.lr, t.schedule, t.batch_size) for t in trainings]
+        assert recipe == [(300, 0.1, "cosine", batch)] * 4
+        assert [t.weight_decay for t in trainings] == [1e-4, 1e-4, 1e-4, 5e-4]
+        assert (study.retrain.temperature, study.retrain.alpha, study.retrain.alpha_weighs) == (2.0, 0.3, "kd")
+        assert space.bits.choices == ((2, 2), (3, 3), (4, 4), (5, 5)) and space.bits.granularity == "block"
+
+
+def test_published_weights_are_where_qat_starts_and_not_needed_after(
+    finished: Finished, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, _ = finished("imagenet_msdnet_own_scheme")
+    kept = read_tensors(folder / "pretrain/weights.safetensors")
+    given = read_tensors(checkpoint)
+    assert len(kept) == len(given) == 1127
+    assert torch.equal(kept["segments.0.conv0.weight"], given["blocks.0.0.layers.0.0.weight"])
+    assert torch.equal(kept["heads.4.linear.bias"], given["classifier.4.linear.bias"])
+    monkeypatch.chdir(tmp_path)
+    assert not Path(CHECKPOINT).exists() and not Pipeline(open_run(folder)).run(until="supernet")
+    (retrained,) = (folder / "retrain").glob("*/kd")
+    network = usdn_nas.load_model(retrained / "architecture.json", retrained / "weights.safetensors")
+    assert network.exit_names == ("block0.3", "block1.3", "block2.3", "block3.3", "final")
+
+
+@pytest.mark.parametrize("given", [None, b"", b"other"])
+def test_weights_that_are_not_there_or_wrong_are_one_line(given: bytes | None, data: Path, tmp_path: Path) -> None:
+    weights = tmp_path / CHECKPOINT
+    if given is not None:
+        weights.write_bytes(given)
+    settings = (*limits("cifar10_msdnet", data), f"supernet.weights={weights}")
+    context = open_run(find_toml("cifar10_msdnet", "studies"), settings, tmp_path / "run")
+    with pytest.raises(UserError, match=str(weights)) as caught:
+        Pipeline(context).run(until="pretrain")
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,40 @@
+"""``supernet/diagnostics.json``: what the supernet's quantizers did in training, and what went wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from usdn_nas.files import write_json
+from usdn_nas.pipeline.context import Context
+from usdn_nas.quant.diagnostics import QuantizerWatch
+
+__all__ = ["warn", "write_diagnostics"]
+
+SCHEMA = "usdn-nas/diagnostics/1"
+_NAMED = 3
+"""Most quantizers that a warning names."""
+
+
+def write_diagnostics(context: Context, watch: QuantizerWatch, path: Path) -> None:
+    """Writes the records so far; after at least one epoch."""
+    collapsed = [f"{record['layer']}: {record['tensor']} at {record['bits']} bits" for record in watch.collapsed()]
+    found = {"quantizers": watch.quantizers, "collapsed": collapsed, "stale": watch.stale()}
+    write_json(path, {"schema": SCHEMA, **found, "provenance": context.provenance()})
+
+
+def warn(context: Context, watch: QuantizerWatch) -> None:
+    """Says what is wrong with a supernet at the end of its training."""
+    collapsed, stale = watch.collapsed(), watch.stale()
+    if collapsed:
+        named = ", ".join(f"{r['layer']} ({r['tensor']}, {r['bits']} bits)" for r in collapsed[:_NAMED])
+        context.reporter.say(
+            f"supernet: {len(collapsed)} of {len(watch.quantizers)} step sizes fell below a hundredth of their start: "
+            f"{named}{', ...' if len(collapsed) > _NAMED else ''} (supernet/diagnostics.json); a lower "
+            "supernet.qat.step_lr may help"
+        )
+    if stale:
+        context.reporter.say(
+            f"supernet: {len(stale)} BatchNorm statistics were never updated: {', '.join(stale[:_NAMED])}"
+            f"{', ...' if len(stale) > _NAMED else ''} (supernet/diagnostics.json); train longer, or with more "
+            "supernet.random_paths"
+        )

@@ -1,0 +1,153 @@
+"""What a supernet's quantizers do in training: step sizes over time, oscillating weights, and what went wrong."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from usdn_nas.quant.quantizers import LearnedStep
+from usdn_nas.quant.supernet import Supernet
+
+__all__ = ["INPUTS", "WEIGHTS", "QuantizerWatch"]
+
+WEIGHTS, INPUTS = "weights", "inputs"
+SAMPLE = 1024
+"""Most weights of a layer that are watched, evenly spaced."""
+MOMENTUM, OSCILLATES = 0.01, 0.005
+"""Of the frequency, and above which a weight counts as oscillating: as Nagel et al. (2022) have them."""
+COLLAPSED = 0.01
+"""A step has collapsed below this share of its start."""
+
+
+class _Oscillations:
+    """How often the codes of weights go back and forth at one width.
+
+    A code that changes, and in the other direction than when it last changed, oscillates: o = 1. Its frequency is
+    f <- m o + (1 - m) f with m = .01 (Nagel et al., 2022, Eq. 6).
+
+    Args:
+        steps: The quantizers of L layers at this width.
+        counts: (L,) weights watched of each layer.
+    """
+
+    def __init__(self, steps: list[LearnedStep], counts: list[int]) -> None:
+        device = steps[0].step.device
+        self.steps, self.counts = steps, counts
+        self._counts = torch.tensor(counts, device=device)
+        self.codes: Tensor | None = None
+        self.direction = torch.zeros(sum(counts), dtype=torch.int8, device=device)
+        self.frequency = torch.zeros(sum(counts), device=device)
+
+    def observe(self, weights: Tensor) -> None:
+        """Looks at the weights, those of all layers one after the other."""
+        sizes = torch.stack([step.step for step in self.steps]).abs().repeat_interleave(self._counts)
+        codes = (weights / sizes).round_().clamp_(self.steps[0].low, self.steps[0].high).to(torch.int16)
+        if self.codes is not None:
+            change = (codes - self.codes).sign_().to(torch.int8)
+            turned = (change * self.direction < 0).to(self.frequency.dtype)
+            self.frequency.lerp_(turned, MOMENTUM)
+            self.direction = torch.where(change != 0, change, self.direction)
+        self.codes = codes
+
+    def shares(self) -> list[float]:
+        """Of the weights of each layer, how many oscillate."""
+        return [float((part > OSCILLATES).float().mean()) for part in self.frequency.split(self.counts)]
+
+    def state_dict(self) -> dict[str, Tensor | None]:
+        return {"codes": self.codes, "direction": self.direction, "frequency": self.frequency}
+
+    def load_state_dict(self, state: dict[str, Tensor | None]) -> None:
+        device = self.frequency.device
+        vars(self).update({name: None if value is None else value.to(device) for name, value in state.items()})
+
+
+class QuantizerWatch:
+    """Follows the quantizers of a supernet in training.
+
+    Args:
+        supernet: Before its first step: its step sizes are the start that later ones are compared with.
+
+    Attributes:
+        quantizers: Records of R quantizers: ``layer``, ``tensor`` (``"weights"``, or ``"inputs"`` with the first layer
+            that reads them), ``bits``, ``start``, and for each epoch so far ``step`` and, of weights, ``oscillating``,
+            the share of them whose frequency is above .005.
+    """
+
+    def __init__(self, supernet: Supernet) -> None:
+        self.quantizers: list[dict[str, Any]] = []
+        self._steps: list[LearnedStep] = []
+        self._samples: list[tuple[Tensor, Tensor]] = []
+        self._members: dict[int, list[int]] = {}
+        for number, (name, layer) in enumerate(supernet.layers.items()):
+            weight = layer.layer.weight
+            stride = -(-weight.numel() // SAMPLE)
+            self._samples.append((weight, torch.arange(0, weight.numel(), stride, device=weight.device)))
+            for step in layer.weight_quantizer.widths():
+                self._members.setdefault(step.width, []).append(number)
+                self._add(name, WEIGHTS, step)
+            for step in layer.input_quantizer.widths():
+                if not any(step is known for known in self._steps):  # another layer may read the same
+                    self._add(name, INPUTS, step)
+        self._norms = _trained_norms(supernet)
+        self._updates = {name: int(norm.num_batches_tracked) for name, norm in self._norms.items()}  # type: ignore[arg-type]
+        layers = list(supernet.layers.values())
+        self._oscillations = {
+            width: _Oscillations(
+                [layers[number].weight_quantizer.at(width) for number in members],  # type: ignore[misc]
+                [len(self._samples[number][1]) for number in members],
+            )
+            for width, members in self._members.items()
+        }
+
+    def _add(self, layer: str, tensor: str, step: LearnedStep) -> None:
+        start = float(step.step.detach().abs())
+        record = {"layer": layer, "tensor": tensor, "bits": step.width, "start": start, "step": []}
+        self.quantizers.append(record | ({"oscillating": []} if tensor == WEIGHTS else {}))
+        self._steps.append(step)
+
+    @torch.no_grad()
+    def after_step(self) -> None:
+        """Looks at the weights after a step of the optimizer."""
+        sampled = [weight.reshape(-1)[index] for weight, index in self._samples]
+        for width, members in self._members.items():
+            self._oscillations[width].observe(torch.cat([sampled[number] for number in members]))
+
+    def end_epoch(self) -> None:
+        """Adds an epoch to the records."""
+        shares = {width: iter(found.shares()) for width, found in self._oscillations.items()}
+        for record, step in zip(self.quantizers, self._steps, strict=True):
+            record["step"].append(float(step.step.detach().abs()))
+            if record["tensor"] == WEIGHTS:
+                record["oscillating"].append(next(shares[record["bits"]]))
+
+    def collapsed(self) -> list[dict[str, Any]]:
+        """Records whose last step is below a hundredth of its start."""
+        return [record for record in self.quantizers if record["step"][-1] < COLLAPSED * record["start"]]
+
+    def stale(self) -> list[str]:
+        """BatchNorms, as ``"<layer>: w2a2"``, whose statistics no step has updated though their bits can be chosen."""
+        return [name for name, norm in self._norms.items() if int(norm.num_batches_tracked) == self._updates[name]]  # type: ignore[arg-type]
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that it needs to go on."""
+        oscillations = {width: found.state_dict() for width, found in self._oscillations.items()}
+        return {"quantizers": self.quantizers, "oscillations": oscillations}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on from a state of the same supernet."""
+        self.quantizers = state["quantizers"]
+        for width, found in self._oscillations.items():
+            found.load_state_dict(state["oscillations"][width])
+
+
+def _trained_norms(supernet: Supernet) -> dict[str, nn.BatchNorm2d]:
+    """The copies of BatchNorms, with running statistics, for the bits that their layers can take."""
+    space = supernet.space
+    choices = {group.name: group.choices for group in space.groups}
+    found: dict[str, nn.BatchNorm2d] = {}
+    for norm, owner in supernet.norm_owners().items():
+        pairs = choices[space.group_of[owner]] if owner in space.group_of else (space.fixed[owner],)
+        found |= {f"{owner}: {norm.key(pair)}": norm.at(pair) for pair in pairs}
+    return {name: norm for name, norm in found.items() if norm.num_batches_tracked is not None}
