@@ -42,7 +42,7 @@ def blocks(page: Path, language: str) -> list[str]:
 
 def lines(page: Path) -> list[list[str]]:
     """The words of every line in a shell block, without its comment; of ``a && b`` both."""
-    found = [line for block in blocks(page, "sh") for line in block.splitlines()]
+    found = [line for block in blocks(page, "sh") for line in block.replace("\\\n", " ").splitlines()]
     return [words for line in found for part in line.split("&&") if (words := shlex.split(part, comments=True))]
 
 

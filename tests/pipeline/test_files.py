@@ -86,7 +86,8 @@ def test_schemas_and_provenance(tiny: Path, retrained: Path) -> None:
     kinds["diagnostics.json"] = "diagnostics"
     for path in tiny.rglob("*.json"):
         found = document(path)
-        assert found["schema"] == f"usdn-nas/{kinds[path.name]}/1"
+        version = 2 if path.name == "evaluation.json" else 1
+        assert found["schema"] == f"usdn-nas/{kinds[path.name]}/{version}"
         if path.name not in ("chain.json", "stages.json"):
             assert found["provenance"]["seed"] == 3
             assert {"device", "threads", "python", "platform"} <= set(found["provenance"])

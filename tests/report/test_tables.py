@@ -172,7 +172,10 @@ def test_mean_bits(resnet18: Run) -> None:
     frame = mean_bits_table(resnet18.evaluation)
     rows = bits_table(resnet18.space, resnet18.winner)
     weighted = [np.average(rows[f"{kind}_bits"], weights=rows["macs"]) for kind in ("weight", "activation")]
-    assert frame.loc[1, "mac_weighted_bits"] == "/".join(f"{value:.2f}" for value in weighted)
+    assert weighted[0] == weighted[1] and frame.loc[1, "mac_weighted_bits"] == f"{weighted[0]:.2f}"
+    widths = {"weight": 2, "activation": 3.5}
+    apart = {"bits": {"all": {f"{k}_{of}_bits": w for k in ("mean", "mac_weighted") for of, w in widths.items()}}}
+    assert mean_bits_table(apart).loc[0].tolist() == ["all", "2.00/3.50", "2.00/3.50"]
 
 
 def test_table2_needs_something_to_compare() -> None:
