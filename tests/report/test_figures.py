@@ -40,7 +40,7 @@ from usdn_nas.report import (
     write_report,
 )
 from usdn_nas.report.figures._places import text_inches
-from usdn_nas.report.figures._style import bops_unit
+from usdn_nas.report.figures._style import MODEL_STYLES, bops_unit
 from usdn_nas.report.figures.bars import _flag_rows
 from usdn_nas.report.figures.exits import _exits_data
 from usdn_nas.report.figures.front import accuracy_floor, front_data
@@ -332,8 +332,7 @@ def test_plots_draw_on_given_axes(short_run: Run) -> None:
 def test_budgeted_batches_and_anytime_are_drawn_for_each_model(short_run: Run) -> None:
     lines = {str(line.get_label()): line for line in plot_budgeted(short_run).get_lines()}
     for name in ("kd", "ce"):
-        (curve,) = [line for label, line in lines.items() if label.startswith(f"{name.upper()}, budgeted")]
-        (marks,) = [line for label, line in lines.items() if label.startswith(f"{name.upper()}, anytime")]
+        curve, marks = (lines[f"{MODEL_STYLES[name]['label']}, {kind}"] for kind in ("budgeted batch", "anytime"))
         content = short_run.evaluation["models"][name]
         assert sorted(curve.get_ydata()) == pytest.approx(sorted(100 * row["accuracy"] for row in content["budgeted"]))
         assert list(marks.get_ydata()) == pytest.approx([100 * row["accuracy"] for row in content["exits"]])
