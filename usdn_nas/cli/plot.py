@@ -19,7 +19,10 @@ if TYPE_CHECKING:
 
 __all__ = ["plot"]
 
-_FIGURES = "bits, front, exits, reliability, thresholds, curves, sensitivity, importance, history, ladder, training"
+_FIGURES = (
+    "bits, front, exits, reliability, thresholds, curves, budgeted, sensitivity, importance, history, ladder, "
+    "quantizers, training"
+)
 
 
 class ShareName(StrEnum):
