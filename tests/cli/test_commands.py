@@ -230,16 +230,19 @@ def test_list(command: Command, tmp_path: Path) -> None:
 
 def test_init(command: Command, tmp_path: Path) -> None:
     result = command("init", "digits", "--as", "mine")
-    study, space = tmp_path / "studies/mine.toml", tmp_path / "search_spaces/resnet_digits.toml"
-    assert result.stdout.split() == ["studies/mine.toml", "search_spaces/resnet_digits.toml"]
-    shipped = resources.files("usdn_nas.studies") / "digits.toml"
-    assert tomllib.loads(study.read_text()) == tomllib.loads(shipped.read_text(encoding="utf-8"))
-    # The copies are what runs.
+    study, space = tmp_path / "studies/mine.toml", tmp_path / "search_spaces/mine.toml"
+    assert result.stdout.split() == ["studies/mine.toml", "search_spaces/mine.toml"]
+    for copy, shipped, name in ((study, "studies", "digits"), (space, "search_spaces", "resnet_digits")):
+        there = (resources.files(f"usdn_nas.{shipped}") / f"{name}.toml").read_text(encoding="utf-8")
+        assert tomllib.loads(copy.read_text()) == tomllib.loads(there) | ({"space": "mine"} if copy is study else {})
+        assert copy.read_text().splitlines()[0] == there.splitlines()[0], "comments are kept"
+    # The copies are what runs, and nothing else does.
     study.write_text(study.read_text().replace("seed = 0", "seed = 77"))
     space.write_text(space.read_text().replace("depth = 14", "depth = 8"))
     settings, _ = json.JSONDecoder().raw_decode(command("run", "mine", "--dry-run").stdout)
     assert settings["seed"] == 77 and settings["folder"] == "runs/mine"
     assert "64 of 64 bit configurations" in command("run", "mine", "--dry-run").stdout
+    assert "128 of 4,096 bit configurations" in command("run", "digits", "--dry-run").stdout
     # Nothing is overwritten, and no file is its own copy.
     for arguments, finding in {
         ("digits", "--as", "mine"): "studies/mine.toml: is there already; --force replaces it",
@@ -250,13 +253,21 @@ def test_init(command: Command, tmp_path: Path) -> None:
         result = command("init", *arguments)
         assert result.exit_code == 2 and result.stdout == "" and result.stderr.count("\n") == 1
         assert finding in result.stderr and snapshot(tmp_path) == before
-    # A space of the same name in ./search_spaces is the one that the study would use: it stays.
     assert command("init", "digits", "--as", "mine", "--force").exit_code == 0
-    assert "seed = 0" in study.read_text() and "depth = 8" in space.read_text()
-    # That of a study elsewhere is another one.
+    assert "seed = 0" in study.read_text() and "depth = 14" in space.read_text()
+
+
+def test_init_under_its_own_name(command: Command, tmp_path: Path) -> None:
+    assert command("init", "digits").stdout.split() == ["studies/digits.toml", "search_spaces/resnet_digits.toml"]
+    study, space = tmp_path / "studies/digits.toml", tmp_path / "search_spaces/resnet_digits.toml"
+    space.write_text(space.read_text().replace("depth = 14", "depth = 8"))
+    # A space of that name in ./search_spaces is the one that the study would use: it stays.
+    study.rename(tmp_path / "elsewhere.toml")
+    assert command("init", "elsewhere.toml").exit_code == 0 and "depth = 8" in space.read_text()
+    # That beside a study elsewhere is another one.
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
-    (elsewhere / "yours.toml").write_text(study.read_text())
+    (elsewhere / "yours.toml").write_text((tmp_path / "elsewhere.toml").read_text())
     (elsewhere / "resnet_digits.toml").write_text(space.read_text().replace("width = 8", "width = 6"))
     result = command("init", "elsewhere/yours.toml")
     assert result.exit_code == 2 and "search_spaces/resnet_digits.toml: is there already" in result.stderr

@@ -78,7 +78,8 @@ def test_completion(line: str, expected: list[str]) -> None:
     assert sorted(result.stdout.split()) == expected
 
 
-def test_completion_can_be_installed() -> None:
+def test_completion_can_be_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION", "1")  # CI has no shell to be detected
     script = CliRunner().invoke(app, ["--show-completion", "bash"], prog_name="usdn-nas").stdout
     assert "_USDN_NAS_COMPLETE=complete_bash" in script
     assert "--install-completion" in CliRunner().invoke(app, ["--help"]).stdout

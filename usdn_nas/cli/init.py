@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -17,7 +18,7 @@ def init(
     study: Annotated[
         str, typer.Argument(metavar="STUDY", help="A study's name or file.", autocompletion=complete_studies)
     ],
-    name: Annotated[str | None, typer.Option("--as", metavar="NAME", help="Name of the copy.")] = None,
+    name: Annotated[str | None, typer.Option("--as", metavar="NAME", help="Name of both copies.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replaces files that are there.")] = False,
 ) -> None:
     """Copies a study into ./studies and its search space into ./search_spaces, to edit.
@@ -33,14 +34,18 @@ def init(
     source = find_toml(study, "studies")
     settings, _ = load_study(source)
     space = find_toml(settings.space, "search_spaces", beside=source.parent)
-    copies = {Path("studies") / f"{name or source.stem}.toml": source, Path("search_spaces") / space.name: space}
-    study_copy = next(iter(copies))
+    study_copy = Path("studies") / f"{name or source.stem}.toml"
+    space_copy = Path("search_spaces") / f"{name or space.stem}.toml"
     if study_copy.resolve() == source.resolve():
         raise UserError("is the study itself", where=study_copy, remedy="--as NAME names the copy")
-    for target, origin in copies.items():
+    for target, origin in ((study_copy, source), (space_copy, space)):
         if target.exists() and not force and target.resolve() != origin.resolve():
             raise UserError("is there already", where=target, remedy="--force replaces it, --as NAME names the copy")
-    for target, origin in copies.items():
-        if target.resolve() != origin.resolve():
-            write_text(target, origin.read_text(encoding="utf-8"))
+    text = source.read_text(encoding="utf-8")
+    if name is not None:  # what is edited belongs to the copy alone
+        text = re.sub(r"^space\s*=.*$", f'space = "{name}"', text, count=1, flags=re.MULTILINE)
+    write_text(study_copy, text)
+    if space_copy.resolve() != space.resolve():
+        write_text(space_copy, space.read_text(encoding="utf-8"))
+    for target in (study_copy, space_copy):
         stdout().print(target, highlight=False, soft_wrap=True)
