@@ -60,7 +60,8 @@ def test_nothing_to_do(tiny_copy: Path) -> None:
         ("retrain.compare_ce=false", END),
         ("retrain.teacher.lr=0.04", [*RETRAIN, *END]),
         ("supernet.random_paths=0", ALL[1:]),
-        ("supernet.refresh_images=0", ALL[1:]),
+        ("supernet.smallest=false", ALL[1:]),
+        ("supernet.refresh_images=64", ALL[1:]),
         ("seed=4", ALL),
     ],
 )
