@@ -76,8 +76,9 @@ def test_a_setting_runs_again_what_depends_on_it(setting: str, expected: list[st
     assert run(tiny_copy) == []  # the run folder keeps the setting
 
 
-def test_other_statistics_are_another_supernet(tiny_copy: Path) -> None:
-    ran = run(tiny_copy, "supernet.refresh_images=0")
+@pytest.mark.parametrize("setting", ["supernet.smallest=false", "supernet.refresh_images=64"])
+def test_another_recipe_is_another_supernet(setting: str, tiny_copy: Path) -> None:
+    ran = run(tiny_copy, setting)
     assert ran[:3] == ALL[1:4] == ["supernet", "search", "export"]
     assert ran[3:] in ([*RETRAIN, *END], END)  # the same network may win
 
