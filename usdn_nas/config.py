@@ -48,6 +48,19 @@ class _Strict(BaseModel):
     later: ClassVar[frozenset[str]] = frozenset()
     """Settings that came later: at their defaults they are not written, so that what was finished before stays so."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _rest_of_a_table(cls, given: Any) -> Any:
+        """What a table leaves out is as in the default that stands in its place."""
+        if not isinstance(given, dict):
+            return given
+        defaults = {
+            name: field.default.model_dump(exclude_unset=True)
+            for name, field in cls.model_fields.items()
+            if isinstance(field.default, BaseModel) and isinstance(given.get(name), dict)
+        }
+        return given | {name: default | given[name] for name, default in defaults.items()}
+
     @model_serializer(mode="wrap")
     def _without_later_defaults(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         written: dict[str, Any] = handler(self)
