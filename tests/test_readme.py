@@ -20,7 +20,6 @@ from typing import Any
 
 import optuna_dashboard
 import pytest
-import torch.distributed.run
 import typer
 from typer.testing import CliRunner
 
@@ -58,7 +57,8 @@ def options(command: str) -> set[str]:
 
 
 SHELL = [(page, words) for page in PAGES for words in lines(page)]
-OURS = [["digits" if word == "STUDY" else word for word in words[1:]] for _, words in SHELL if words[0] == "usdn-nas"]
+TORCHRUN = [words for _, words in SHELL if words[0] == "torchrun"]
+OURS = [words[1:] for _, words in SHELL if words[0] == "usdn-nas"]
 DASHBOARD = [words for _, words in SHELL if words[0] == "optuna-dashboard"]
 EXTENDING = ROOT / "docs" / "extending.md"
 
@@ -88,23 +88,26 @@ def test_a_wrong_line_is_found() -> None:
 
 
 def test_no_other_lines() -> None:
-    """Each kind of line has a test: ours, make's targets and optuna-dashboard run, the others have their place."""
-    assert {words[0] for _, words in SHELL} == {"usdn-nas", "make", "optuna-dashboard", "torchrun", ".", "xdg-open"}
+    """Each kind of line has a test: ours, torchrun's, make's targets, optuna-dashboard; the others have their place."""
+    assert {words[0] for _, words in SHELL} == {"usdn-nas", "torchrun", "make", "optuna-dashboard", ".", "xdg-open"}
     places = {words[1] for _, words in SHELL if words[0] in (".", "xdg-open")}
     assert places == {".venv/bin/activate", "runs/digits/report.html"}
-
-
-@pytest.mark.parametrize("words", [words for _, words in SHELL if words[0] == "torchrun"], ids=" ".join)
-def test_lines_of_torchrun_parse(words: list[str]) -> None:
-    """By torchrun's own parser; what it starts in many processes is tested in tests/pipeline/test_ranks.py."""
-    given = torch.distributed.run.get_args_parser().parse_args(words[1:])
-    assert given.module and given.training_script == "usdn_nas"
-    parse(given.training_script_args)
 
 
 @pytest.mark.parametrize("words", OURS, ids=" ".join)
 def test_lines_parse(words: list[str]) -> None:
     parse(words)
+
+
+def test_lines_of_torchrun_parse() -> None:
+    from torch.distributed.run import parse_args
+
+    assert TORCHRUN
+    for words in TORCHRUN:
+        options = parse_args(words[1:])
+        assert options.module and options.training_script == "usdn_nas"
+        parse(options.training_script_args)
+        load_study(find_toml(options.training_script_args[1], "studies"))
 
 
 def test_lines_run_one_after_the_other(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -168,7 +171,7 @@ def test_commands_and_options_in_the_text_exist(page: Path) -> None:
         elif span.startswith("--"):
             assert span.split()[0] in everything, span
         if " --set " in f" {span}" and "=" in span and "KEY=" not in span:
-            override = re.sub(r"=[A-Z]$", "=1", span.split("--set ", 1)[1].split()[0])  # a number of one's own
+            override = span.split("--set ", 1)[1].split()[0]
             load_study(find_toml("digits", "studies"), [override])
     for row in re.findall(r"^\| `usdn-nas (\w+)[^\n]*$", text, re.MULTILINE):
         line = next(line for line in text.splitlines() if line.startswith(f"| `usdn-nas {row}"))
