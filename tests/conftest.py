@@ -1,6 +1,7 @@
 """Settings of all tests, and the finished run that some of them look at."""
 
 import shutil
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +16,9 @@ settings.register_profile("usdn", derandomize=True, deadline=None)
 settings.load_profile("usdn")
 
 torch.set_num_threads(1)
+
+# A shell starts what runs in the background with Ctrl-C ignored, and so it would stay for processes that tests start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -57,6 +57,7 @@ def options(command: str) -> set[str]:
 
 
 SHELL = [(page, words) for page in PAGES for words in lines(page)]
+TORCHRUN = [words for _, words in SHELL if words[0] == "torchrun"]
 OURS = [words[1:] for _, words in SHELL if words[0] == "usdn-nas"]
 DASHBOARD = [words for _, words in SHELL if words[0] == "optuna-dashboard"]
 EXTENDING = ROOT / "docs" / "extending.md"
@@ -87,8 +88,8 @@ def test_a_wrong_line_is_found() -> None:
 
 
 def test_no_other_lines() -> None:
-    """Each kind of line has a test: ours, make's targets and optuna-dashboard run, the others have their place."""
-    assert {words[0] for _, words in SHELL} == {"usdn-nas", "make", "optuna-dashboard", ".", "xdg-open"}
+    """Each kind of line has a test: ours, torchrun's, make's targets, optuna-dashboard; the others have their place."""
+    assert {words[0] for _, words in SHELL} == {"usdn-nas", "torchrun", "make", "optuna-dashboard", ".", "xdg-open"}
     places = {words[1] for _, words in SHELL if words[0] in (".", "xdg-open")}
     assert places == {".venv/bin/activate", "runs/digits/report.html"}
 
@@ -96,6 +97,17 @@ def test_no_other_lines() -> None:
 @pytest.mark.parametrize("words", OURS, ids=" ".join)
 def test_lines_parse(words: list[str]) -> None:
     parse(words)
+
+
+def test_lines_of_torchrun_parse() -> None:
+    from torch.distributed.run import parse_args
+
+    assert TORCHRUN
+    for words in TORCHRUN:
+        options = parse_args(words[1:])
+        assert options.module and options.training_script == "usdn_nas"
+        parse(options.training_script_args)
+        load_study(find_toml(options.training_script_args[1], "studies"))
 
 
 def test_lines_run_one_after_the_other(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -48,6 +48,19 @@ class _Strict(BaseModel):
     later: ClassVar[frozenset[str]] = frozenset()
     """Settings that came later: at their defaults they are not written, so that what was finished before stays so."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _rest_of_a_table(cls, given: Any) -> Any:
+        """What a table leaves out is as in the default that stands in its place."""
+        if not isinstance(given, dict):
+            return given
+        defaults = {
+            name: field.default.model_dump(exclude_unset=True)
+            for name, field in cls.model_fields.items()
+            if isinstance(field.default, BaseModel) and isinstance(given.get(name), dict)
+        }
+        return given | {name: default | given[name] for name, default in defaults.items()}
+
     @model_serializer(mode="wrap")
     def _without_later_defaults(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         written: dict[str, Any] = handler(self)
@@ -124,8 +137,9 @@ class SupernetConfig(_Strict):
 
     ``weights``: a file of pretrained weights that pre-training starts from, as ``network.weights`` of a search space
     takes them (of an MSDNet: a checkpoint of kalviny/MSDNet-PyTorch); it is not needed once that is done.
-    ``random_paths``: configurations drawn each step beside the largest and the smallest; of a space with one
-    configuration that one is trained, without distillation.
+    ``random_paths``: configurations drawn each step beside the largest and, unless ``smallest`` is false, the smallest;
+    of a space with one configuration that one is trained, without distillation. Without the smallest the order of
+    configurations is truer, and the smallest itself less accurate (docs/supernet.md).
     ``exit_weight``: weight of an internal classifier's loss; the final exit has 1. ``exit_loss = "sdn"`` multiplies it
     by SDN's ramp: that of the i-th of K internal classifiers rises with the epochs, min(m, .01 + epoch m / epochs),
     from 1 on, to m evenly spaced from .15 to .9.
@@ -133,16 +147,17 @@ class SupernetConfig(_Strict):
     images BatchNorm statistics are taken over anew at the end; 0: those of the last steps stay.
     """
 
-    later = frozenset({"exit_loss", "weights"})
+    later = frozenset({"exit_loss", "refresh_images", "smallest", "weights"})
 
     weights: str | None = None
     pretrain: TrainConfig = TrainConfig(epochs=20)
     qat: TrainConfig = TrainConfig(epochs=20, lr=0.02)
     random_paths: int = Field(default=2, ge=0)
+    smallest: bool = True
     exit_weight: float = Field(default=1.0, ge=0)
     exit_loss: Literal["constant", "sdn"] = "constant"
     calibration_images: int = Field(default=512, ge=1)
-    refresh_images: int = Field(default=8192, ge=0)
+    refresh_images: int = Field(default=0, ge=0)
 
 
 class SearchConfig(_Strict):

@@ -60,7 +60,6 @@ def test_nothing_to_do(tiny_copy: Path) -> None:
         ("retrain.compare_ce=false", END),
         ("retrain.teacher.lr=0.04", [*RETRAIN, *END]),
         ("supernet.random_paths=0", ALL[1:]),
-        ("supernet.refresh_images=0", ALL[1:]),
         ("seed=4", ALL),
     ],
 )
@@ -75,6 +74,13 @@ def test_a_setting_runs_again_what_depends_on_it(setting: str, expected: list[st
                 before[name] for name in before if name.startswith(prefix)
             ]
     assert run(tiny_copy) == []  # the run folder keeps the setting
+
+
+@pytest.mark.parametrize("setting", ["supernet.smallest=false", "supernet.refresh_images=64"])
+def test_another_recipe_is_another_supernet(setting: str, tiny_copy: Path) -> None:
+    ran = run(tiny_copy, setting)
+    assert ran[:3] == ALL[1:4] == ["supernet", "search", "export"]
+    assert ran[3:] in ([*RETRAIN, *END], END)  # the same network may win
 
 
 def test_settings_that_no_result_depends_on(tiny_copy: Path) -> None:

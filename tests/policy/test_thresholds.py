@@ -44,10 +44,12 @@ def test_exact_fit_equals_enumeration(rule: Rule, seed: int, exits: int) -> None
         cheapest = min(b for a, b in truth if a == best_accuracy)
         assert (got.accuracy, got.average_bops) == (best_accuracy, cheapest)
     for accuracy in sorted({a for a, _ in truth})[::3]:
-        got = apply(outputs, costs, fit_thresholds(outputs, costs, accuracy=accuracy).thresholds)
+        fitted = fit_thresholds(outputs, costs, accuracy=accuracy, rule=rule)
+        got = apply(outputs, costs, fitted.thresholds, rule)
         assert got.accuracy >= accuracy
         assert got.average_bops == min(b for a, b in truth if a >= accuracy)
-    unreachable = apply(outputs, costs, fit_thresholds(outputs, costs, accuracy=1.01).thresholds)
+    fitted = fit_thresholds(outputs, costs, accuracy=1.01, rule=rule)
+    unreachable = apply(outputs, costs, fitted.thresholds, rule)
     assert unreachable.accuracy == max(a for a, _ in truth)
 
 

@@ -151,11 +151,12 @@ def supernet() -> Supernet:
     return nets.supernet(nets.spec(nets.RESNET8, nets.APART, {"head": "conv", "head_bits": "search"})).train()
 
 
-def test_sandwich_gradients_are_the_sum_of_separate_ones(supernet: Supernet) -> None:
+@pytest.mark.parametrize("smallest", [True, False])
+def test_sandwich_gradients_are_the_sum_of_separate_ones(supernet: Supernet, smallest: bool) -> None:
     space, weights = supernet.space, [0.5, 0.5, 1.0]
     images, labels = nets.images_for(space, 6), torch.tensor([0, 1, 2, 3, 4, 0])
     mine = copy.deepcopy(supernet)
-    loss = sandwich_step(mine, weights, 2)(images, labels, np.random.default_rng(5))
+    loss = sandwich_step(mine, weights, 2, smallest=smallest)(images, labels, np.random.default_rng(5))
 
     def one_path(bits: dict, soft: list[Tensor] | None) -> tuple[dict[str, Tensor], list[Tensor], float]:
         alone = copy.deepcopy(supernet)
@@ -176,7 +177,8 @@ def test_sandwich_gradients_are_the_sum_of_separate_ones(supernet: Supernet) -> 
 
     expected, soft, of_largest = one_path({group.name: (5, 4) for group in space.groups}, None)
     generator = np.random.default_rng(5)
-    paths = [{group.name: (2, 2) for group in space.groups}, space.sample(generator), space.sample(generator)]
+    paths = [space.sample(generator), space.sample(generator)]
+    paths += [{group.name: (2, 2) for group in space.groups}] * smallest
     for bits in paths:
         more, _, _ = one_path(bits, soft)
         expected = {name: value + more[name] for name, value in expected.items()}

@@ -91,7 +91,7 @@ def _show_plan(context: Context) -> None:
         limit = f", at most {settings.max_steps} steps" if settings.max_steps else ""
         return f"{settings.epochs} epochs, batches of {settings.batch_size}{limit}{more}"
 
-    paths = f", {2 + study.supernet.random_paths} configurations a step"
+    paths = f", {1 + study.supernet.smallest + study.supernet.random_paths} configurations a step"
     sampler, trials = planned(space, study.search)
     trials_of = "of" if study.search.exits != "sampled" else "trials over"
     exits = len(space.candidates)

@@ -155,7 +155,7 @@ def train_supernet(context: Context, fingerprint: str) -> None:
         _write_ladder(context, evaluator, folder / "ladder.json")
 
     weights = _weights(settings, settings.qat, len(space.chain.exits))
-    step = sandwich_step(supernet, weights, settings.random_paths)
+    step = sandwich_step(supernet, weights, settings.random_paths, smallest=settings.smallest)
     folder = context.folder / "supernet"
     _fit(context, supernet, step, settings.qat, folder, fingerprint, "supernet", evaluate, weights, finish, watch)
 

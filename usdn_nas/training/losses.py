@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from usdn_nas.architecture import Bits
 from usdn_nas.networks.chain import State
 from usdn_nas.quant.supernet import Supernet
 
@@ -136,17 +137,22 @@ def distillation_step(
     return step
 
 
-def sandwich_step(supernet: Supernet, weights: Sequence[float], random_paths: int) -> Step:
+def sandwich_step(supernet: Supernet, weights: Sequence[float], random_paths: int, *, smallest: bool = True) -> Step:
     """A step by the sandwich rule with in-place distillation (Yu & Huang, 2019), on bit-widths.
 
-    The largest configuration learns from the labels; the smallest and ``random_paths`` random ones learn, exit by
-    exit, half from the labels and half from the largest one's soft labels of the same step. Where there is but one
-    configuration, it learns from the labels alone. The loss returned is that of the largest, NaN where any is not
-    finite. Segments that all configurations have in common run once.
+    The largest configuration learns from the labels; the smallest, unless told otherwise, and ``random_paths`` random
+    ones learn, exit by exit, half from the labels and half from the largest one's soft labels of the same step. Where
+    there is but one configuration, it learns from the labels alone. The loss returned is that of the largest, NaN where
+    any is not finite. Segments that all configurations have in common run once.
     """
     space = supernet.space
-    smallest = space.choice_bits([0] * len(space.groups))
+    least = space.choice_bits([0] * len(space.groups))
     largest = space.choice_bits([len(group.choices) - 1 for group in space.groups])
+
+    def others(generator: np.random.Generator) -> list[dict[str, Bits]]:
+        if least == largest:
+            return []
+        return [least] * smallest + [space.sample(generator) for _ in range(random_paths)]
 
     def step(images: Tensor, labels: Tensor, generator: np.random.Generator) -> float:
         supernet.set_bits(largest)
@@ -156,8 +162,7 @@ def sandwich_step(supernet: Supernet, weights: Sequence[float], random_paths: in
         loss.backward()
         soft = [z.detach() for z in logits]
         finite = True
-        others = () if smallest == largest else (smallest, *(space.sample(generator) for _ in range(random_paths)))
-        for bits in others:
+        for bits in others(generator):
             supernet.set_bits(bits)
             path_loss = distillation_loss(beginning.go_on(), soft, labels, weights=weights, temperature=1.0, alpha=0.5)
             path_loss.backward()
