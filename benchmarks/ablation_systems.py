@@ -11,10 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from usdn_nas.architecture import Architecture, Bits
+from usdn_nas.cost import exit_costs
 from usdn_nas.evaluation.engine import Engine, choose_settings
 from usdn_nas.files import file_digest
 from usdn_nas.networks.build import resolve_space
 from usdn_nas.pipeline.context import Context
+from usdn_nas.policy.exact import threshold_grid
+from usdn_nas.policy.front import own_front
 from usdn_nas.policy.outputs import ExitOutputs
 from usdn_nas.space import SearchSpace, SpaceSpec
 from usdn_nas.study.points import FrontPoint, front_points
@@ -41,12 +44,11 @@ def restricted(
     space: SearchSpace,
     *,
     granularity: str = "block",
-    fixed: Mapping[str, Bits] | None = None,
     candidates: tuple[str, ...] | None = None,
 ) -> SearchSpace:
     """The space of the same network in which less may be chosen."""
     spec = space.spec.model_dump(mode="json")
-    spec["bits"] |= {"granularity": granularity, "fixed": {**spec["bits"]["fixed"], **(fixed or {})}}
+    spec["bits"]["granularity"] = granularity
     if candidates is not None:
         spec["exits"]["candidates"] = candidates
     return resolve_space(SpaceSpec.model_validate(spec))[0]
@@ -108,22 +110,29 @@ class Chooser:
         return Architecture(bits), self.engine(bits).placed(())
 
     def choices(self, accuracies: Iterable[float]) -> dict[str, list[FrontPoint]]:
-        """System -> for each of ``accuracies``, its cheapest point that reaches it before retraining.
+        """System -> its cheapest point that reaches the first of ``accuracies`` before retraining.
 
-        Where none reaches it, its most accurate. A point whose bits and exits came before is left out.
+        Early exits at uniform bits have one for each of them. Where none reaches it, the most accurate. A point whose
+        bits and exits came before is left out.
         """
-        wanted = list(accuracies)
+        every = list(accuracies)
+        wanted = every[:1]
         exits = self.front("exits", restricted(self.space, granularity="network"))
         bits = self.front("bits", restricted(self.space, candidates=()))
         joint = self.front("joint", self.space)
-        found = {EXITS: cheapest(exits, wanted), BITS: cheapest(bits, wanted), OURS: cheapest(joint, wanted)}
-        after = []
-        for number, (accuracy, mixed) in enumerate(zip(wanted, cheapest(bits, wanted, distinct=False), strict=True)):
-            blocks = {f"{name}.*": pair for name, pair in mixed.bits.items() if not name.startswith("exit:")}
-            points = self.front(f"exits-after-bits-{number}", restricted(self.space, fixed=blocks))
-            after += cheapest(points, [accuracy])
-        found[SEQUENTIAL] = _distinct(after)
+        found = {EXITS: cheapest(exits, every), BITS: cheapest(bits, wanted), OURS: cheapest(joint, wanted)}
+        found[SEQUENTIAL] = cheapest(self.with_exits(found[BITS][0].bits), wanted)
         return found
+
+    def with_exits(self, bits: dict[str, Bits]) -> list[FrontPoint]:
+        """All placements of exits and shared thresholds worth having, for bits chosen before."""
+        outputs = self.engine(bits)
+        grid = threshold_grid(outputs, self.context.study.search.thresholds)
+        front = own_front(outputs, exit_costs(self.space, bits), grid)
+        return [
+            FrontPoint(str(i), bits, policy.exits, policy.thresholds, policy.accuracy, policy.bops, outputs.samples)
+            for i, policy in enumerate(front)
+        ]
 
 
 def _in(bits: dict[str, Bits], point: FrontPoint) -> FrontPoint:
