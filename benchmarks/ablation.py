@@ -16,7 +16,7 @@ import fcntl
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -24,8 +24,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from ablation_summary import draw, show
-from ablation_systems import FULL, MSDNET, OURS, SDN, STUDIES, Chooser, cheapest
+from ablation_summary import MARGIN, draw, show
+from ablation_systems import FULL, MSDNET, OURS, SDN, SHARES, STUDIES, UNIFORM, Chooser
 from numpy.typing import NDArray
 from rich.console import Console
 
@@ -38,18 +38,13 @@ from usdn_nas.files import digest, write_json
 from usdn_nas.pipeline.context import Context, open_run
 from usdn_nas.pipeline.search import load_retrained
 from usdn_nas.pipeline.stages import Pipeline, retrain_folder
-from usdn_nas.pipeline.study import read
 from usdn_nas.policy.apply import apply
 from usdn_nas.policy.outputs import ExitOutputs
-from usdn_nas.policy.thresholds import fit_thresholds
+from usdn_nas.policy.thresholds import fit_accuracies
 from usdn_nas.progress import Reporter
-from usdn_nas.study.points import front_points
 
 SCHEMA = "usdn-nas/benchmark-ablation/1"
-SLACKS = (0.015, 0.0)
-"""Candidates reach, before retraining, the accuracy of the full network at 4 bits less these: a system's the first;
-early exits at uniform bits have one for each."""
-OFFSETS = (-0.01, -0.005, 0.0, 0.0025)
+OFFSETS = (-0.02, -0.015, -0.01, -0.0075, -0.005, -0.0025, 0.0)
 """Accuracies that thresholds are fitted to on the search split, relative to the retrained full network at 4 bits."""
 
 
@@ -96,9 +91,9 @@ class Candidate:
         """On the test split."""
         return self.outputs(self.context.test_batches)
 
-    def thresholds(self, accuracy: float) -> tuple[float, ...]:
-        """The cheapest that reach ``accuracy`` on the search split, or the most accurate."""
-        return fit_thresholds(self.search, self.costs, accuracy=accuracy).thresholds
+    def thresholds(self, accuracies: Sequence[float]) -> list[tuple[float, ...]]:
+        """For each accuracy the cheapest that reach it on the search split, or the most accurate."""
+        return [fit.thresholds for fit in fit_accuracies(self.search, self.costs, accuracies)]
 
     def measured(self, outputs: ExitOutputs, thresholds: tuple[float, ...]) -> dict[str, Any]:
         """Accuracy, average BOPs and exit rates of a policy."""
@@ -137,21 +132,19 @@ class Seed:
 
     def prepare(self) -> None:
         """Trains what the systems start from: the 4-bit MSDNet and SDN, and the supernet."""
-        for study, context in reversed(self.contexts.items()):
+        for context in reversed(self.contexts.values()):
             with waiting(context.folder):
-                Pipeline(context).run(until="supernet" if study == STUDIES[OURS] else "search")
+                Pipeline(context).run(until="supernet")
 
     def run(self) -> None:
         """All systems, then the test split."""
         if self.record.of(self.seed).get("test"):
             self.reporter.say(f"seed {self.seed}: done before")
             return
-        found, accuracies = self._from_supernet()
-        self._retrain(found, 0)
+        found = self._from_supernet()
         for system in (MSDNET, SDN):
-            found[system] = [self._of_other(system, accuracies[0])]
-        for number in range(len(accuracies)):
-            self._retrain(found, number)
+            found[system] = [self._of_other(system)]
+        self._retrain(found)
         candidates = {system: found[system] for system in STUDIES}
         target = float(candidates[FULL][0].search.accuracy[-1])
         self.record.write(self.seed, "target", {"search_accuracy": target})
@@ -161,39 +154,36 @@ class Seed:
             self.record.write(self.seed, system, {"candidates": described, "points": points})
         self._read_test(candidates)
 
-    def _retrain(self, candidates: dict[str, list[Candidate]], number: int) -> None:
-        """Retrains candidate ``number`` of every system that has one."""
-        for system, those in candidates.items():
-            if number < len(those):
-                those[number].retrain()
-                accuracies = those[number].search.accuracy
-                self.record.write(
-                    self.seed, system, {f"retrained {number}": [round(a, 4) for a in accuracies.tolist()]}
-                )
-                self.reporter.say(f"seed {self.seed}: {system}, candidate {number}: {np.round(accuracies, 4)}")
+    def _retrain(self, candidates: dict[str, list[Candidate]]) -> None:
+        """The first of every system, then the second ..."""
+        for number in range(max(len(those) for those in candidates.values())):
+            for system, those in candidates.items():
+                if number < len(those):
+                    those[number].retrain()
+                    accuracies = [round(a, 4) for a in those[number].search.accuracy.tolist()]
+                    self.record.write(self.seed, system, {f"retrained {number}": accuracies})
+                    self.reporter.say(f"seed {self.seed}: {system}, candidate {number}: {accuracies}")
 
-    def _from_supernet(self) -> tuple[dict[str, list[Candidate]], list[float]]:
-        """System -> its candidates, not yet retrained, where they share the supernet; what they reach in it."""
+    def _from_supernet(self) -> dict[str, list[Candidate]]:
+        """System -> its candidates, not yet retrained, where they share the supernet."""
         context = self.contexts[STUDIES[OURS]]
         with waiting(context.folder):
             Pipeline(context).run(until="supernet")
         chooser = Chooser(context, self.folder / "search")
-        full, outputs = chooser.full()
-        accuracies = [float(outputs.accuracy[-1]) - slack for slack in SLACKS]
-        found = {FULL: [self._candidate(FULL, 0, context, full, None)]}
-        for system, points in chooser.choices(accuracies).items():
+        found = {FULL: [self._candidate(FULL, 0, context, chooser.full(), None)]}
+        for system, points in chooser.choices().items():
             found[system] = [
                 self._candidate(system, i, context, p.architecture, {"accuracy": p.accuracy, "bops": p.bops})
                 for i, p in enumerate(points)
             ]
-        return found, accuracies
+        return found
 
-    def _of_other(self, system: str, accuracy: float) -> Candidate:
-        """MSDNet or SDN: the placement of its exits that is cheapest at an accuracy before retraining."""
+    def _of_other(self, system: str) -> Candidate:
+        """MSDNet or SDN: the placement of its exits that is cheapest, before retraining, of those that cost nothing."""
         context = self.contexts[STUDIES[system]]
         with waiting(context.folder):
-            Pipeline(context).run(until="search")
-        (point,) = cheapest(front_points(read(context), context.space), [accuracy])
+            Pipeline(context).run(until="supernet")
+        point = Chooser(context, self.folder / "search").as_accurate(dict(context.space.ladder()[0]))
         inherited = {"accuracy": point.accuracy, "bops": point.bops}
         return self._candidate(system, 0, context, point.architecture, inherited)
 
@@ -204,30 +194,33 @@ class Seed:
         return Candidate(context, architecture, self.folder / "chosen" / f"{name}-{number}.json", inherited)
 
     def _points(self, candidates: list[Candidate], target: float) -> list[dict[str, Any]]:
-        """For each of `OFFSETS` the candidate and thresholds that are cheapest on the search split, with figures."""
-        points = []
-        for offset in OFFSETS:
-            wanted = target + offset
-            tried = []
-            for number, candidate in enumerate(candidates):
-                thresholds = candidate.thresholds(wanted)
-                figures = candidate.measured(candidate.search, thresholds)
-                tried.append((number, thresholds, figures))
-            reaching = [one for one in tried if one[2]["accuracy"] >= wanted - 1e-9]
-            if reaching:
-                number, thresholds, figures = min(reaching, key=lambda one: one[2]["average_bops"])
-            else:
-                number, thresholds, figures = max(tried, key=lambda one: one[2]["accuracy"])
-            points.append(
-                {
-                    "offset": offset,
-                    "reached": bool(reaching),
-                    "candidate": number,
-                    "thresholds": list(thresholds),
-                    "search": figures,
-                }
-            )
-        return points
+        """For each accuracy aimed at the candidate and thresholds that are cheapest on the search split, with figures.
+
+        `OFFSETS`, and each with `MARGIN` on top.
+        """
+        offsets = sorted({*OFFSETS, *(round(offset + MARGIN, 6) for offset in OFFSETS)})
+        fitted = [candidate.thresholds([target + offset for offset in offsets]) for candidate in candidates]
+        return [self._point(candidates, [one[i] for one in fitted], target, offset) for i, offset in enumerate(offsets)]
+
+    def _point(
+        self, candidates: list[Candidate], thresholds: list[tuple[float, ...]], target: float, offset: float
+    ) -> dict[str, Any]:
+        tried = [
+            (number, own, candidate.measured(candidate.search, own))
+            for number, (candidate, own) in enumerate(zip(candidates, thresholds, strict=True))
+        ]
+        reaching = [one for one in tried if one[2]["accuracy"] >= target + offset - 1e-9]
+        if reaching:
+            number, own, figures = min(reaching, key=lambda one: one[2]["average_bops"])
+        else:
+            number, own, figures = max(tried, key=lambda one: one[2]["accuracy"])
+        return {
+            "offset": offset,
+            "reached": bool(reaching),
+            "candidate": number,
+            "thresholds": list(own),
+            "search": figures,
+        }
 
     def _read_test(self, candidates: dict[str, list[Candidate]]) -> None:
         """Measures every chosen point on the test split; from here on the seed is done."""
@@ -312,8 +305,10 @@ def settings_of(runs: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """What decides an attempt's figures, seeds aside; and where it begins: date, commit, MACs."""
     contexts = {study: open_run(find_toml(study, "studies"), (), runs / study) for study in set(STUDIES.values())}
     settings = {
-        "slacks": list(SLACKS),
+        "shares": list(SHARES),
+        "uniform": [list(bits) for bits in UNIFORM],
         "offsets": list(OFFSETS),
+        "margin": MARGIN,
         "studies": {
             study: {"study": c.study.model_dump(mode="json"), "space": c.spec.model_dump(mode="json")}
             for study, c in sorted(contexts.items())

@@ -5,13 +5,13 @@ All but MSDNet and SDN are points of one search space, ``resnet_fashion_small``,
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from usdn_nas.architecture import Architecture, Bits
-from usdn_nas.cost import exit_costs
+from usdn_nas.cost import exit_costs, full_bops
 from usdn_nas.evaluation.engine import Engine, choose_settings
 from usdn_nas.files import file_digest
 from usdn_nas.networks.build import resolve_space
@@ -38,6 +38,10 @@ STUDIES = {
 
 FULL, EXITS, BITS, SEQUENTIAL, _, MSDNET, SDN = STUDIES
 FOUR: Bits = (4, 4)
+UNIFORM: tuple[Bits, ...] = ((3, 3), FOUR, (5, 5))
+"""What early exits alone may have everywhere. 2 bits are 3 points less accurate than 4."""
+SHARES = (0.85, 0.7, 0.55)
+"""Budgets of the points that are retrained, as shares of what 4 bits everywhere take."""
 
 
 def restricted(
@@ -104,25 +108,33 @@ class Chooser:
         run_search(study, space, config, self._evaluate(space))
         return [_in(self.widened(space, point.bits), point) for point in front_points(study, space)]
 
-    def full(self) -> tuple[Architecture, ExitOutputs]:
-        """4/4 everywhere, no exits; with its outputs."""
-        bits = {group.name: FOUR for group in self.space.groups}
-        return Architecture(bits), self.engine(bits).placed(())
+    def full(self) -> Architecture:
+        """4/4 everywhere, no exits."""
+        return Architecture(self._uniform(FOUR))
 
-    def choices(self, accuracies: Iterable[float]) -> dict[str, list[FrontPoint]]:
-        """System -> its cheapest point that reaches the first of ``accuracies`` before retraining.
+    def _uniform(self, bits: Bits) -> dict[str, Bits]:
+        return {group.name: bits for group in self.space.groups}
 
-        Early exits at uniform bits have one for each of them. Where none reaches it, the most accurate. A point whose
-        bits and exits came before is left out.
+    def choices(self) -> dict[str, list[FrontPoint]]:
+        """System -> the points to retrain, all chosen before retraining; bits and exits that came before are left out.
+
+        Early exits: 3, 4 and 5 bits everywhere. Joint search: the most accurate policy at each of `SHARES` of the
+        average BOPs that early exits at 4 bits take. Mixed precision: the most accurate at each of the same shares of
+        the BOPs of 4 bits without exits; then early exits: the same bits. Exits that are placed on bits chosen before
+        are those of the cheapest policy as accurate as the last exit alone.
         """
-        every = list(accuracies)
-        wanted = every[:1]
-        exits = self.front("exits", restricted(self.space, granularity="network"))
-        bits = self.front("bits", restricted(self.space, candidates=()))
-        joint = self.front("joint", self.space)
-        found = {EXITS: cheapest(exits, every), BITS: cheapest(bits, wanted), OURS: cheapest(joint, wanted)}
-        found[SEQUENTIAL] = cheapest(self.with_exits(found[BITS][0].bits), wanted)
-        return found
+        exits = [self.as_accurate(self._uniform(bits)) for bits in UNIFORM]
+        at_four = exits[UNIFORM.index(FOUR)].bops
+        without = [s * full_bops(self.space, self._uniform(FOUR)) for s in SHARES]
+        bits = dearest(self.front("bits", restricted(self.space, candidates=())), without)
+        joint = dearest(self.front("joint", self.space), [share * at_four for share in SHARES])
+        sequential = [self.as_accurate(point.bits) for point in bits]
+        return {EXITS: exits, BITS: bits, SEQUENTIAL: sequential, OURS: joint}
+
+    def as_accurate(self, bits: dict[str, Bits]) -> FrontPoint:
+        """The cheapest placement of exits and shared threshold that is as accurate as the last exit alone."""
+        alone = float(self.engine(bits).accuracy[-1])
+        return min((p for p in self.with_exits(bits) if p.accuracy >= alone), key=lambda p: p.bops)
 
     def with_exits(self, bits: dict[str, Bits]) -> list[FrontPoint]:
         """All placements of exits and shared thresholds worth having, for bits chosen before."""
@@ -139,16 +151,14 @@ def _in(bits: dict[str, Bits], point: FrontPoint) -> FrontPoint:
     return FrontPoint(**{**vars(point), "bits": bits})
 
 
-def cheapest(points: Sequence[FrontPoint], accuracies: Sequence[float], *, distinct: bool = True) -> list[FrontPoint]:
-    """For each accuracy the cheapest point that reaches it; where none does, the most accurate."""
+def dearest(points: Sequence[FrontPoint], budgets: Sequence[float]) -> list[FrontPoint]:
+    """For each of the budgets (average BOPs) the most accurate point within it; where none is, the cheapest of all."""
     found = []
-    for accuracy in accuracies:
-        reaching = [point for point in points if point.accuracy >= accuracy]
-        if reaching:
-            found.append(min(reaching, key=lambda point: point.bops))
-        else:
-            found.append(max(points, key=lambda point: (point.accuracy, -point.bops)))
-    return _distinct(found) if distinct else found
+    for budget in budgets:
+        within = [point for point in points if point.bops <= budget]
+        cheapest = min(points, key=lambda point: point.bops)
+        found.append(max(within, key=lambda point: (point.accuracy, -point.bops)) if within else cheapest)
+    return _distinct(found)
 
 
 def _distinct(points: Sequence[FrontPoint]) -> list[FrontPoint]:

@@ -21,7 +21,7 @@ from usdn_nas.policy.combinations import Counts, Pick, Problem, best_combination
 from usdn_nas.policy.exact import check_names
 from usdn_nas.policy.outputs import ExitOutputs
 
-__all__ = ["EXACT_EXITS", "FittedThresholds", "fit_thresholds", "fit_trade_offs"]
+__all__ = ["EXACT_EXITS", "FittedThresholds", "fit_accuracies", "fit_thresholds", "fit_trade_offs"]
 
 EXACT_EXITS = 5
 """Up to this many placed exits the fit is exact on its grid."""
@@ -183,13 +183,21 @@ def fit_thresholds(
     if tr is not None:
         assert reference_bops is not None
         return fit_trade_offs(outputs, costs, [tr], reference_bops)[0]
-    if budget_bops is not None:
-        pick = _by_budget(budget_bops * outputs.samples)
-    else:
-        assert accuracy is not None
-        pick = _by_accuracy(math.ceil(round(accuracy * outputs.samples, 6)))  # .9 x 10,000 is 9,000 answers
-    ladder = np.geomspace(1e-3, 1e1, 17) / float(costs.cumulative[-1])
-    return _fit(outputs, costs, [(pick, ladder)])[0]
+    if accuracy is not None:
+        return fit_accuracies(outputs, costs, [accuracy])[0]
+    assert budget_bops is not None
+    return _fit(outputs, costs, [(_by_budget(budget_bops * outputs.samples), _ladder(costs))])[0]
+
+
+def _ladder(costs: ExitCosts) -> NDArray[np.float64]:
+    return np.geomspace(1e-3, 1e1, 17) / float(costs.cumulative[-1])
+
+
+def fit_accuracies(outputs: ExitOutputs, costs: ExitCosts, accuracies: Sequence[float]) -> list[FittedThresholds]:
+    """`fit_thresholds` for each of several values of ``accuracy``, in about the time of one."""
+    check_names(outputs, costs)
+    wanted = [math.ceil(round(accuracy * outputs.samples, 6)) for accuracy in accuracies]  # .9 x 10,000 is 9,000
+    return _fit(outputs, costs, [(_by_accuracy(right), _ladder(costs)) for right in wanted])
 
 
 def fit_trade_offs(
