@@ -25,6 +25,7 @@ class _Sample:
         names: n names.
         strata: (n,) numbers of their strata in `STRATA`.
         pairs: Scope -> indices of its configurations, and their strata for `agreement`'s coefficients.
+        choices: (n, P) 1 where a configuration's group takes a choice, and a column of ones.
     """
 
     def __init__(self, results: dict[str, Any]) -> None:
@@ -40,6 +41,15 @@ class _Sample:
             "within bands": (banded, self.strata[banded]),
             "overall": (everything, np.zeros_like(everything)),
         }
+
+        bits = [results["configurations"][name]["bits"] for name in self.names]
+        taken = [{(group, *pair) for group, pair in one.items()} for one in bits]
+        columns = sorted(set().union(*taken))
+        self.choices = np.array([[1.0, *(column in one for column in columns)] for one in taken])
+
+    def linear(self, score: Floats) -> Floats:
+        """The model of ``score`` (n,) in which every choice of a group adds its own share, fitted by least squares."""
+        return np.asarray(self.choices @ np.linalg.lstsq(self.choices, score, rcond=None)[0])
 
     def retrained(self, objective: str) -> Floats:
         """(n, S)."""
@@ -109,6 +119,8 @@ def _supernet(sample: _Sample, records: list[dict[str, Any]]) -> tuple[dict[str,
                     ]
                 )
                 cells[key] = {"mean": float(np.mean(values)), "repeats": values, "interval": interval(draws[key])}
+                fits = [function(sample.linear(score)[index], target[index], strata) for score in scores]
+                cells[key]["of_linear_model"] = float(np.mean(fits))
                 if len(sample.seeds) > 1:
                     cells[key] |= _ceilings(retrained[index], sample.strata[index], strata, function, noise)
     row: dict[str, Any] = {"repeats": len(records), "coefficients": cells, "ladder": _ladder(records)}
@@ -217,6 +229,7 @@ def _cell(cell: dict[str, Any]) -> str:
     text = f"{cell['mean']:.3f} {_range(cell)}"
     if "ceiling" in cell:
         text += f" of {cell['ceiling']:.3f} ({cell['mean'] / cell['ceiling']:.2f})"
+    text += f"\nlinear model {cell['of_linear_model']:.3f}"
     if "difference" in cell:
         text += f"\n{cell['difference']:+.3f} {_range(cell, 'difference_interval')}"
     return text

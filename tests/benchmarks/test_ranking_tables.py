@@ -38,7 +38,7 @@ def results() -> dict[str, Any]:
         }
 
     return {
-        "configurations": dict.fromkeys(NAMES),
+        "configurations": {name: {"bits": {"a": [2 + n % 2, 2], "b": [2 + n % 3, 2]}} for n, name in enumerate(NAMES)},
         # Seed 2 is not complete.
         "retrained": {f"{name}, seed {s}": record() for s in range(3) for name in NAMES[: 20 if s < 2 else 3]},
         "alone": {"1 epoch": {"settings": {"epochs": 1}, "accuracy": {"2/2": 0.6, "3/3": 0.75}}},
@@ -67,6 +67,23 @@ def test_coefficients_are_means_over_repeats(results: dict[str, Any], judged: di
     other = judged["supernets"]["b"]["coefficients"]["accuracy, overall, tau"]
     assert other["difference"] == pytest.approx(other["mean"] - cell["mean"])
     assert "difference" not in cell
+
+
+def test_the_linear_model_has_the_means_of_every_choice(results: dict[str, Any], judged: dict[str, Any]) -> None:
+    """20 configurations of 2 x 3 choices that are not balanced: fitted by turns instead."""
+    sample = ranking_tables._Sample(results)
+    score = sample.inherited(results["supernets"]["b"]["0"], "accuracy")
+    kinds = [np.arange(20) % 2, np.arange(20) % 3]
+    shares = [np.zeros(2), np.zeros(3)]
+    for _ in range(500):  # each group in turn takes what the other leaves (backfitting)
+        for mine, other in ((0, 1), (1, 0)):
+            left = score - shares[other][kinds[other]]
+            shares[mine] = np.array([left[kinds[mine] == k].mean() for k in range(len(shares[mine]))])
+    fit = shares[0][kinds[0]] + shares[1][kinds[1]]
+    assert sample.linear(score) == pytest.approx(fit)
+    truth = sample.retrained("accuracy").mean(axis=1)
+    found = judged["supernets"]["b"]["coefficients"]["accuracy, overall, tau"]["of_linear_model"]
+    assert found == pytest.approx(kendalltau(fit, truth).statistic)
 
 
 def test_only_the_bands_have_winners(judged: dict[str, Any]) -> None:
