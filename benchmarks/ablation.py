@@ -1,9 +1,10 @@
 """The ablation that the claim rests on: early exit and mixed precision alone, one after the other, and jointly.
 
 python benchmarks/ablation.py --seeds 3
+python benchmarks/ablation.py --seeds 3 --test
 
-Systems, protocol and findings: docs/ablation.md. Everything is chosen on the search split; at its end a seed reads the
-test split, once, and writes it into the attempt's record. Killed, it goes on where it stopped. Settings other than the
+Systems, protocol and findings: docs/ablation.md. Everything is chosen on the search split; with --test a seed reads the
+test split at its end, once, and writes it into the attempt's record. Killed, it goes on where it stopped. Settings other than the
 last attempt's begin a new attempt (``--why``); none is ever removed. Seeds may run side by side (``--only 1``), and
 ``--prepare`` beside them.
 """
@@ -122,8 +123,8 @@ class Candidate:
 class Seed:
     """One seed of an attempt."""
 
-    def __init__(self, seed: int, runs: Path, record: Record, reporter: Reporter) -> None:
-        self.seed, self.record, self.reporter = seed, record, reporter
+    def __init__(self, seed: int, runs: Path, record: Record, reporter: Reporter, *, test: bool) -> None:
+        self.seed, self.record, self.reporter, self.test = seed, record, reporter, test
         self.folder = runs / f"seed-{seed}"
         self.contexts = {
             study: open_run(find_toml(study, "studies"), (f"seed={seed}", "threads=1"), self.folder / study, reporter)
@@ -137,7 +138,7 @@ class Seed:
                 Pipeline(context).run(until="supernet")
 
     def run(self) -> None:
-        """All systems, then the test split."""
+        """All systems; then, if asked for, the test split."""
         if self.record.of(self.seed).get("test"):
             self.reporter.say(f"seed {self.seed}: done before")
             return
@@ -152,7 +153,8 @@ class Seed:
             points = self._points(those, target)
             described = [candidate.described() for candidate in those]
             self.record.write(self.seed, system, {"candidates": described, "points": points})
-        self._read_test(candidates)
+        if self.test:
+            self._read_test(candidates)
 
     def _retrain(self, candidates: dict[str, list[Candidate]]) -> None:
         """The first of every system, then the second ..."""
@@ -329,6 +331,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3, help="0 to SEEDS - 1")
     parser.add_argument("--only", type=int, nargs="+", help="these seeds alone")
     parser.add_argument("--prepare", action="store_true", help="train what the systems start from, choose nothing")
+    parser.add_argument("--test", action="store_true", help="read the test split, once a seed, when all else is done")
     parser.add_argument("--runs", type=Path, default=Path("runs/ablation"))
     parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results" / "ablation.json")
     parser.add_argument("--why", help="of a new attempt")
@@ -343,7 +346,7 @@ def main() -> None:
         record = Record(options.results, settings, options.why, start)
         reporter = Reporter(Console(stderr=True))
         for seed in options.only or range(options.seeds):
-            one = Seed(seed, options.runs, record, reporter)
+            one = Seed(seed, options.runs, record, reporter, test=options.test)
             one.prepare() if options.prepare else one.run()
         if options.prepare:
             return

@@ -34,8 +34,10 @@ def exa(macs: int, images: int, epochs: int, passes: float) -> float:
 def operations(study: StudyConfig, macs: int, single: bool) -> dict[str, float]:
     """Stage -> 10^18 operations, all candidate exits attached."""
     train, search = IMAGES[study.data.name]
-    paths = 1 if single else 2 + study.supernet.random_paths
-    of = {"pretrain": (study.supernet.pretrain, 3), "supernet": (study.supernet.qat, 3 * paths)}
+    supernet = study.supernet
+    paths = 1 + supernet.smallest + supernet.random_paths
+    step = 3 if single else 3 * paths + (supernet.teacher == "pretrained")  # the teacher runs forward alone
+    of = {"pretrain": (supernet.pretrain, 3), "supernet": (supernet.qat, step)}
     found = {stage: exa(macs, train, settings.epochs, passes) for stage, (settings, passes) in of.items()}
     configurations = 1 if single else study.search.configurations
     found["search"] = exa(macs, search, 1, configurations)

@@ -79,17 +79,20 @@ def train_and_record(context: Context, retrainings: Retrainings, name: str, over
         results.setdefault("supernets", {}).setdefault(name, {})[str(repeat)] = record
 
 
-def train_alone(context: Context, retrainings: Retrainings) -> None:
-    """Trains each uniform configuration alone, as many epochs as the study's supernet, and records its accuracy."""
-    settings = context.study.supernet.qat
+def train_alone(context: Context, retrainings: Retrainings, name: str, overrides: list[str]) -> None:
+    """Trains each uniform configuration alone with the supernet's own settings, and records its accuracy."""
+    settings = variant(context, overrides, 0, context.folder).study.supernet.qat
     for bits in context.space.ladder():
-        name = "/".join(map(str, next(iter(bits.values()))))
-        if name in retrainings.read().get("alone", {}):
+        pair = "/".join(map(str, next(iter(bits.values()))))
+        if pair in retrainings.read().get("alone", {}).get(name, {}).get("accuracy", {}):
             continue
-        folder = context.folder / "ranking" / f"alone-{name.replace('/', '-')}"
-        outputs = retrainings.train(bits, settings, derive(context.study.seed, "alone"), folder, f"alone {name}")
+        title = f"{name} alone {pair}"
+        folder = context.folder / "ranking" / title.replace(" ", "-").replace("/", "-")
+        outputs = retrainings.train(bits, settings, derive(context.study.seed, "alone"), folder, title)
         with retrainings.change() as results:
-            results.setdefault("alone", {})[name] = float(outputs.accuracy[-1])
+            new = {"settings": settings.model_dump(mode="json", exclude_none=True), "accuracy": {}}
+            record = results.setdefault("alone", {}).setdefault(name, new)
+            record["accuracy"][pair] = float(outputs.accuracy[-1])
 
 
 def main() -> None:
@@ -98,7 +101,7 @@ def main() -> None:
     parser.add_argument("--name", default=STANDARD)
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides")
     parser.add_argument("--repeats", type=int, default=1)
-    parser.add_argument("--alone", action="store_true", help="train the uniform configurations alone, too")
+    parser.add_argument("--alone", action="store_true", help="train the uniform configurations alone, too, as long")
     parser.add_argument("--against", default=STANDARD, metavar="NAME", help="supernet that others are compared with")
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--format", choices=("table", "json"), default="table")
@@ -111,7 +114,7 @@ def main() -> None:
         if str(repeat) not in known.get(options.name, {}):
             train_and_record(context, retrainings, options.name, options.overrides, repeat)
     if options.alone:
-        train_alone(context, retrainings)
+        train_alone(context, retrainings, options.name, options.overrides)
     judged = judge(retrainings.read(), options.against)
     if options.format == "json":
         print(json.dumps(judged, indent=2))

@@ -25,6 +25,7 @@ class _Sample:
         names: n names.
         strata: (n,) numbers of their strata in `STRATA`.
         pairs: Scope -> indices of its configurations, and their strata for `agreement`'s coefficients.
+        choices: (n, P) 1 where a configuration's group takes a choice, and a column of ones.
     """
 
     def __init__(self, results: dict[str, Any]) -> None:
@@ -40,6 +41,15 @@ class _Sample:
             "within bands": (banded, self.strata[banded]),
             "overall": (everything, np.zeros_like(everything)),
         }
+
+        bits = [results["configurations"][name]["bits"] for name in self.names]
+        taken = [{(group, *pair) for group, pair in one.items()} for one in bits]
+        columns = sorted(set().union(*taken))
+        self.choices = np.array([[1.0, *(column in one for column in columns)] for one in taken])
+
+    def linear(self, score: Floats) -> Floats:
+        """The model of ``score`` (n,) in which every choice of a group adds its own share, fitted by least squares."""
+        return np.asarray(self.choices @ np.linalg.lstsq(self.choices, score, rcond=None)[0])
 
     def retrained(self, objective: str) -> Floats:
         """(n, S)."""
@@ -72,7 +82,7 @@ def judge(results: dict[str, Any], against: str) -> dict[str, Any]:
     judged: dict[str, Any] = {
         "seeds": len(sample.seeds),
         "retrained": _of_retraining(sample, results) if sample.seeds else None,
-        "alone": results.get("alone"),
+        "alone": {name: {"ladder": one["accuracy"]} for name, one in results.get("alone", {}).items()},
         "supernets": {},
     }
     if not sample.seeds:
@@ -81,6 +91,7 @@ def judge(results: dict[str, Any], against: str) -> dict[str, Any]:
     for name, repeats in results.get("supernets", {}).items():
         records = list(repeats.values())
         judged["supernets"][name], draws[name] = _supernet(sample, records)
+        judged["supernets"][name]["to_alone"] = _to_alone(judged["supernets"][name]["ladder"], records, results)
     for name, row in judged["supernets"].items():
         if name != against and against in draws:
             for key, cell in row["coefficients"].items():
@@ -108,6 +119,8 @@ def _supernet(sample: _Sample, records: list[dict[str, Any]]) -> tuple[dict[str,
                     ]
                 )
                 cells[key] = {"mean": float(np.mean(values)), "repeats": values, "interval": interval(draws[key])}
+                fits = [function(sample.linear(score)[index], target[index], strata) for score in scores]
+                cells[key]["of_linear_model"] = float(np.mean(fits))
                 if len(sample.seeds) > 1:
                     cells[key] |= _ceilings(retrained[index], sample.strata[index], strata, function, noise)
     row: dict[str, Any] = {"repeats": len(records), "coefficients": cells, "ladder": _ladder(records)}
@@ -142,6 +155,14 @@ def _ladder(records: list[dict[str, Any]]) -> dict[str, float]:
     """Uniform bits -> accuracy of the last exit, mean over repeats."""
     rows = [{"/".join(map(str, row["bits"])): row["accuracy"] for row in record["ladder"]} for record in records]
     return {bits: float(np.mean([row[bits] for row in rows])) for bits in rows[0]}
+
+
+def _to_alone(ladder: dict[str, float], records: list[dict[str, Any]], results: dict[str, Any]) -> dict[str, float]:
+    """Uniform bits -> accuracy less that of the same trained alone with the same settings; empty where none was."""
+    for one in results.get("alone", {}).values():
+        if one["settings"] == records[0]["settings"]["qat"] and set(one["accuracy"]) == set(ladder):
+            return {bits: value - one["accuracy"][bits] for bits, value in ladder.items()}
+    return {}
 
 
 def _of_retraining(sample: _Sample, results: dict[str, Any]) -> dict[str, Any]:
@@ -208,22 +229,31 @@ def _cell(cell: dict[str, Any]) -> str:
     text = f"{cell['mean']:.3f} {_range(cell)}"
     if "ceiling" in cell:
         text += f" of {cell['ceiling']:.3f} ({cell['mean'] / cell['ceiling']:.2f})"
+    text += f"\nlinear model {cell['of_linear_model']:.3f}"
     if "difference" in cell:
         text += f"\n{cell['difference']:+.3f} {_range(cell, 'difference_interval')}"
     return text
 
 
 def _show_ladders(console: Console, judged: dict[str, Any]) -> None:
-    rows = judged["supernets"] | ({"trained alone": {"ladder": judged["alone"]}} if judged["alone"] else {})
-    if not rows:
+    """Accuracies; below those of a supernet, how far they are from the same trained alone, where that is recorded."""
+    alone, rows = judged["alone"], judged["supernets"]
+    ladders = [row["ladder"] for row in (*rows.values(), *alone.values())]
+    if not ladders:
         return
-    bits = list(next(iter(rows.values()))["ladder"])
+    bits = list(ladders[0])
     table = Table("accuracy of uniform bits (%)", *bits, *[f"loss of the winner, {band}" for band in BANDS])
     for name, row in rows.items():
         losses = row.get("winner_loss", {}).get("accuracy", {})
         table.add_row(
             name,
-            *[f"{100 * row['ladder'][b]:.2f}" for b in bits],
+            *[f"{100 * row['ladder'][b]:.2f}" + _beside_alone(row, b) for b in bits],
             *[f"{100 * losses[band]['mean']:+.2f}" if losses else "" for band in BANDS],
         )
+    for name, row in alone.items():
+        table.add_row(f"trained alone: {name}", *[f"{100 * row['ladder'][b]:.2f}" for b in bits])
     console.print(table)
+
+
+def _beside_alone(row: dict[str, Any], bits: str) -> str:
+    return f"\n{100 * row['to_alone'][bits]:+.2f}" if row["to_alone"] else ""

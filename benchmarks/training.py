@@ -10,6 +10,7 @@ python benchmarks/training.py --space resnet_fashion --threads 2
 from __future__ import annotations
 
 import argparse
+import copy
 import functools
 import json
 import time
@@ -108,8 +109,9 @@ def main() -> None:
         "full precision, bf16": (1, lambda: in_bf16(full)(images, labels, generator)),
         "quantized, bf16": (1, lambda: in_bf16(quantized)(images, labels, generator)),
     }
+    teacher = copy.deepcopy(network)
     for paths in PATHS:
-        step = sandwich_step(supernet, weights, paths - 2)
+        step = sandwich_step(supernet, weights, paths - 1, teacher=teacher, stratified=True)
         works[f"supernet, {paths} configurations"] = (paths, functools.partial(step, images, labels, generator))
     clock = time.process_time if options.threads == 1 else time.perf_counter
     seconds = rounds({name: work for name, (_, work) in works.items()}, options.repeats, clock)

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
+from scipy.special import beta
 
 from tests.helpers import chain_record, search_space
 from usdn_nas.architecture import Architecture
@@ -90,6 +91,32 @@ def test_samples_are_uniform() -> None:
     assert len(counts) == 16
     chi_squared = sum((count - 200) ** 2 / 200 for count in counts.values())
     assert chi_squared < 37.7  # 15 degrees of freedom, p = .001
+
+
+def test_stratified_configurations_follow_a_level() -> None:
+    space = search_space(blocks=2)
+    generator = np.random.default_rng(0)
+    drawn = np.array(
+        [
+            [
+                [group.choices.index(bits[group.name]) for group in space.groups]
+                for bits in space.stratified(generator, 2)
+            ]
+            for _ in range(1600)
+        ]
+    )  # fmt: skip
+    # Given the level t, Binomial(3, t) in each group; the integral over t is a beta function.
+    chances = np.array(
+        [
+            [math.comb(3, i) * math.comb(3, j) * beta(i + j + 1, 7 - i - j) for j in range(4)]
+            for i in range(4)
+        ]
+    )  # fmt: skip
+    assert chances.sum(axis=0) == pytest.approx(1 / 4)
+    counts = np.zeros((4, 4))
+    np.add.at(counts, tuple(drawn.reshape(-1, 2).T), 1)
+    assert ((counts - 3200 * chances) ** 2 / (3200 * chances)).sum() < 37.7  # 15 degrees of freedom, p = .001
+    assert drawn.mean(axis=(0, 2)) == pytest.approx([3 / 4, 9 / 4], abs=0.06)  # levels of 1/4 and 3/4 on average
 
 
 def test_choices_are_ordered_by_cost_then_by_weights() -> None:

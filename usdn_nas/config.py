@@ -137,9 +137,12 @@ class SupernetConfig(_Strict):
 
     ``weights``: a file of pretrained weights that pre-training starts from, as ``network.weights`` of a search space
     takes them (of an MSDNet: a checkpoint of kalviny/MSDNet-PyTorch); it is not needed once that is done.
-    ``random_paths``: configurations drawn each step beside the largest and, unless ``smallest`` is false, the smallest;
-    of a space with one configuration that one is trained, without distillation. Without the smallest the order of
-    configurations is truer, and the smallest itself less accurate (docs/supernet.md).
+    ``random_paths``: configurations drawn each step beside the largest; ``smallest`` adds the smallest to them.
+    ``paths``: ``uniform`` draws every group's bits by themselves; ``stratified`` draws a level for each path, from the
+    equal parts of the range in turn, that all its groups follow, so that cheap and dear configurations come up as often
+    as those in between. ``teacher``: from whose soft labels, beside the true ones, all configurations learn: the
+    ``pretrained`` network at full precision, or the ``largest`` configuration of the same step, which then learns from
+    true labels alone. The one configuration of a space without choices learns from true labels alone.
     ``exit_weight``: weight of an internal classifier's loss; the final exit has 1. ``exit_loss = "sdn"`` multiplies it
     by SDN's ramp: that of the i-th of K internal classifiers rises with the epochs, min(m, .01 + epoch m / epochs),
     from 1 on, to m evenly spaced from .15 to .9.
@@ -147,17 +150,19 @@ class SupernetConfig(_Strict):
     images BatchNorm statistics are taken over anew at the end; 0: those of the last steps stay.
     """
 
-    later = frozenset({"exit_loss", "refresh_images", "smallest", "weights"})
+    later = frozenset({"exit_loss", "weights"})
 
     weights: str | None = None
     pretrain: TrainConfig = TrainConfig(epochs=20)
     qat: TrainConfig = TrainConfig(epochs=20, lr=0.02)
-    random_paths: int = Field(default=2, ge=0)
-    smallest: bool = True
+    random_paths: int = Field(default=3, ge=0)
+    smallest: bool = False
+    paths: Literal["uniform", "stratified"] = "stratified"
+    teacher: Literal["largest", "pretrained"] = "pretrained"
     exit_weight: float = Field(default=1.0, ge=0)
     exit_loss: Literal["constant", "sdn"] = "constant"
     calibration_images: int = Field(default=512, ge=1)
-    refresh_images: int = Field(default=0, ge=0)
+    refresh_images: int = Field(default=8192, ge=0)
 
 
 class SearchConfig(_Strict):

@@ -373,6 +373,19 @@ class SearchSpace:
         """A bit configuration, uniform over the choices of each group."""
         return self.choice_bits([int(generator.integers(len(group.choices))) for group in self.groups])
 
+    def stratified(self, generator: np.random.Generator, count: int) -> list[dict[str, Bits]]:
+        """``count`` random bit configurations spread over the range from the cheapest to the dearest.
+
+        The level of the i-th is uniform in the i-th of ``count`` equal parts of [0, 1]; each group of n choices takes
+        number Binomial(n - 1, level), counted from 0. Over all levels every choice of a group is as likely as the
+        others, as with `sample`, but the groups agree more.
+        """
+        levels = ((i + generator.random()) / count for i in range(count))
+        return [
+            self.choice_bits([int(generator.binomial(len(group.choices) - 1, level)) for group in self.groups])
+            for level in levels
+        ]
+
     def covering(self, generator: np.random.Generator) -> list[dict[str, Bits]]:
         """As many random configurations as the longest list has choices: each group takes all of its own in turn."""
         count = max(len(group.choices) for group in self.groups)

@@ -76,7 +76,10 @@ def test_a_setting_runs_again_what_depends_on_it(setting: str, expected: list[st
     assert run(tiny_copy) == []  # the run folder keeps the setting
 
 
-@pytest.mark.parametrize("setting", ["supernet.smallest=false", "supernet.refresh_images=64"])
+@pytest.mark.parametrize(
+    "setting",
+    ["supernet.smallest=true", "supernet.refresh_images=64", "supernet.paths=uniform", "supernet.teacher=largest"],
+)
 def test_another_recipe_is_another_supernet(setting: str, tiny_copy: Path) -> None:
     ran = run(tiny_copy, setting)
     assert ran[:3] == ALL[1:4] == ["supernet", "search", "export"]

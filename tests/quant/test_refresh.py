@@ -28,7 +28,7 @@ def test_covering_gives_every_group_every_choice() -> None:
     assert len(seen) == 12  # of 3! x 2! orders
 
 
-def statistics_by_hand(net: Supernet, batches: list[Tensor], generator: np.random.Generator) -> dict[str, Tensor]:
+def statistics_by_hand(net: Supernet, batches: list[Tensor], drawn: list[list[dict]]) -> dict[str, Tensor]:
     """Means over all passes of the batch statistics that each copy saw."""
     net = copy.deepcopy(net).train()
     seen: dict[str, list[tuple[Tensor, Tensor]]] = {}
@@ -40,8 +40,8 @@ def statistics_by_hand(net: Supernet, batches: list[Tensor], generator: np.rando
         if isinstance(norm, nn.BatchNorm2d):
             norm.register_forward_pre_hook(lambda _, inputs, name=name: keep(name, inputs[0]))
     with torch.no_grad():
-        for images in batches:
-            for bits in net.space.covering(generator):
+        for images, configurations in zip(batches, drawn, strict=True):
+            for bits in configurations:
                 net.set_bits(bits)
                 net(images)
     means = {f"{name}.running_mean": torch.stack([m for m, _ in found]).mean(0) for name, found in seen.items()}
@@ -52,14 +52,16 @@ def test_statistics_are_means_over_all_passes() -> None:
     net = nets.supernet(nets.spec(exits={"head": "conv"}))
     batches = [nets.images_for(net.space, 6, seed) for seed in range(3)]
     before = copy.deepcopy(net.state_dict())
-    expected = statistics_by_hand(net, batches, np.random.default_rng(1))
+    generator = np.random.default_rng(1)
+    drawn = [net.space.covering(generator) for _ in batches]
+    expected = statistics_by_hand(net, batches, drawn)
     momenta = {name: norm.momentum for name, norm in net.named_modules() if isinstance(norm, nn.BatchNorm2d)}
-    refresh_norms(net, batches, np.random.default_rng(1))
+    refresh_norms(net, batches, iter(drawn).__next__)
     after = net.state_dict()
     assert any(".w2a2." in name for name in expected) and not any(".w32a32." in name for name in expected)
     for name, value in after.items():
         if name in expected:
             assert torch.allclose(value, expected[name], rtol=1e-9, atol=1e-12) and not torch.equal(value, before[name])
-        else:  # weights, steps, counts, copies that no configuration uses
+        else:  # weights, steps, counts, copies that did not come up
             assert torch.equal(value, before[name]), name
     assert momenta == {name: norm.momentum for name, norm in net.named_modules() if isinstance(norm, nn.BatchNorm2d)}

@@ -151,12 +151,19 @@ def supernet() -> Supernet:
     return nets.supernet(nets.spec(nets.RESNET8, nets.APART, {"head": "conv", "head_bits": "search"})).train()
 
 
-@pytest.mark.parametrize("smallest", [True, False])
-def test_sandwich_gradients_are_the_sum_of_separate_ones(supernet: Supernet, smallest: bool) -> None:
+@pytest.mark.parametrize(
+    ("smallest", "stratified", "taught"),
+    [(False, False, False), (True, False, False), (False, True, False), (False, False, True), (True, True, True)],
+)
+def test_sandwich_gradients_are_the_sum_of_separate_ones(
+    supernet: Supernet, smallest: bool, stratified: bool, taught: bool
+) -> None:
     space, weights = supernet.space, [0.5, 0.5, 1.0]
     images, labels = nets.images_for(space, 6), torch.tensor([0, 1, 2, 3, 4, 0])
+    teacher = nets.network(space.spec)[1].train() if taught else None
     mine = copy.deepcopy(supernet)
-    loss = sandwich_step(mine, weights, 2, smallest=smallest)(images, labels, np.random.default_rng(5))
+    step = sandwich_step(mine, weights, 2, teacher=teacher, stratified=stratified, smallest=smallest)
+    loss = step(images, labels, np.random.default_rng(5))
 
     def one_path(bits: dict, soft: list[Tensor] | None) -> tuple[dict[str, Tensor], list[Tensor], float]:
         alone = copy.deepcopy(supernet)
@@ -175,16 +182,24 @@ def test_sandwich_gradients_are_the_sum_of_separate_ones(supernet: Supernet, sma
         total.backward()
         return gradients(alone), [z.detach() for z in logits], float(total.detach())
 
-    expected, soft, of_largest = one_path({group.name: (5, 4) for group in space.groups}, None)
+    from_teacher = None
+    if teacher is not None:
+        assert not teacher.training
+        from_teacher = [z.detach() for z in teacher(images)]
+    largest = {group.name: (5, 4) for group in space.groups}
+    expected, of_largest, largest_loss = one_path(largest, from_teacher)
     generator = np.random.default_rng(5)
-    paths = [space.sample(generator), space.sample(generator)]
-    paths += [{group.name: (2, 2) for group in space.groups}] * smallest
-    for bits in paths:
-        more, _, _ = one_path(bits, soft)
+    drawn = [space.sample(generator), space.sample(generator)]
+    if stratified:
+        drawn = space.stratified(np.random.default_rng(5), 2)
+    drawn += [{group.name: (2, 2) for group in space.groups}] * smallest
+    for bits in drawn:
+        more, _, _ = one_path(bits, from_teacher or of_largest)
         expected = {name: value + more[name] for name, value in expected.items()}
-    assert loss == pytest.approx(of_largest)
+    assert loss == pytest.approx(largest_loss)
     for name, value in gradients(mine).items():
         assert torch.allclose(value, expected[name], rtol=1e-9, atol=1e-11), name
+    assert teacher is None or all(p.grad is None for p in teacher.parameters())
 
 
 def test_the_largest_path_learns_from_labels_alone(supernet: Supernet) -> None:
@@ -193,7 +208,8 @@ def test_the_largest_path_learns_from_labels_alone(supernet: Supernet) -> None:
     net = nets.supernet(spec).train()
     images, labels = nets.images_for(net.space, 6), torch.tensor([0, 1, 2, 3, 4, 0])
     other = copy.deepcopy(net)
-    sandwich_step(net, [1.0, 1.0, 1.0], 2)(images, labels, np.random.default_rng(0))
+    teacher = nets.network(spec)[1]
+    sandwich_step(net, [1.0, 1.0, 1.0], 2, teacher=teacher)(images, labels, np.random.default_rng(0))
     other.set_bits(net.space.choice_bits([0] * len(net.space.groups)))
     loss = sum(F.cross_entropy(z, labels) for z in other(images))
     loss.backward()
@@ -205,6 +221,6 @@ def test_batchnorm_statistics_move_on_the_paths_taken(supernet: Supernet) -> Non
     net = copy.deepcopy(supernet)
     images, labels = nets.images_for(net.space, 6), torch.tensor([0, 1, 2, 3, 4, 0])
     before = copy.deepcopy(net.state_dict())
-    sandwich_step(net, [1.0, 1.0, 1.0], 0)(images, labels, np.random.default_rng(0))
+    sandwich_step(net, [1.0, 1.0, 1.0], 0, smallest=True)(images, labels, np.random.default_rng(0))
     moved = {name for name, value in net.state_dict().items() if not torch.equal(value, before[name])}
     assert moved and all(".w2a2." in name or ".w5a4." in name or ".w8a8." in name for name in moved), moved

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 from torch import Tensor, nn
 
-from usdn_nas.architecture import Architecture
+from usdn_nas.architecture import Architecture, Bits
 from usdn_nas.config import RetrainConfig, SupernetConfig, TrainConfig
 from usdn_nas.cost import full_bops
 from usdn_nas.evaluation.outputs import SupernetEvaluator, accuracies, run
@@ -120,6 +120,15 @@ def _refresh_batches(context: Context) -> Iterator[Tensor]:
         yield images.to(context.device)
 
 
+def _refresh_paths(context: Context) -> Callable[[], list[dict[str, Bits]]]:
+    """Draws the configurations of a batch, as many as a group has choices at most, in the way of the training."""
+    space = context.space
+    generator = np.random.default_rng(derive(context.study.seed, "refreshed paths"))
+    if context.study.supernet.paths == "stratified":
+        return lambda: space.stratified(generator, max(len(group.choices) for group in space.groups))
+    return lambda: space.covering(generator)
+
+
 def untrained_supernet(context: Context, network: MultiExitNetwork) -> Supernet:
     """A supernet with the weights of ``network``, its steps as calibration images have them."""
     supernet = Supernet(network, context.space)
@@ -148,14 +157,17 @@ def train_supernet(context: Context, fingerprint: str) -> None:
 
     def finish() -> None:
         warn(context, watch)
-        if settings.refresh_images:
-            generator = np.random.default_rng(derive(context.study.seed, "refreshed paths"))
-            refresh_norms(supernet, _refresh_batches(context), generator)
+        if settings.refresh_images and settings.qat.epochs and space.bit_configurations > 1:
+            refresh_norms(supernet, _refresh_batches(context), _refresh_paths(context))
             save_weights(supernet, folder / WEIGHTS)
         _write_ladder(context, evaluator, folder / "ladder.json")
 
     weights = _weights(settings, settings.qat, len(space.chain.exits))
-    step = sandwich_step(supernet, weights, settings.random_paths, smallest=settings.smallest)
+    step = sandwich_step(
+        supernet, weights, settings.random_paths,
+        teacher=context.pretrained() if settings.teacher == "pretrained" else None,
+        stratified=settings.paths == "stratified", smallest=settings.smallest,
+    )  # fmt: skip
     folder = context.folder / "supernet"
     _fit(context, supernet, step, settings.qat, folder, fingerprint, "supernet", evaluate, weights, finish, watch)
 

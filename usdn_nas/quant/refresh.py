@@ -3,27 +3,27 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
+from usdn_nas.architecture import Bits
 from usdn_nas.quant.supernet import Supernet
 
 __all__ = ["refresh_norms"]
 
 
 @torch.no_grad()
-def refresh_norms(supernet: Supernet, batches: Iterable[Tensor], generator: np.random.Generator) -> None:
-    """Replaces the running statistics by means over ``batches``; copies for bits that cannot be chosen stay.
+def refresh_norms(supernet: Supernet, batches: Iterable[Tensor], draw: Callable[[], list[dict[str, Bits]]]) -> None:
+    """Replaces the running statistics by means over ``batches``; copies for bits that did not come up stay.
 
-    In training a copy's statistics are those of the last few paths that had its bits. Here every batch runs on
-    configurations that together give each group each of its choices (`SearchSpace.covering`), and all count alike.
+    In training a copy's statistics are those of the last few paths that had its bits. Here every batch runs on several
+    configurations, and all count alike.
 
     Args:
         batches: Images (B, C, H, W) of the training split.
-        generator: Draws the configurations.
+        draw: Draws the configurations of a batch.
     """
     norms = [norm for norm in supernet.modules() if isinstance(norm, nn.BatchNorm2d) and norm.track_running_stats]
     before = [(norm.momentum, copy.deepcopy(dict(norm.named_buffers()))) for norm in norms]
@@ -32,7 +32,7 @@ def refresh_norms(supernet: Supernet, batches: Iterable[Tensor], generator: np.r
         norm.momentum = None  # a mean over all batches
     supernet.train()
     for images in batches:
-        for bits in supernet.space.covering(generator):
+        for bits in draw():
             supernet.set_bits(bits)
             supernet(images)
     for norm, (momentum, buffers) in zip(norms, before, strict=True):

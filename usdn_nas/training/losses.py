@@ -137,34 +137,60 @@ def distillation_step(
     return step
 
 
-def sandwich_step(supernet: Supernet, weights: Sequence[float], random_paths: int, *, smallest: bool = True) -> Step:
-    """A step by the sandwich rule with in-place distillation (Yu & Huang, 2019), on bit-widths.
+def sandwich_step(
+    supernet: Supernet,
+    weights: Sequence[float],
+    random_paths: int,
+    *,
+    teacher: nn.Module | None = None,
+    stratified: bool = False,
+    smallest: bool = False,
+) -> Step:
+    """A step by the sandwich rule (Yu & Huang, 2019) on bit-widths: several configurations, whose gradients add up.
 
-    The largest configuration learns from the labels; the smallest, unless told otherwise, and ``random_paths`` random
-    ones learn, exit by exit, half from the labels and half from the largest one's soft labels of the same step. Where
-    there is but one configuration, it learns from the labels alone. The loss returned is that of the largest, NaN where
-    any is not finite. Segments that all configurations have in common run once.
+    These are the largest, ``random_paths`` random ones and, if asked for, the smallest. Each learns, exit by exit, half
+    from the labels and half from the soft labels of ``teacher``, which stays in evaluation mode. Without one the
+    largest learns from the labels alone and is the teacher of the others, step by step (in-place distillation). A space
+    with one configuration learns from the labels alone. The loss returned is that of the largest, NaN where any is not
+    finite. Segments that all configurations have in common run once.
+
+    Args:
+        stratified: Random paths are `SearchSpace.stratified`; else `SearchSpace.sample`.
     """
     space = supernet.space
     least = space.choice_bits([0] * len(space.groups))
     largest = space.choice_bits([len(group.choices) - 1 for group in space.groups])
+    if teacher is not None:
+        teacher.eval()
 
     def others(generator: np.random.Generator) -> list[dict[str, Bits]]:
         if least == largest:
             return []
-        return [least] * smallest + [space.sample(generator) for _ in range(random_paths)]
+        if stratified:
+            drawn = space.stratified(generator, random_paths)
+        else:
+            drawn = [space.sample(generator) for _ in range(random_paths)]
+        return [least] * smallest + drawn
+
+    def distilled(logits: Sequence[Tensor], soft: Sequence[Tensor], labels: Tensor) -> Tensor:
+        return distillation_loss(logits, soft, labels, weights=weights, temperature=1.0, alpha=0.5)
 
     def step(images: Tensor, labels: Tensor, generator: np.random.Generator) -> float:
         supernet.set_bits(largest)
         beginning = _Beginning(supernet, images)
         logits = beginning.go_on()
-        loss = cross_entropy(logits, labels, weights)
+        if teacher is None or least == largest:
+            soft = [z.detach() for z in logits]
+            loss = cross_entropy(logits, labels, weights)
+        else:
+            with torch.no_grad():
+                soft = list(teacher(images))
+            loss = distilled(logits, soft, labels)
         loss.backward()
-        soft = [z.detach() for z in logits]
         finite = True
         for bits in others(generator):
             supernet.set_bits(bits)
-            path_loss = distillation_loss(beginning.go_on(), soft, labels, weights=weights, temperature=1.0, alpha=0.5)
+            path_loss = distilled(beginning.go_on(), soft, labels)
             path_loss.backward()
             finite = finite and math.isfinite(path_loss.item())
         beginning.backward()

@@ -1,0 +1,97 @@
+"""What is said of synthetic records, beside SciPy and arithmetic."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy.stats import kendalltau
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+
+import ranking_tables
+from retraining import BANDS, STRATA
+
+EACH = 5
+NAMES = [f"{stratum}-{index:02}" for index in range(EACH) for stratum in STRATA]
+
+
+@pytest.fixture(scope="module")
+def results() -> dict[str, Any]:
+    generator = np.random.default_rng(0)
+
+    def record() -> dict[str, Any]:
+        return {"accuracy": [0.5, generator.random()], "value": generator.random()}
+
+    def supernet(epochs: int, ladder: list[float]) -> dict[str, Any]:
+        found = {name: record() for name in NAMES}
+        noise = dict.fromkeys(STRATA, 1e-4)
+        return {
+            "settings": {"qat": {"epochs": epochs}},
+            "accuracy": {name: one["accuracy"] for name, one in found.items()},
+            "value": {name: one["value"] for name, one in found.items()},
+            "noise": {"accuracy": noise, "value": noise},
+            "ladder": [{"bits": [b, b], "accuracy": a} for b, a in zip((2, 3), ladder, strict=True)],
+        }
+
+    return {
+        "configurations": {name: {"bits": {"a": [2 + n % 2, 2], "b": [2 + n % 3, 2]}} for n, name in enumerate(NAMES)},
+        # Seed 2 is not complete.
+        "retrained": {f"{name}, seed {s}": record() for s in range(3) for name in NAMES[: 20 if s < 2 else 3]},
+        "alone": {"1 epoch": {"settings": {"epochs": 1}, "accuracy": {"2/2": 0.6, "3/3": 0.75}}},
+        "supernets": {
+            "a": {"0": supernet(1, [0.5, 0.7]), "1": supernet(1, [0.6, 0.9])},
+            "b": {"0": supernet(2, [0, 0])},
+        },
+    }
+
+
+@pytest.fixture(scope="module")
+def judged(results: dict[str, Any]) -> dict[str, Any]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ranking_tables, "BOOTSTRAPS", 20)
+        return ranking_tables.judge(results, "a")
+
+
+def test_coefficients_are_means_over_repeats(results: dict[str, Any], judged: dict[str, Any]) -> None:
+    assert judged["seeds"] == 2
+    truth = np.array([[results["retrained"][f"{n}, seed {s}"]["accuracy"][-1] for s in (0, 1)] for n in NAMES])
+    scores = [[record["accuracy"][n][-1] for n in NAMES] for record in results["supernets"]["a"].values()]
+    each = [kendalltau(score, truth.mean(axis=1)).statistic for score in scores]
+    cell = judged["supernets"]["a"]["coefficients"]["accuracy, overall, tau"]
+    assert cell["repeats"] == pytest.approx(each)
+    assert cell["mean"] == pytest.approx(np.mean(each))
+    other = judged["supernets"]["b"]["coefficients"]["accuracy, overall, tau"]
+    assert other["difference"] == pytest.approx(other["mean"] - cell["mean"])
+    assert "difference" not in cell
+
+
+def test_the_linear_model_has_the_means_of_every_choice(results: dict[str, Any], judged: dict[str, Any]) -> None:
+    """20 configurations of 2 x 3 choices that are not balanced: fitted by turns instead."""
+    sample = ranking_tables._Sample(results)
+    score = sample.inherited(results["supernets"]["b"]["0"], "accuracy")
+    kinds = [np.arange(20) % 2, np.arange(20) % 3]
+    shares = [np.zeros(2), np.zeros(3)]
+    for _ in range(500):  # each group in turn takes what the other leaves (backfitting)
+        for mine, other in ((0, 1), (1, 0)):
+            left = score - shares[other][kinds[other]]
+            shares[mine] = np.array([left[kinds[mine] == k].mean() for k in range(len(shares[mine]))])
+    fit = shares[0][kinds[0]] + shares[1][kinds[1]]
+    assert sample.linear(score) == pytest.approx(fit)
+    truth = sample.retrained("accuracy").mean(axis=1)
+    found = judged["supernets"]["b"]["coefficients"]["accuracy, overall, tau"]["of_linear_model"]
+    assert found == pytest.approx(kendalltau(fit, truth).statistic)
+
+
+def test_only_the_bands_have_winners(judged: dict[str, Any]) -> None:
+    assert set(judged["supernets"]["a"]["winner_loss"]["accuracy"]) == set(BANDS)
+
+
+def test_uniform_bits_stand_beside_those_trained_alone_as_long(judged: dict[str, Any]) -> None:
+    assert judged["supernets"]["a"]["ladder"] == pytest.approx({"2/2": 0.55, "3/3": 0.8})
+    assert judged["supernets"]["a"]["to_alone"] == pytest.approx({"2/2": -0.05, "3/3": 0.05})
+    assert judged["supernets"]["b"]["to_alone"] == {}
+    ranking_tables.show(judged)
