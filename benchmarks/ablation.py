@@ -4,9 +4,9 @@ python benchmarks/ablation.py --seeds 3
 python benchmarks/ablation.py --seeds 3 --test
 
 Systems, protocol and findings: docs/ablation.md. Everything is chosen on the search split; with --test a seed reads the
-test split at its end, once, and writes it into the attempt's record. Killed, it goes on where it stopped. Settings other than the
-last attempt's begin a new attempt (``--why``); none is ever removed. Seeds may run side by side (``--only 1``), and
-``--prepare`` beside them.
+test split at its end, once, and writes it into the attempt's record. Killed, it goes on where it stopped. Settings
+other than the last attempt's begin a new attempt (``--why``); none is ever removed. Seeds may run side by side
+(``--only 1``), and ``--prepare`` beside them.
 """
 
 from __future__ import annotations

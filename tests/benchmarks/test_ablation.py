@@ -12,8 +12,8 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
-from ablation_summary import beside, best_other, point_of
-from ablation_systems import BITS, EXITS, FULL, MSDNET, OURS, SDN, SEQUENTIAL, STUDIES, cheapest, restricted
+from ablation_summary import MAIN, MARGIN, beside, best_other, point_of
+from ablation_systems import BITS, EXITS, FULL, MSDNET, OURS, SDN, SEQUENTIAL, STUDIES, dearest, restricted
 
 from usdn_nas.networks.build import resolve_space
 from usdn_nas.space import load_space
@@ -26,10 +26,10 @@ def point(name: str, accuracy: float, bops: float, exits: tuple[str, ...] = ()) 
     return FrontPoint(name, {"a": (2, 2)}, exits, (0.5,) * len(exits), accuracy, bops, 100)
 
 
-def test_the_cheapest_that_reaches_an_accuracy_else_the_most_accurate() -> None:
-    points = [point("0", 0.7, 1), point("1", 0.8, 2, ("x",)), point("2", 0.9, 3, ("y",)), point("3", 0.9, 4, ("z",))]
-    assert [one.name for one in cheapest(points, [0.8, 0.85, 0.95])] == ["1", "2"]  # the last is the second again
-    assert [one.name for one in cheapest(points, [0.8, 0.85, 0.95], distinct=False)] == ["1", "2", "2"]
+def test_the_most_accurate_within_a_budget_else_the_cheapest() -> None:
+    points = [point("0", 0.7, 1), point("1", 0.8, 2, ("x",)), point("2", 0.8, 3, ("y",)), point("3", 0.9, 4, ("z",))]
+    assert [one.name for one in dearest(points, [4, 3, 0.5])] == ["3", "1", "0"]
+    assert [one.name for one in dearest(points, [3, 2.5])] == ["1"]  # the second is the first again
 
 
 def _packed(wrong: int, n: int) -> str:
@@ -59,26 +59,27 @@ def _seed(systems: dict[str, dict[float, tuple[float, float, int]]], target: flo
 
 
 def test_comparison_by_hand() -> None:
-    ours = {-0.1: (0.8, 30.0, 5), 0.0: (0.9, 50.0, 3), 0.0025: (0.9025, 60.0, 2)}
-    other = {0.0: (0.9, 100.0, 4), 0.0025: (0.9025, 120.0, 4)}
-    weak = {0.0: (0.79, 40.0, 6), 0.0025: (0.79, 40.0, 6)}  # never gets there: compared at what it reaches
-    seeds = [_seed({OURS: ours, EXITS: other, SDN: weak}, 0.9)] * 2
+    ours = {-0.1: (0.8, 30.0, 5), MAIN: (0.9, 50.0, 3), MAIN + MARGIN: (0.9015, 60.0, 2)}
+    other = {MAIN: (0.9, 100.0, 4), MAIN + MARGIN: (0.9015, 120.0, 4)}
+    weak = {MAIN: (0.79, 40.0, 6), MAIN + MARGIN: (0.79, 40.0, 6)}  # never gets there: compared at what it reaches
+    seeds = [_seed({OURS: ours, EXITS: other, SDN: weak}, 0.9 - MAIN)] * 2
     found = beside(seeds, EXITS)
     assert found["savings"] == pytest.approx([0.4, 0.4])
     # of 20 images ours is right on two that the other gets wrong
     assert found["differences"] == pytest.approx([0.1, 0.1])
     error = 1.96 * np.std([1, 1] + [0] * 18, ddof=1) / np.sqrt(20)
     assert found["interval"] == pytest.approx([0.1 - error, 0.1 + error])
-    assert beside(seeds, EXITS, 0.0)["savings"] == pytest.approx([0.5, 0.5])
+    assert beside(seeds, EXITS, margin=0.0)["savings"] == pytest.approx([0.5, 0.5])
     against_weak = beside(seeds, SDN)
     assert against_weak["savings"] == pytest.approx([0.25, 0.25])  # 30 against 40
     assert against_weak["difference"] == pytest.approx(1 / 20)
+    assert beside(seeds, EXITS, MAIN + MARGIN, 0.0)["savings"] == pytest.approx([0.5, 0.5])
 
 
 def test_the_best_other_reaches_the_accuracy_in_every_seed_and_is_not_sequential() -> None:
     costs = {FULL: 100.0, EXITS: 50.0, BITS: 60.0, SEQUENTIAL: 10.0, OURS: 5.0, MSDNET: 70.0, SDN: 20.0}
-    one = _seed({name: {0.0: (0.9, bops, 0)} for name, bops in costs.items()}, 0.9)
-    short = _seed({name: {0.0: (0.5 if name == SDN else 0.9, bops, 0)} for name, bops in costs.items()}, 0.9)
+    one = _seed({name: {MAIN: (0.9, bops, 0)} for name, bops in costs.items()}, 0.9)
+    short = _seed({name: {MAIN: (0.5 if name == SDN else 0.9, bops, 0)} for name, bops in costs.items()}, 0.9)
     assert best_other([one, one]) == SDN
     assert best_other([one, short]) == EXITS
 

@@ -15,7 +15,7 @@ from usdn_nas.policy import thresholds as module
 from usdn_nas.policy.apply import apply
 from usdn_nas.policy.combinations import best_combinations, grid_problem
 from usdn_nas.policy.outputs import ExitOutputs
-from usdn_nas.policy.thresholds import FittedThresholds, fit_thresholds, fit_trade_offs
+from usdn_nas.policy.thresholds import FittedThresholds, fit_accuracies, fit_thresholds, fit_trade_offs
 
 
 def enumerated(outputs: ExitOutputs, costs: ExitCosts, rule: Rule = "threshold") -> list[tuple[float, float]]:
@@ -51,6 +51,15 @@ def test_exact_fit_equals_enumeration(rule: Rule, seed: int, exits: int) -> None
     fitted = fit_thresholds(outputs, costs, accuracy=1.01, rule=rule)
     unreachable = apply(outputs, costs, fitted.thresholds, rule)
     assert unreachable.accuracy == max(a for a, _ in truth)
+
+
+@pytest.mark.parametrize("placed", [0, 2, 6])
+def test_several_accuracies_at_once_are_each_fitted_as_alone(placed: int) -> None:
+    outputs, costs = random_outputs(placed, placed + 1, 200)
+    accuracies = [0.2, 0.4, 0.45, 1.0]
+    alone = [fit_thresholds(outputs, costs, accuracy=accuracy) for accuracy in accuracies]
+    assert fit_accuracies(outputs, costs, accuracies) == alone
+    assert placed == 0 or len({fit.thresholds for fit in alone}) > 1
 
 
 @pytest.mark.parametrize("placed", [0, 2, 3, 6])
