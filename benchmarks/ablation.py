@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 from ablation_summary import MARGIN, draw, show
-from ablation_systems import FULL, MSDNET, OURS, SDN, SHARES, STUDIES, UNIFORM, Chooser
+from ablation_systems import FULL, MSDNET, OURS, SDN, SHARES, STUDIES, Chooser, dearest
 from numpy.typing import NDArray
 from rich.console import Console
 
@@ -43,6 +43,7 @@ from usdn_nas.policy.apply import apply
 from usdn_nas.policy.outputs import ExitOutputs
 from usdn_nas.policy.thresholds import fit_accuracies
 from usdn_nas.progress import Reporter
+from usdn_nas.study.points import FrontPoint
 
 SCHEMA = "usdn-nas/benchmark-ablation/1"
 OFFSETS = (-0.02, -0.015, -0.01, -0.0075, -0.005, -0.0025, 0.0)
@@ -144,7 +145,7 @@ class Seed:
             return
         found = self._from_supernet()
         for system in (MSDNET, SDN):
-            found[system] = [self._of_other(system)]
+            found[system] = self._of_other(system)
         self._retrain(found)
         candidates = {system: found[system] for system in STUDIES}
         target = float(candidates[FULL][0].search.accuracy[-1])
@@ -174,20 +175,24 @@ class Seed:
         chooser = Chooser(context, self.folder / "search")
         found = {FULL: [self._candidate(FULL, 0, context, chooser.full(), None)]}
         for system, points in chooser.choices().items():
-            found[system] = [
-                self._candidate(system, i, context, p.architecture, {"accuracy": p.accuracy, "bops": p.bops})
-                for i, p in enumerate(points)
-            ]
+            found[system] = self._candidates(system, context, points)
         return found
 
-    def _of_other(self, system: str) -> Candidate:
-        """MSDNet or SDN: the placement of its exits that is cheapest, before retraining, of those that cost nothing."""
+    def _of_other(self, system: str) -> list[Candidate]:
+        """Of MSDNet or SDN, whose bits are given: the most accurate placement within each share of what it takes."""
         context = self.contexts[STUDIES[system]]
         with waiting(context.folder):
             Pipeline(context).run(until="supernet")
-        point = Chooser(context, self.folder / "search").as_accurate(dict(context.space.ladder()[0]))
-        inherited = {"accuracy": point.accuracy, "bops": point.bops}
-        return self._candidate(system, 0, context, point.architecture, inherited)
+        chooser = Chooser(context, self.folder / "search")
+        bits = dict(context.space.ladder()[0])
+        points = dearest(chooser.with_exits(bits), chooser.budgets(bits))
+        return self._candidates(system, context, points)
+
+    def _candidates(self, system: str, context: Context, points: Sequence[FrontPoint]) -> list[Candidate]:
+        return [
+            self._candidate(system, i, context, p.architecture, {"accuracy": p.accuracy, "bops": p.bops})
+            for i, p in enumerate(points)
+        ]
 
     def _candidate(
         self, system: str, number: int, context: Context, architecture: Architecture, inherited: dict[str, float] | None
@@ -308,7 +313,6 @@ def settings_of(runs: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     contexts = {study: open_run(find_toml(study, "studies"), (), runs / study) for study in set(STUDIES.values())}
     settings = {
         "shares": list(SHARES),
-        "uniform": [list(bits) for bits in UNIFORM],
         "offsets": list(OFFSETS),
         "margin": MARGIN,
         "studies": {

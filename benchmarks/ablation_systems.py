@@ -38,8 +38,6 @@ STUDIES = {
 
 FULL, EXITS, BITS, SEQUENTIAL, _, MSDNET, SDN = STUDIES
 FOUR: Bits = (4, 4)
-UNIFORM: tuple[Bits, ...] = ((3, 3), FOUR, (5, 5))
-"""What early exits alone may have everywhere. 2 bits are 3 points less accurate than 4."""
 SHARES = (0.85, 0.7, 0.55)
 """Budgets of the points that are retrained, as shares of what 4 bits everywhere take."""
 
@@ -118,18 +116,30 @@ class Chooser:
     def choices(self) -> dict[str, list[FrontPoint]]:
         """System -> the points to retrain, all chosen before retraining; bits and exits that came before are left out.
 
-        Early exits: 3, 4 and 5 bits everywhere. Joint search: the most accurate policy at each of `SHARES` of the
-        average BOPs that early exits at 4 bits take. Mixed precision: the most accurate at each of the same shares of
-        the BOPs of 4 bits without exits; then early exits: the same bits. Exits that are placed on bits chosen before
-        are those of the cheapest policy as accurate as the last exit alone.
+        For each of `SHARES` the most accurate policy within that share of the average BOPs that early exits at 4 bits
+        take where they cost no accuracy. Without exits: within that share of the BOPs of 4 bits everywhere. "Then early
+        exit" has the bits that mixed precision chose.
         """
-        exits = [self.as_accurate(self._uniform(bits)) for bits in UNIFORM]
-        at_four = exits[UNIFORM.index(FOUR)].bops
-        without = [s * full_bops(self.space, self._uniform(FOUR)) for s in SHARES]
+        budgets = self.budgets(self._uniform(FOUR))
+        without = [share * full_bops(self.space, self._uniform(FOUR)) for share in SHARES]
         bits = dearest(self.front("bits", restricted(self.space, candidates=())), without)
-        joint = dearest(self.front("joint", self.space), [share * at_four for share in SHARES])
-        sequential = [self.as_accurate(point.bits) for point in bits]
-        return {EXITS: exits, BITS: bits, SEQUENTIAL: sequential, OURS: joint}
+        ladder = [self.widened(self._one, uniform) for uniform in self._one.ladder()]
+        return {
+            EXITS: dearest([p for uniform in ladder for p in self.with_exits(uniform)], budgets),
+            BITS: bits,
+            SEQUENTIAL: dearest([p for point in bits for p in self.with_exits(point.bits)], budgets),
+            OURS: dearest(self.front("joint", self.space), budgets),
+        }
+
+    @cached_property
+    def _one(self) -> SearchSpace:
+        """The space whose layers all have the same bits."""
+        return restricted(self.space, granularity="network")
+
+    def budgets(self, bits: dict[str, Bits]) -> list[float]:
+        """`SHARES` of the average BOPs of `as_accurate`."""
+        most = self.as_accurate(bits).bops
+        return [share * most for share in SHARES]
 
     def as_accurate(self, bits: dict[str, Bits]) -> FrontPoint:
         """The cheapest placement of exits and shared threshold that is as accurate as the last exit alone."""
