@@ -38,7 +38,7 @@ STUDIES = {
 
 FULL, EXITS, BITS, SEQUENTIAL, _, MSDNET, SDN = STUDIES
 FOUR: Bits = (4, 4)
-SHARES = (0.85, 0.7, 0.55)
+SHARES = (0.55, 0.4, 0.3)
 """Budgets of the points that are retrained, as shares of what 4 bits everywhere take."""
 
 
