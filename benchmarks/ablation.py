@@ -46,7 +46,7 @@ from usdn_nas.progress import Reporter
 from usdn_nas.study.points import FrontPoint
 
 SCHEMA = "usdn-nas/benchmark-ablation/1"
-OFFSETS = (-0.03, -0.025, -0.02, -0.015, -0.01, -0.0075, -0.005)
+OFFSETS = (-0.025, -0.0225, -0.02, -0.0175, -0.015, -0.0125, -0.01, -0.0075, -0.005)
 """Accuracies that thresholds are fitted to on the search split, relative to the retrained full network at 4 bits."""
 
 
