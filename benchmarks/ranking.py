@@ -28,10 +28,11 @@ from retraining import RESULTS, STRATA, Retrainings, early_exit_value
 
 from usdn_nas.config import StudyConfig, apply_overrides
 from usdn_nas.evaluation.engine import Engine, EngineSettings
-from usdn_nas.files import read_json
+from usdn_nas.files import digest, read_json
 from usdn_nas.pipeline.context import Context, open_run
 from usdn_nas.pipeline.train import train_supernet
 from usdn_nas.seeds import derive
+from usdn_nas.training.loop import CHECKPOINT
 from usdn_nas.validation import validate
 
 STANDARD = "as in the study"
@@ -53,7 +54,8 @@ def train_and_record(context: Context, retrainings: Retrainings, name: str, over
     """Trains a supernet and records what it gives the configurations."""
     folder = context.folder / "ranking" / f"{name.replace(' ', '-')}-{repeat}"
     made = variant(context, overrides, repeat, folder)
-    train_supernet(made, f"{name}, {repeat}")
+    settings = made.study.supernet.model_dump(mode="json", exclude={"pretrain"}, exclude_none=True)
+    train_supernet(made, digest([settings, made.study.seed]))
     engine = Engine(made.supernet(), made.search_batches, EngineSettings("float", 128, threads=made.study.threads))
     configurations = retrainings.configurations
     accuracy, value = {}, {}
@@ -65,7 +67,7 @@ def train_and_record(context: Context, retrainings: Retrainings, name: str, over
         right[index] = outputs.correct[-1]
     strata = np.array([one.stratum for one in configurations])
     record = {
-        "settings": made.study.supernet.model_dump(mode="json", exclude={"pretrain"}, exclude_none=True),
+        "settings": settings,
         "accuracy": accuracy,
         "value": value,
         "noise": {
@@ -77,6 +79,7 @@ def train_and_record(context: Context, retrainings: Retrainings, name: str, over
     }
     with retrainings.change() as results:
         results.setdefault("supernets", {}).setdefault(name, {})[str(repeat)] = record
+    (folder / "supernet" / CHECKPOINT).unlink()
 
 
 def train_alone(context: Context, retrainings: Retrainings, name: str, overrides: list[str]) -> None:
@@ -88,11 +91,13 @@ def train_alone(context: Context, retrainings: Retrainings, name: str, overrides
             continue
         title = f"{name} alone {pair}"
         folder = context.folder / "ranking" / title.replace(" ", "-").replace("/", "-")
-        outputs = retrainings.train(bits, settings, derive(context.study.seed, "alone"), folder, title)
+        payload = settings.model_dump(mode="json", exclude_none=True)
+        seed, fingerprint = derive(context.study.seed, "alone"), digest([pair, payload])
+        outputs = retrainings.train(bits, settings, seed, folder, fingerprint)
         with retrainings.change() as results:
-            new = {"settings": settings.model_dump(mode="json", exclude_none=True), "accuracy": {}}
-            record = results.setdefault("alone", {}).setdefault(name, new)
+            record = results.setdefault("alone", {}).setdefault(name, {"settings": payload, "accuracy": {}})
             record["accuracy"][pair] = float(outputs.accuracy[-1])
+        (folder / CHECKPOINT).unlink()
 
 
 def main() -> None:
