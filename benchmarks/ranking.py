@@ -5,6 +5,7 @@ python benchmarks/retraining.py RUN                                   # hours; g
 python benchmarks/ranking.py RUN                                      # trains and judges the study's supernet
 python benchmarks/ranking.py RUN --alone                              # trains the uniform configurations alone
 python benchmarks/ranking.py RUN --name "4 paths" --set supernet.random_paths=4 --repeats 2
+python benchmarks/ranking.py RUN --repeats 2 --recalibrate            # BatchNorms recalibrated for each configuration
 
 Each supernet starts from RUN's full-precision weights and is recorded under its name with the retrainings; --repeats
 trains it with other batches and paths. Without --repeats nothing is trained that is recorded. Prints for every supernet
@@ -16,7 +17,9 @@ alone, and what choosing by the supernet loses in each band.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,15 +29,23 @@ from agreement import evaluation_noise
 from ranking_tables import judge, show
 from retraining import RESULTS, STRATA, Retrainings, early_exit_value
 
+from usdn_nas.architecture import Bits
 from usdn_nas.config import StudyConfig, apply_overrides
 from usdn_nas.evaluation.engine import Engine, EngineSettings
-from usdn_nas.files import read_json
+from usdn_nas.evaluation.outputs import SupernetEvaluator
+from usdn_nas.files import digest, read_json
 from usdn_nas.pipeline.context import Context, open_run
 from usdn_nas.pipeline.train import train_supernet
+from usdn_nas.policy.outputs import ExitOutputs
+from usdn_nas.quant.refresh import refresh_norms
 from usdn_nas.seeds import derive
+from usdn_nas.training.loop import CHECKPOINT
 from usdn_nas.validation import validate
 
 STANDARD = "as in the study"
+RECALIBRATED = ", recalibrated"
+RECALIBRATION_BATCH, RECALIBRATION_BATCHES = 256, 16
+"""Images of the training split, without augmentation, that a configuration's BatchNorm statistics are taken over."""
 
 
 def variant(context: Context, overrides: list[str], repeat: int, folder: Path) -> Context:
@@ -49,34 +60,82 @@ def variant(context: Context, overrides: list[str], repeat: int, folder: Path) -
     return made
 
 
+def settings_of(context: Context) -> dict[str, Any]:
+    """Those of the supernet's training."""
+    return context.study.supernet.model_dump(mode="json", exclude={"pretrain"}, exclude_none=True)
+
+
+def folder_of(context: Context, name: str, repeat: int) -> Path:
+    """Where a supernet is trained."""
+    return context.folder / "ranking" / f"{name.replace(' ', '-')}-{repeat}"
+
+
 def train_and_record(context: Context, retrainings: Retrainings, name: str, overrides: list[str], repeat: int) -> None:
     """Trains a supernet and records what it gives the configurations."""
-    folder = context.folder / "ranking" / f"{name.replace(' ', '-')}-{repeat}"
+    folder = folder_of(context, name, repeat)
     made = variant(context, overrides, repeat, folder)
-    train_supernet(made, f"{name}, {repeat}")
+    train_supernet(made, digest([settings_of(made), made.study.seed]))
     engine = Engine(made.supernet(), made.search_batches, EngineSettings("float", 128, threads=made.study.threads))
+    outputs = engine.run([one.bits for one in retrainings.configurations])
+    ladder = read_json(folder / "supernet" / "ladder.json", "usdn-nas/ladder/1")["rows"]
+    record(made, retrainings, name, repeat, outputs, ladder)
+    (folder / "supernet" / CHECKPOINT).unlink()
+
+
+def recalibrate_and_record(
+    context: Context, retrainings: Retrainings, name: str, overrides: list[str], repeat: int
+) -> None:
+    """Records what a trained supernet gives where BatchNorm statistics are taken anew for each configuration."""
+    made = variant(context, overrides, repeat, folder_of(context, name, repeat))
+    supernet = made.supernet()
+    images = made.data.train.batches(RECALIBRATION_BATCH, shuffle_seed=(derive(made.study.seed, "recalibration"),))
+    batches = [batch.to(made.device) for batch, _ in itertools.islice(images, RECALIBRATION_BATCHES)]
+    evaluator = SupernetEvaluator(supernet, made.search_batches)
+
+    def outputs_of(bits: dict[str, Bits]) -> ExitOutputs:
+        refresh_norms(supernet, batches, lambda: [bits])
+        supernet.eval()
+        return evaluator(bits)
+
+    outputs = ((index, outputs_of(one.bits)) for index, one in enumerate(retrainings.configurations))
+    ladder = [
+        {"bits": list(next(iter(bits.values()))), "accuracy": float(outputs_of(bits).accuracy[-1])}
+        for bits in made.space.ladder()
+    ]
+    record(made, retrainings, f"{name}{RECALIBRATED}", repeat, outputs, ladder)
+
+
+def record(
+    made: Context,
+    retrainings: Retrainings,
+    name: str,
+    repeat: int,
+    outputs: Iterable[tuple[int, ExitOutputs]],
+    ladder: list[dict[str, Any]],
+) -> None:
+    """Writes what a supernet gives the configurations, ``outputs`` with their numbers."""
     configurations = retrainings.configurations
     accuracy, value = {}, {}
     right, parts = (np.empty((len(configurations), len(made.data.search))) for _ in range(2))
-    for index, outputs in engine.run([one.bits for one in configurations]):
+    for index, found in outputs:
         one = configurations[index]
-        accuracy[one.name] = outputs.accuracy.tolist()
-        value[one.name], parts[index] = early_exit_value(made.space, one.bits, outputs, made.study.search.tr)
-        right[index] = outputs.correct[-1]
+        accuracy[one.name] = found.accuracy.tolist()
+        value[one.name], parts[index] = early_exit_value(made.space, one.bits, found, made.study.search.tr)
+        right[index] = found.correct[-1]
     strata = np.array([one.stratum for one in configurations])
-    record = {
-        "settings": made.study.supernet.model_dump(mode="json", exclude={"pretrain"}, exclude_none=True),
+    new = {
+        "settings": settings_of(made),
         "accuracy": accuracy,
         "value": value,
         "noise": {
             "accuracy": {stratum: evaluation_noise(right[strata == stratum]) for stratum in STRATA},
             "value": {stratum: evaluation_noise(parts[strata == stratum]) for stratum in STRATA},
         },
-        "ladder": read_json(folder / "supernet" / "ladder.json", "usdn-nas/ladder/1")["rows"],
+        "ladder": ladder,
         "provenance": made.provenance(),
     }
     with retrainings.change() as results:
-        results.setdefault("supernets", {}).setdefault(name, {})[str(repeat)] = record
+        results.setdefault("supernets", {}).setdefault(name, {})[str(repeat)] = new
 
 
 def train_alone(context: Context, retrainings: Retrainings, name: str, overrides: list[str]) -> None:
@@ -88,11 +147,13 @@ def train_alone(context: Context, retrainings: Retrainings, name: str, overrides
             continue
         title = f"{name} alone {pair}"
         folder = context.folder / "ranking" / title.replace(" ", "-").replace("/", "-")
-        outputs = retrainings.train(bits, settings, derive(context.study.seed, "alone"), folder, title)
+        payload = settings.model_dump(mode="json", exclude_none=True)
+        seed, fingerprint = derive(context.study.seed, "alone"), digest([pair, payload])
+        outputs = retrainings.train(bits, settings, seed, folder, fingerprint)
         with retrainings.change() as results:
-            new = {"settings": settings.model_dump(mode="json", exclude_none=True), "accuracy": {}}
-            record = results.setdefault("alone", {}).setdefault(name, new)
+            record = results.setdefault("alone", {}).setdefault(name, {"settings": payload, "accuracy": {}})
             record["accuracy"][pair] = float(outputs.accuracy[-1])
+        (folder / CHECKPOINT).unlink()
 
 
 def main() -> None:
@@ -101,6 +162,7 @@ def main() -> None:
     parser.add_argument("--name", default=STANDARD)
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides")
     parser.add_argument("--repeats", type=int, default=1)
+    parser.add_argument("--recalibrate", action="store_true", help="judge each with its BatchNorms recalibrated, too")
     parser.add_argument("--alone", action="store_true", help="train the uniform configurations alone, too, as long")
     parser.add_argument("--against", default=STANDARD, metavar="NAME", help="supernet that others are compared with")
     parser.add_argument("--results", type=Path, default=RESULTS)
@@ -110,9 +172,11 @@ def main() -> None:
     context.device  # noqa: B018  sets the number of threads
     retrainings = Retrainings(context, options.results)
     for repeat in range(options.repeats):
-        known: dict[str, Any] = retrainings.read().get("supernets", {})
-        if str(repeat) not in known.get(options.name, {}):
-            train_and_record(context, retrainings, options.name, options.overrides, repeat)
+        for name, work in {options.name: train_and_record, options.name + RECALIBRATED: recalibrate_and_record}.items():
+            known: dict[str, Any] = retrainings.read().get("supernets", {})
+            wanted = work is train_and_record or options.recalibrate
+            if wanted and str(repeat) not in known.get(name, {}):
+                work(context, retrainings, options.name, options.overrides, repeat)
     if options.alone:
         train_alone(context, retrainings, options.name, options.overrides)
     judged = judge(retrainings.read(), options.against)

@@ -74,6 +74,8 @@ def _score(record: dict[str, Any], objective: str) -> float:
 def judge(results: dict[str, Any], against: str) -> dict[str, Any]:
     """Every supernet recorded, its repeats together: coefficients are means over them.
 
+    Beside them those of a linear model of each, and of the mean of what all repeats give (``of_mean``).
+
     Args:
         results: The file of `Retrainings`.
         against: Name of the supernet that the others are compared with, on the same bootstrap samples.
@@ -121,6 +123,7 @@ def _supernet(sample: _Sample, records: list[dict[str, Any]]) -> tuple[dict[str,
                 cells[key] = {"mean": float(np.mean(values)), "repeats": values, "interval": interval(draws[key])}
                 fits = [function(sample.linear(score)[index], target[index], strata) for score in scores]
                 cells[key]["of_linear_model"] = float(np.mean(fits))
+                cells[key]["of_mean"] = function(np.mean(scores, axis=0)[index], target[index], strata)
                 if len(sample.seeds) > 1:
                     cells[key] |= _ceilings(retrained[index], sample.strata[index], strata, function, noise)
     row: dict[str, Any] = {"repeats": len(records), "coefficients": cells, "ladder": _ladder(records)}
@@ -230,6 +233,8 @@ def _cell(cell: dict[str, Any]) -> str:
     if "ceiling" in cell:
         text += f" of {cell['ceiling']:.3f} ({cell['mean'] / cell['ceiling']:.2f})"
     text += f"\nlinear model {cell['of_linear_model']:.3f}"
+    if len(cell["repeats"]) > 1:
+        text += f", mean of all {cell['of_mean']:.3f}"
     if "difference" in cell:
         text += f"\n{cell['difference']:+.3f} {_range(cell, 'difference_interval')}"
     return text

@@ -111,8 +111,9 @@ def main() -> None:
     }
     teacher = copy.deepcopy(network)
     for paths in PATHS:
-        step = sandwich_step(supernet, weights, paths - 1, teacher=teacher, stratified=True)
-        works[f"supernet, {paths} configurations"] = (paths, functools.partial(step, images, labels, generator))
+        for title, of in (("in-place", None), ("with teacher", teacher)):
+            step = sandwich_step(supernet, weights, paths - 1, teacher=of, stratified=True)
+            works[f"supernet, {paths}, {title}"] = (paths, functools.partial(step, images, labels, generator))
     clock = time.process_time if options.threads == 1 else time.perf_counter
     seconds = rounds({name: work for name, (_, work) in works.items()}, options.repeats, clock)
     least = {name: min(values) for name, values in seconds.items()}

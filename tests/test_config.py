@@ -109,7 +109,7 @@ def test_defaults_and_values(study: Path) -> None:
     ("text", "line"),
     [
         ("sead = 1", "sead: unknown key 'sead'; did you mean 'seed'?"),
-        ("[supernet]\nlr = 1", "supernet.lr: unknown key 'lr'; valid: "),
+        ("[supernet]\nzzz = 1", "supernet.zzz: unknown key 'zzz'; valid: "),
         ("[supernet.qat]\nepoch = 1", "supernet.qat.epoch: unknown key 'epoch'; did you mean 'epochs'?"),
         ("[serch]\ntr = 1", "serch: unknown key 'serch'; did you mean 'search'?"),
         ("[supernet.qat]\nepochs = -1", "supernet.qat.epochs: Input should be greater than or equal to 0, got -1"),

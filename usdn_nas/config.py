@@ -147,7 +147,8 @@ class SupernetConfig(_Strict):
     by SDN's ramp: that of the i-th of K internal classifiers rises with the epochs, min(m, .01 + epoch m / epochs),
     from 1 on, to m evenly spaced from .15 to .9.
     ``calibration_images``: training images from which step sizes start. ``refresh_images``: about how many training
-    images BatchNorm statistics are taken over anew at the end; 0: those of the last steps stay.
+    images BatchNorm statistics are taken over anew at the end; those of the last steps stay with 0, and in a space
+    with one configuration.
     """
 
     later = frozenset({"exit_loss", "weights"})

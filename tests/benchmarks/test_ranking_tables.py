@@ -64,6 +64,7 @@ def test_coefficients_are_means_over_repeats(results: dict[str, Any], judged: di
     cell = judged["supernets"]["a"]["coefficients"]["accuracy, overall, tau"]
     assert cell["repeats"] == pytest.approx(each)
     assert cell["mean"] == pytest.approx(np.mean(each))
+    assert cell["of_mean"] == pytest.approx(kendalltau(np.mean(scores, axis=0), truth.mean(axis=1)).statistic)
     other = judged["supernets"]["b"]["coefficients"]["accuracy, overall, tau"]
     assert other["difference"] == pytest.approx(other["mean"] - cell["mean"])
     assert "difference" not in cell

@@ -70,7 +70,7 @@ def supernet(
 
     Example:
 
-        usdn-nas supernet digits --set supernet.random_paths=3
+        usdn-nas supernet digits --set supernet.random_paths=4
     """
     run_until("supernet", study, set_, out, quiet, verbose)
 

@@ -121,12 +121,16 @@ def _refresh_batches(context: Context) -> Iterator[Tensor]:
 
 
 def _refresh_paths(context: Context) -> Callable[[], list[dict[str, Bits]]]:
-    """Draws the configurations of a batch, as many as a group has choices at most, in the way of the training."""
+    """Draws the configurations that refreshed statistics are of; called for every batch.
+
+    They give every group each of its choices, and as many more are as in training where that prefers some.
+    """
     space = context.space
     generator = np.random.default_rng(derive(context.study.seed, "refreshed paths"))
-    if context.study.supernet.paths == "stratified":
-        return lambda: space.stratified(generator, max(len(group.choices) for group in space.groups))
-    return lambda: space.covering(generator)
+    if context.study.supernet.paths == "uniform":
+        return lambda: space.covering(generator)
+    count = max(len(group.choices) for group in space.groups)
+    return lambda: space.stratified(generator, count) + space.covering(generator)
 
 
 def untrained_supernet(context: Context, network: MultiExitNetwork) -> Supernet:

@@ -29,7 +29,7 @@ from usdn_nas.training.distributed import mean_step, rank, same_state
 from usdn_nas.training.losses import Step
 from usdn_nas.training.shares import Plan, shares
 
-__all__ = ["HISTORY", "WEIGHTS", "fit", "learning_rate"]
+__all__ = ["CHECKPOINT", "HISTORY", "WEIGHTS", "fit", "learning_rate"]
 
 SECONDS_BETWEEN_CHECKPOINTS = 20.0
 STEPS_BETWEEN_POINTS = 10
