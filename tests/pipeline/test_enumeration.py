@@ -7,13 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.pipeline.tiny import contents, context, run
+from tests.pipeline.tiny import Heard, contents, context, run
 from usdn_nas.evaluation.engine import Engine, EngineSettings
 from usdn_nas.evaluation.outputs import SupernetEvaluator
 from usdn_nas.pipeline.context import Context
 from usdn_nas.pipeline.stages import Pipeline
 from usdn_nas.policy.outputs import ExitOutputs
-from usdn_nas.progress import Reporter
 from usdn_nas.study.parameters import bits_of, configuration
 from usdn_nas.study.search import run_search
 from usdn_nas.study.session import Study, open_study
@@ -79,17 +78,6 @@ def test_an_interrupted_enumeration_goes_on(opened: Context, tmp_path: Path) -> 
     for trial in study.trials[::5]:
         outputs: ExitOutputs = plain(bits_of(space, trial.params))
         assert trial.user_attrs["accuracy_without_exits"] == pytest.approx(outputs.accuracy[-1], abs=0.011)
-
-
-class Heard(Reporter):
-    """Keeps what it is told."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.lines: list[str] = []
-
-    def say(self, text: str) -> None:
-        self.lines.append(text)
 
 
 def test_it_says_what_it_does_and_how_long_it_takes(tiny_copy: Path) -> None:

@@ -16,6 +16,7 @@ from usdn_nas.pipeline import stages
 from usdn_nas.pipeline.context import Context, open_run
 from usdn_nas.pipeline.ledger import Ledger, Stage
 from usdn_nas.pipeline.stages import Pipeline
+from usdn_nas.progress import Reporter
 
 SPACE = """
 [network]
@@ -63,6 +64,17 @@ train = { epochs = 2, batch_size = 50, lr = 0.05, max_steps = 6 }
 [evaluate]
 sweep = 5
 """
+
+
+class Heard(Reporter):
+    """Keeps what it is told."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines: list[str] = []
+
+    def say(self, text: str) -> None:
+        self.lines.append(text)
 
 
 def write_study(folder: Path) -> Path:

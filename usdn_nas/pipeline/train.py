@@ -166,6 +166,11 @@ def train_supernet(context: Context, fingerprint: str) -> None:
             save_weights(supernet, folder / WEIGHTS)
         _write_ladder(context, evaluator, folder / "ladder.json")
 
+    if settings.teacher == "pretrained" and settings.pretrain.epochs == 0 and settings.weights is None:
+        context.reporter.say(
+            "supernet: learns from a network that was not pre-trained, exits included (supernet.pretrain.epochs = 0 "
+            "and no supernet.weights); supernet.teacher = 'largest' does without"
+        )
     weights = _weights(settings, settings.qat, len(space.chain.exits))
     step = sandwich_step(
         supernet, weights, settings.random_paths,
