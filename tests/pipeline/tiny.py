@@ -46,7 +46,7 @@ search = 100
 test = 150
 
 [supernet]
-random_paths = 1
+random_paths = 2
 calibration_images = 50
 pretrain = { epochs = 3, batch_size = 50 }
 qat = { epochs = 2, batch_size = 50, lr = 0.05, max_steps = 6 }
