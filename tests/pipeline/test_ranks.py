@@ -73,7 +73,8 @@ def test_all_stages_equal_those_of_one_process(study: Path, tmp_path: Path) -> N
     for name, found in two.items():
         if name.endswith(".safetensors"):
             first, second = (load_file(tmp_path / folder / name) for folder in ("two", "runs/tiny"))
-            assert all(torch.allclose(first[key], second[key], atol=1e-5) for key in first), name
+            # Sums differ by rounding, and a value between two codes may then fall to either side.
+            assert all(torch.allclose(first[key], second[key], rtol=1e-4, atol=1e-4) for key in first), name
         elif name.endswith("history.csv"):
             losses = [[float(row["loss"]) for row in rows] for rows in (found, one[name])]
             assert losses[0] == pytest.approx(losses[1], rel=1e-5), name
