@@ -86,7 +86,7 @@ def best_other(seeds: Seeds, offset: float = MAIN) -> str:
 
 def spread(values: Sequence[float], form: str) -> str:
     """Mean ± standard deviation."""
-    deviation = f" ±{statistics.stdev(values):{form}}" if len(values) > 1 else ""
+    deviation = f" ±{statistics.stdev(values):{form.lstrip('+')}}" if len(values) > 1 else ""
     return f"{statistics.mean(values):{form}}{deviation}"
 
 
