@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
@@ -59,7 +60,9 @@ def within(record: dict[str, Any], share: float) -> float:
 
 
 def spread(values: Sequence[float]) -> str:
-    """Mean ± standard deviation of fractions, in percent."""
+    """Mean ± standard deviation of fractions, in percent; a dash where no policy is so cheap."""
+    if math.isnan(sum(values)):
+        return "-"
     deviation = f" ±{100 * statistics.stdev(values):.2f}" if len(values) > 1 else ""
     return f"{100 * statistics.mean(values):.2f}{deviation}"
 
