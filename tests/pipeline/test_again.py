@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from tests.pipeline.tiny import contents, context, no_figures, recorded, run, snapshot
 from usdn_nas.errors import UserError
@@ -81,9 +83,15 @@ def test_a_setting_runs_again_what_depends_on_it(setting: str, expected: list[st
     ["supernet.smallest=true", "supernet.refresh_images=64", "supernet.paths=uniform", "supernet.teacher=largest"],
 )
 def test_another_recipe_is_another_supernet(setting: str, tiny_copy: Path) -> None:
+    before = load_file(tiny_copy / "supernet/weights.safetensors")
     ran = run(tiny_copy, setting)
     assert ran[:3] == ALL[1:4] == ["supernet", "search", "export"]
     assert ran[3:] in ([*RETRAIN, *END], END)  # the same network may win
+    after = load_file(tiny_copy / "supernet/weights.safetensors")
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert any("running_" in name for name in changed)
+    learned = {name for name in changed if "running_" not in name}
+    assert bool(learned) == ("refresh_images" not in setting)
 
 
 def test_settings_that_no_result_depends_on(tiny_copy: Path) -> None:
