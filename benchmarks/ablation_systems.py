@@ -25,32 +25,39 @@ from usdn_nas.study.search import Evaluate, run_search
 from usdn_nas.study.session import open_study
 
 OURS = "joint"
-STUDIES = {
-    "full network, 4 bits": "ablation",
-    "early exit, best uniform bits": "ablation",
-    "mixed precision": "ablation",
-    "mixed precision, then early exit": "ablation",
-    OURS: "ablation",
-    "MSDNet, 4 bits": "ablation_msdnet",
-    "SDN, 4 bits": "ablation_sdn",
-}
-"""System -> its study."""
-
-FULL, EXITS, BITS, SEQUENTIAL, _, MSDNET, SDN = STUDIES
+SYSTEMS = (
+    "full network, 4 bits",
+    "early exit, best uniform bits",
+    "mixed precision",
+    "mixed precision, then early exit",
+    OURS,
+    "MSDNet, 4 bits",
+    "SDN, 4 bits",
+)
+FULL, EXITS, BITS, SEQUENTIAL, _, MSDNET, SDN = SYSTEMS
+NETWORKS = {"resnet": "ablation", "compact": "ablation_compact"}
+"""Backbone -> the study of the systems that share its supernet."""
 FOUR: Bits = (4, 4)
 SHARES = (0.55, 0.4, 0.3)
 """Budgets of the points that are retrained, as shares of what 4 bits everywhere take."""
 
 
+def studies(network: str) -> dict[str, str]:
+    """System -> its study, with the backbone ``network``."""
+    base = NETWORKS[network]
+    return dict.fromkeys(SYSTEMS, base) | {MSDNET: "ablation_msdnet", SDN: f"{base}_sdn"}
+
+
 def restricted(
     space: SearchSpace,
     *,
-    granularity: str = "block",
+    granularity: str | None = None,
     candidates: tuple[str, ...] | None = None,
 ) -> SearchSpace:
     """The space of the same network in which less may be chosen."""
     spec = space.spec.model_dump(mode="json")
-    spec["bits"]["granularity"] = granularity
+    if granularity is not None:
+        spec["bits"]["granularity"] = granularity
     if candidates is not None:
         spec["exits"]["candidates"] = candidates
     return resolve_space(SpaceSpec.model_validate(spec))[0]

@@ -49,7 +49,7 @@ def test_every_shipped_study_loads(path: Path) -> None:
 
 def test_the_ablations_studies_share_their_settings() -> None:
     studies = [load_study(path)[0] for path in sorted((ROOT / "studies").glob("ablation*.toml"))]
-    assert len(studies) == 6 and len({study.space for study in studies}) == 6
+    assert len(studies) == 8 and len({study.space for study in studies}) == 8
     assert len({study.model_copy(update={"space": ""}).model_dump_json() for study in studies}) == 1
 
 
