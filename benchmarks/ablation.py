@@ -2,6 +2,7 @@
 
 python benchmarks/ablation.py --seeds 3
 python benchmarks/ablation.py --seeds 3 --test
+python benchmarks/ablation.py --seeds 3 --test --network compact
 
 Systems, protocol and findings: docs/ablation.md. Everything is chosen on the search split; with --test a seed reads the
 test split at its end, once, and writes it into the attempt's record. Killed, it goes on where it stopped. Settings
@@ -26,7 +27,7 @@ from typing import Any
 
 import numpy as np
 from ablation_summary import MARGIN, draw, show
-from ablation_systems import FULL, MSDNET, OURS, SDN, SHARES, STUDIES, Chooser, dearest
+from ablation_systems import FULL, MSDNET, NETWORKS, OURS, SDN, SHARES, SYSTEMS, Chooser, dearest, studies
 from numpy.typing import NDArray
 from rich.console import Console
 
@@ -124,12 +125,14 @@ class Candidate:
 class Seed:
     """One seed of an attempt."""
 
-    def __init__(self, seed: int, runs: Path, record: Record, reporter: Reporter, *, test: bool) -> None:
+    def __init__(
+        self, seed: int, runs: Path, record: Record, reporter: Reporter, *, systems: dict[str, str], test: bool
+    ) -> None:
         self.seed, self.record, self.reporter, self.test = seed, record, reporter, test
-        self.folder = runs / f"seed-{seed}"
+        self.systems, self.folder = systems, runs / f"seed-{seed}"
         self.contexts = {
             study: open_run(find_toml(study, "studies"), (f"seed={seed}", "threads=1"), self.folder / study, reporter)
-            for study in dict.fromkeys(STUDIES.values())
+            for study in dict.fromkeys(systems.values())
         }
 
     def prepare(self) -> None:
@@ -147,7 +150,7 @@ class Seed:
         for system in (MSDNET, SDN):
             found[system] = self._of_other(system)
         self._retrain(found)
-        candidates = {system: found[system] for system in STUDIES}
+        candidates = {system: found[system] for system in SYSTEMS}
         target = float(candidates[FULL][0].search.accuracy[-1])
         self.record.write(self.seed, "target", {"search_accuracy": target})
         for system, those in candidates.items():
@@ -169,7 +172,7 @@ class Seed:
 
     def _from_supernet(self) -> dict[str, list[Candidate]]:
         """System -> its candidates, not yet retrained, where they share the supernet."""
-        context = self.contexts[STUDIES[OURS]]
+        context = self.contexts[self.systems[OURS]]
         with waiting(context.folder):
             Pipeline(context).run(until="supernet")
         chooser = Chooser(context, self.folder / "search")
@@ -180,7 +183,7 @@ class Seed:
 
     def _of_other(self, system: str) -> list[Candidate]:
         """Of MSDNet or SDN, whose bits are given: the most accurate placement within each share of what it takes."""
-        context = self.contexts[STUDIES[system]]
+        context = self.contexts[self.systems[system]]
         with waiting(context.folder):
             Pipeline(context).run(until="supernet")
         chooser = Chooser(context, self.folder / "search")
@@ -231,7 +234,7 @@ class Seed:
 
     def _read_test(self, candidates: dict[str, list[Candidate]]) -> None:
         """Measures every chosen point on the test split; from here on the seed is done."""
-        context = self.contexts[STUDIES[OURS]]
+        context = self.contexts[self.systems[OURS]]
         found: dict[str, Any] = {}
         for system, those in candidates.items():
             rows = []
@@ -308,9 +311,9 @@ class Record:
             entry[key] = {**entry.get(key, {}), **figures}
 
 
-def settings_of(runs: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+def settings_of(runs: Path, systems: dict[str, str]) -> tuple[dict[str, Any], dict[str, Any]]:
     """What decides an attempt's figures, seeds aside; and where it begins: date, commit, MACs."""
-    contexts = {study: open_run(find_toml(study, "studies"), (), runs / study) for study in set(STUDIES.values())}
+    contexts = {study: open_run(find_toml(study, "studies"), (), runs / study) for study in set(systems.values())}
     settings = {
         "shares": list(SHARES),
         "offsets": list(OFFSETS),
@@ -320,12 +323,8 @@ def settings_of(runs: Path) -> tuple[dict[str, Any], dict[str, Any]]:
             for study, c in sorted(contexts.items())
         },
     }
-    macs = {}
-    for study, context in sorted(contexts.items()):
-        chain = context.space.chain
-        layers = [layer for segment in chain.segments for layer in segment.layers] + list(chain.exits[-1].layers)
-        macs[study] = sum(layer.macs for layer in layers)
-    commit = contexts[STUDIES[OURS]].provenance().get("commit")
+    macs = {study: context.space.chain.macs for study, context in sorted(contexts.items())}
+    commit = contexts[systems[OURS]].provenance().get("commit")
     start = {"date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "commit": commit, "macs": macs}
     return settings, start
 
@@ -336,25 +335,31 @@ def main() -> None:
     parser.add_argument("--only", type=int, nargs="+", help="these seeds alone")
     parser.add_argument("--prepare", action="store_true", help="train what the systems start from, choose nothing")
     parser.add_argument("--test", action="store_true", help="read the test split, once a seed, when all else is done")
-    parser.add_argument("--runs", type=Path, default=Path("runs/ablation"))
-    parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results" / "ablation.json")
+    parser.add_argument("--network", choices=NETWORKS, default="resnet", help="backbone of all systems but MSDNet")
+    parser.add_argument("--runs", type=Path, help="runs/ablation, or runs/ablation_NETWORK")
+    parser.add_argument("--results", type=Path, help="results/ablation.json, or results/ablation_NETWORK.json")
     parser.add_argument("--why", help="of a new attempt")
     parser.add_argument("--figure", type=Path, help="also draw the last attempt")
     parser.add_argument("--show", action="store_true", help="print the tables of the last attempt, run nothing")
     options = parser.parse_args()
+    name = NETWORKS[options.network]
+    runs = options.runs or Path("runs") / name
+    path = options.results or Path(__file__).parent / "results" / f"{name}.json"
     if not options.show:
-        settings, start = settings_of(options.runs)
+        systems = studies(options.network)
+        settings, start = settings_of(runs, systems)
         largest, smallest = max(start["macs"].values()), min(start["macs"].values())
-        if largest > 1.2 * start["macs"][STUDIES[OURS]] or smallest < 0.8 * start["macs"][STUDIES[OURS]]:
+        ours = start["macs"][systems[OURS]]
+        if largest > 1.2 * ours or smallest < 0.8 * ours:
             raise SystemExit(f"backbones must have equal MACs, within 20%: {start['macs']}")
-        record = Record(options.results, settings, options.why, start)
+        record = Record(path, settings, options.why, start)
         reporter = Reporter(Console(stderr=True))
         for seed in options.only or range(options.seeds):
-            one = Seed(seed, options.runs, record, reporter, test=options.test)
+            one = Seed(seed, runs, record, reporter, systems=systems, test=options.test)
             one.prepare() if options.prepare else one.run()
         if options.prepare:
             return
-    results = json.loads(options.results.read_text())
+    results = json.loads(path.read_text())
     show(results, Console(width=150))
     if options.figure is not None:
         draw(results, options.figure)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from ablation_systems import FULL, OURS, SEQUENTIAL, STUDIES
+from ablation_systems import FULL, OURS, SEQUENTIAL, SYSTEMS
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from rich.console import Console
@@ -77,7 +77,7 @@ def best_other(seeds: Seeds, offset: float = MAIN) -> str:
     Systems that do not reach the accuracy in every seed are left out.
     """
     costs = {}
-    for system in STUDIES:
+    for system in SYSTEMS:
         points = [point_of(seed[system]["points"], offset) for seed in seeds]
         if system not in (OURS, SEQUENTIAL) and all(point["reached"] for point in points):
             costs[system] = statistics.mean(point["search"]["average_bops"] for point in points)
@@ -113,7 +113,7 @@ def _systems(seeds: Seeds) -> Table:
         "system", "search accuracy (%)", "reached", "test accuracy (%)", "MBOPs", "of the reference",
         title=f"{-100 * MAIN:.2f} points below '{FULL}' on the search split; {len(seeds)} seeds, mean ± deviation",
     )  # fmt: skip
-    for system in STUDIES:
+    for system in SYSTEMS:
         chosen = [point_of(seed[system]["points"], MAIN) for seed in seeds]
         rows = [point_of(seed["test"]["systems"][system], MAIN) for seed in seeds]
         reference = [seed["test"]["reference_bops"] for seed in seeds]
@@ -146,7 +146,7 @@ def _comparisons(seeds: Seeds) -> Table:
         "joint against", *FIGURES,
         title=f"test split; joint aims {100 * MARGIN:.2f} points higher on the search split; best other: {best}",
     )  # fmt: skip
-    for system in STUDIES:
+    for system in SYSTEMS:
         if system != OURS:
             found = beside(seeds, system, margin=0.0 if system == SEQUENTIAL else MARGIN)
             table.add_row(f"{system}{' (best)' if system == best else ''}", *_figures(found))
@@ -169,7 +169,7 @@ def draw(results: dict[str, Any], path: Path) -> None:
     seeds = finished(results["attempts"][-1])
     figure = Figure(figsize=(6.2, 4.6), layout="constrained")
     ax = figure.subplots()
-    for system, color, marker in zip(STUDIES, COLORS, MARKERS, strict=True):
+    for system, color, marker in zip(SYSTEMS, COLORS, MARKERS, strict=True):
         rows = [seed["test"]["systems"][system] for seed in seeds]
         bops = np.mean([[row["average_bops"] for row in one] for one in rows], axis=0) / 1e6
         accuracy = 100 * np.mean([[row["accuracy"] for row in one] for one in rows], axis=0)

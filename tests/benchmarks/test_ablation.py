@@ -13,8 +13,22 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
 from ablation_summary import MAIN, MARGIN, beside, best_other, point_of
-from ablation_systems import BITS, EXITS, FULL, MSDNET, OURS, SDN, SEQUENTIAL, STUDIES, dearest, restricted
+from ablation_systems import (
+    BITS,
+    EXITS,
+    FULL,
+    MSDNET,
+    NETWORKS,
+    OURS,
+    SDN,
+    SEQUENTIAL,
+    SYSTEMS,
+    dearest,
+    restricted,
+    studies,
+)
 
+from usdn_nas.config import find_toml, load_study
 from usdn_nas.networks.build import resolve_space
 from usdn_nas.space import load_space
 from usdn_nas.study.points import FrontPoint
@@ -106,5 +120,20 @@ def test_restricted_spaces_are_of_the_same_network_as_the_shipped_ones() -> None
         }.items()
 
 
-def test_every_system_has_a_study() -> None:
-    assert {f"{study}.toml" for study in STUDIES.values()} <= {path.name for path in (ROOT / "studies").glob("*.toml")}
+@pytest.mark.parametrize("network", NETWORKS)
+def test_every_system_has_a_study(network: str) -> None:
+    found = studies(network)
+    assert tuple(found) == SYSTEMS
+    assert {f"{study}.toml" for study in found.values()} <= {path.name for path in (ROOT / "studies").glob("*.toml")}
+
+
+def test_backbones_have_equal_macs() -> None:
+    every = {study for network in NETWORKS for study in studies(network).values()}
+    macs = [resolve_space(load_study(find_toml(study, "studies"))[1])[0].chain.macs for study in every]
+    assert max(macs) <= 1.2 * min(macs)
+
+
+def test_layers_stay_apart_where_exits_are_restricted() -> None:
+    whole = resolve_space(load_space(ROOT / "search_spaces/compact_fashion.toml"))[0]
+    assert [group.layers for group in restricted(whole, candidates=()).groups] == [g.layers for g in whole.groups]
+    assert len(whole.groups) == 15 and len(restricted(whole, granularity="network").groups) == 1

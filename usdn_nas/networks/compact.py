@@ -1,4 +1,4 @@
-"""A network of inverted residuals small enough for a CPU: pointwise and depthwise layers differ in what bits cost them."""
+"""A small network of inverted residuals: depthwise layers have few MACs, and need bits."""
 
 from __future__ import annotations
 
@@ -23,10 +23,8 @@ class Compact(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.stem = Conv2dNormActivation(1, STEM, stride=2, activation_layer=nn.ReLU6)
-        inputs = (STEM, *(channels for channels, _, _ in BLOCKS))
-        self.blocks = nn.Sequential(
-            *(InvertedResidual(i, channels, stride, expand) for i, (channels, stride, expand) in zip(inputs, BLOCKS))
-        )
+        inputs = (STEM, *(channels for channels, _, _ in BLOCKS[:-1]))
+        self.blocks = nn.Sequential(*(InvertedResidual(i, *block) for i, block in zip(inputs, BLOCKS, strict=True)))
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.fc = nn.Linear(BLOCKS[-1][0], 10)
 
