@@ -52,7 +52,7 @@ class Oracle:
         self.every = np.array(list(itertools.product(self.widths, repeat=bits.shape[1])))
         fitted, *_ = np.linalg.lstsq(self._steps_of(bits), mean, rcond=None)
         squares, *_ = np.linalg.lstsq(_squares(bits), bops, rcond=None)
-        self.steps: Floats = fitted[1:].reshape(bits.shape[1], -1)
+        self.steps: Floats = np.asarray(fitted[1:], dtype=np.float64).reshape(bits.shape[1], -1)
         self.residual = float(np.std(mean - self._steps_of(bits) @ fitted, ddof=len(fitted)))
         self.accuracy: Floats = self._steps_of(self.every) @ fitted
         self.bops: Floats = _squares(self.every) @ squares
