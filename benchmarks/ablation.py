@@ -175,7 +175,7 @@ class Seed:
         context = self.contexts[self.systems[OURS]]
         with waiting(context.folder):
             Pipeline(context).run(until="supernet")
-        chooser = Chooser(context, self.folder / "search")
+        chooser = Chooser(context, self.folder / "search", SHARES[self.systems[OURS]])
         found = {FULL: [self._candidate(FULL, 0, context, chooser.full(), None)]}
         for system, points in chooser.choices().items():
             found[system] = self._candidates(system, context, points)
@@ -186,7 +186,7 @@ class Seed:
         context = self.contexts[self.systems[system]]
         with waiting(context.folder):
             Pipeline(context).run(until="supernet")
-        chooser = Chooser(context, self.folder / "search")
+        chooser = Chooser(context, self.folder / "search", SHARES[self.systems[OURS]])
         bits = dict(context.space.ladder()[0])
         points = dearest(chooser.with_exits(bits), chooser.budgets(bits))
         return self._candidates(system, context, points)
@@ -315,7 +315,7 @@ def settings_of(runs: Path, systems: dict[str, str]) -> tuple[dict[str, Any], di
     """What decides an attempt's figures, seeds aside; and where it begins: date, commit, MACs."""
     contexts = {study: open_run(find_toml(study, "studies"), (), runs / study) for study in set(systems.values())}
     settings = {
-        "shares": list(SHARES),
+        "shares": list(SHARES[systems[OURS]]),
         "offsets": list(OFFSETS),
         "margin": MARGIN,
         "studies": {

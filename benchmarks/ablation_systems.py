@@ -38,8 +38,8 @@ FULL, EXITS, BITS, SEQUENTIAL, _, MSDNET, SDN = SYSTEMS
 NETWORKS = {"resnet": "ablation", "compact": "ablation_compact"}
 """Backbone -> the study of the systems that share its supernet."""
 FOUR: Bits = (4, 4)
-SHARES = (0.55, 0.4, 0.3)
-"""Budgets of the points that are retrained, as shares of what 4 bits everywhere take."""
+SHARES = {"ablation": (0.55, 0.4, 0.3), "ablation_compact": (0.8, 0.65, 0.5)}
+"""Study -> budgets of the points that are retrained, as shares of what 4 bits everywhere take."""
 
 
 def studies(network: str) -> dict[str, str]:
@@ -69,10 +69,11 @@ class Chooser:
     Args:
         context: Run folder with the trained supernet.
         folder: Where the studies' journals are.
+        shares: Of the budgets.
     """
 
-    def __init__(self, context: Context, folder: Path) -> None:
-        self.context, self.space, self.folder = context, context.space, folder
+    def __init__(self, context: Context, folder: Path, shares: Sequence[float]) -> None:
+        self.context, self.space, self.folder, self.shares = context, context.space, folder, shares
 
     @cached_property
     def engine(self) -> Engine:
@@ -123,12 +124,12 @@ class Chooser:
     def choices(self) -> dict[str, list[FrontPoint]]:
         """System -> the points to retrain, all chosen before retraining; bits and exits that came before are left out.
 
-        For each of `SHARES` the most accurate policy within that share of the average BOPs that early exits at 4 bits
+        For each share the most accurate policy within that share of the average BOPs that early exits at 4 bits
         take where they cost no accuracy. Without exits: within that share of the BOPs of 4 bits everywhere. "Then early
         exit" has the bits that mixed precision chose.
         """
         budgets = self.budgets(self._uniform(FOUR))
-        without = [share * full_bops(self.space, self._uniform(FOUR)) for share in SHARES]
+        without = [share * full_bops(self.space, self._uniform(FOUR)) for share in self.shares]
         bits = dearest(self.front("bits", restricted(self.space, candidates=())), without)
         ladder = [self.widened(self._one, uniform) for uniform in self._one.ladder()]
         return {
@@ -144,9 +145,9 @@ class Chooser:
         return restricted(self.space, granularity="network")
 
     def budgets(self, bits: dict[str, Bits]) -> list[float]:
-        """`SHARES` of the average BOPs of `as_accurate`."""
+        """The shares of the average BOPs of `as_accurate`."""
         most = self.as_accurate(bits).bops
-        return [share * most for share in SHARES]
+        return [share * most for share in self.shares]
 
     def as_accurate(self, bits: dict[str, Bits]) -> FrontPoint:
         """The cheapest placement of exits and shared threshold that is as accurate as the last exit alone."""
