@@ -10,8 +10,9 @@ python benchmarks/ranking.py RUN --repeats 2 --recalibrate            # BatchNor
 Each supernet starts from RUN's full-precision weights and is recorded under its name with the retrainings; --repeats
 trains it with other batches and paths. Without --repeats nothing is trained that is recorded. Prints for every supernet
 recorded Kendall's tau and Spearman's rho of inherited against retrained accuracy with bootstrap intervals over the
-configurations, what a perfect supernet would reach (`agreement.py`), the uniform configurations beside networks trained
-alone, and what choosing by the supernet loses in each band.
+configurations, and of accuracies smoothed over all that it evaluated; what a perfect supernet would reach
+(`agreement.py`); the uniform configurations beside networks trained alone; and what choosing by the supernet loses in
+each band.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from typing import Any
 import numpy as np
 from agreement import evaluation_noise
 from ranking_tables import judge, show
-from retraining import RESULTS, STRATA, Retrainings, early_exit_value
+from retraining import RESULTS, STRATA, Configuration, Retrainings, early_exit_value
 
 from usdn_nas.architecture import Bits
 from usdn_nas.config import StudyConfig, apply_overrides
@@ -39,11 +40,15 @@ from usdn_nas.pipeline.train import train_supernet
 from usdn_nas.policy.outputs import ExitOutputs
 from usdn_nas.quant.refresh import refresh_norms
 from usdn_nas.seeds import derive
+from usdn_nas.space import SearchSpace
+from usdn_nas.study.parameters import bits_of, configuration
 from usdn_nas.training.loop import CHECKPOINT
 from usdn_nas.validation import validate
 
 STANDARD = "as in the study"
 RECALIBRATED = ", recalibrated"
+SEARCHED = 400
+"""Configurations beside the retrained ones that a supernet evaluates, to smooth its accuracies."""
 RECALIBRATION_BATCH, RECALIBRATION_BATCHES = 256, 16
 """Images of the training split, without augmentation, that a configuration's BatchNorm statistics are taken over."""
 
@@ -77,8 +82,9 @@ def train_and_record(context: Context, retrainings: Retrainings, name: str, over
     train_supernet(made, digest([settings_of(made), made.study.seed]))
     engine = Engine(made.supernet(), made.search_batches, EngineSettings("float", 128, threads=made.study.threads))
     outputs = engine.run([one.bits for one in retrainings.configurations])
+    others = engine.run(searched(made.space, retrainings.configurations))
     ladder = read_json(folder / "supernet" / "ladder.json", "usdn-nas/ladder/1")["rows"]
-    record(made, retrainings, name, repeat, outputs, ladder)
+    record(made, retrainings, name, repeat, outputs, ladder, others)
     (folder / "supernet" / CHECKPOINT).unlink()
 
 
@@ -112,8 +118,9 @@ def record(
     repeat: int,
     outputs: Iterable[tuple[int, ExitOutputs]],
     ladder: list[dict[str, Any]],
+    others: Iterable[tuple[int, ExitOutputs]] = (),
 ) -> None:
-    """Writes what a supernet gives the configurations, ``outputs`` with their numbers."""
+    """Writes what a supernet gives the configurations and `searched` ones, the outputs of both with their numbers."""
     configurations = retrainings.configurations
     accuracy, value = {}, {}
     right, parts = (np.empty((len(configurations), len(made.data.search))) for _ in range(2))
@@ -132,10 +139,37 @@ def record(
             "value": {stratum: evaluation_noise(parts[strata == stratum]) for stratum in STRATA},
         },
         "ladder": ladder,
+        "searched": of_searched(made, searched(made.space, configurations), others),
         "provenance": made.provenance(),
     }
     with retrainings.change() as results:
         results.setdefault("supernets", {}).setdefault(name, {})[str(repeat)] = new
+
+
+def searched(space: SearchSpace, configurations: Sequence[Configuration]) -> list[dict[str, Bits]]:
+    """`SEARCHED` other configurations, drawn at random: as many as a search may have evaluated."""
+    judged = [one.bits for one in configurations]
+    numbers = np.random.default_rng(5).permutation(space.bit_configurations).tolist()
+    drawn = (bits_of(space, configuration(space, number)) for number in numbers)
+    return list(itertools.islice((bits for bits in drawn if bits not in judged), SEARCHED))
+
+
+def of_searched(
+    made: Context, configurations: Sequence[dict[str, Bits]], outputs: Iterable[tuple[int, ExitOutputs]]
+) -> dict[str, Any]:
+    """Bits of the groups, accuracy of the last exit and the early exits' value, one each; {} where none was run."""
+    found = dict(outputs)
+    if not found:
+        return {}
+    values = [
+        early_exit_value(made.space, bits, found[number], made.study.search.tr)[0]
+        for number, bits in enumerate(configurations)
+    ]
+    return {
+        "bits": [" ".join(f"{w}/{a}" for w, a in bits.values()) for bits in configurations],
+        "accuracy": [float(found[number].accuracy[-1]) for number in range(len(configurations))],
+        "value": values,
+    }
 
 
 def train_alone(context: Context, retrainings: Retrainings, name: str, overrides: list[str]) -> None:

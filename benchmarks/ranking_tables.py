@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,6 +12,8 @@ from numpy.typing import NDArray
 from retraining import BANDS, RANGE, STRATA
 from rich.console import Console
 from rich.table import Table
+
+from usdn_nas.study.smoothing import smoothed
 
 __all__ = ["judge", "show"]
 
@@ -25,7 +29,6 @@ class _Sample:
         names: n names.
         strata: (n,) numbers of their strata in `STRATA`.
         pairs: Scope -> indices of its configurations, and their strata for `agreement`'s coefficients.
-        choices: (n, P) 1 where a configuration's group takes a choice, and a column of ones.
     """
 
     def __init__(self, results: dict[str, Any]) -> None:
@@ -42,14 +45,24 @@ class _Sample:
             "overall": (everything, np.zeros_like(everything)),
         }
 
-        bits = [results["configurations"][name]["bits"] for name in self.names]
-        taken = [{(group, *pair) for group, pair in one.items()} for one in bits]
-        columns = sorted(set().union(*taken))
-        self.choices = np.array([[1.0, *(column in one for column in columns)] for one in taken])
+        bits = [list(map(tuple, results["configurations"][name]["bits"].values())) for name in self.names]
+        self._choices = [sorted(set(column)) for column in zip(*bits, strict=True)]
+        self._codes = self._ranks(bits)
 
-    def linear(self, score: Floats) -> Floats:
-        """The model of ``score`` (n,) in which every choice of a group adds its own share, fitted by least squares."""
-        return np.asarray(self.choices @ np.linalg.lstsq(self.choices, score, rcond=None)[0])
+    def _ranks(self, bits: Sequence[Sequence[tuple[int, ...]]]) -> NDArray[np.int64]:
+        """(n, P)."""
+        return np.array(
+            [[choices.index(pair) for choices, pair in zip(self._choices, one, strict=True)] for one in bits]
+        )
+
+    def smoothed(self, record: dict[str, Any], objective: str) -> Floats:
+        """(n,) scores smoothed over all configurations that the supernet evaluated."""
+        codes, values = self._codes, self.inherited(record, objective)
+        if others := record.get("searched"):
+            bits = [[tuple(map(int, pair.split("/"))) for pair in one.split()] for one in others["bits"]]
+            codes = np.concatenate([codes, self._ranks(bits)])
+            values = np.concatenate([values, others[objective]])
+        return smoothed(codes, values[:, None])[: len(self.names), 0]
 
     def retrained(self, objective: str) -> Floats:
         """(n, S)."""
@@ -74,7 +87,8 @@ def _score(record: dict[str, Any], objective: str) -> float:
 def judge(results: dict[str, Any], against: str) -> dict[str, Any]:
     """Every supernet recorded, its repeats together: coefficients are means over them.
 
-    Beside them those of a linear model of each, and of the mean of what all repeats give (``of_mean``).
+    Beside them those of scores ``smoothed`` over all configurations, and of the mean of what all repeats give
+    (``of_mean``).
 
     Args:
         results: The file of `Retrainings`.
@@ -109,20 +123,14 @@ def _supernet(sample: _Sample, records: list[dict[str, Any]]) -> tuple[dict[str,
         retrained = sample.retrained(objective)
         target = retrained.mean(axis=1)
         scores = [sample.inherited(record, objective) for record in records]
+        smooth = [sample.smoothed(record, objective) for record in records]
         noise = np.array([np.mean([record["noise"][objective][s] for record in records]) for s in STRATA])
         for scope, (index, strata) in sample.pairs.items():
             for coefficient, function in COEFFICIENTS.items():
-                values = [function(score[index], target[index], strata) for score in scores]
                 key = f"{objective}, {scope}, {coefficient}"
-                draws[key] = np.array(
-                    [
-                        np.mean([function(score[index[b]], target[index[b]], strata[b]) for score in scores])
-                        for b in resamples(sample.strata[index], BOOTSTRAPS)
-                    ]
-                )
-                cells[key] = {"mean": float(np.mean(values)), "repeats": values, "interval": interval(draws[key])}
-                fits = [function(sample.linear(score)[index], target[index], strata) for score in scores]
-                cells[key]["of_linear_model"] = float(np.mean(fits))
+                orders = functools.partial(_orders, function, target[index], strata, sample.strata[index])
+                cells[key], draws[key] = orders([score[index] for score in scores])
+                cells[key]["smoothed"], _ = orders([score[index] for score in smooth])
                 cells[key]["of_mean"] = function(np.mean(scores, axis=0)[index], target[index], strata)
                 if len(sample.seeds) > 1:
                     cells[key] |= _ceilings(retrained[index], sample.strata[index], strata, function, noise)
@@ -130,6 +138,21 @@ def _supernet(sample: _Sample, records: list[dict[str, Any]]) -> tuple[dict[str,
     if len(sample.seeds) > 1:
         row["winner_loss"] = _winners(sample, records)
     return row, draws
+
+
+def _orders(
+    function: Coefficient,
+    target: Floats,
+    pairs: NDArray[np.int64],
+    strata: NDArray[np.int64],
+    scores: Sequence[Floats],
+) -> tuple[dict[str, Any], NDArray[np.float64]]:
+    """Coefficients of R scores (n,) with ``target``, their mean and its interval; and the mean's bootstrap draws."""
+    values = [function(score, target, pairs) for score in scores]
+    draws = np.array(
+        [np.mean([function(score[b], target[b], pairs[b]) for score in scores]) for b in resamples(strata, BOOTSTRAPS)]
+    )
+    return {"mean": float(np.mean(values)), "repeats": values, "interval": interval(draws)}, draws
 
 
 def _ceilings(
@@ -232,7 +255,9 @@ def _cell(cell: dict[str, Any]) -> str:
     text = f"{cell['mean']:.3f} {_range(cell)}"
     if "ceiling" in cell:
         text += f" of {cell['ceiling']:.3f} ({cell['mean'] / cell['ceiling']:.2f})"
-    text += f"\nlinear model {cell['of_linear_model']:.3f}"
+    text += f"\nsmoothed {cell['smoothed']['mean']:.3f} {_range(cell['smoothed'])}"
+    if "ceiling" in cell:
+        text += f" ({cell['smoothed']['mean'] / cell['ceiling']:.2f})"
     if len(cell["repeats"]) > 1:
         text += f", mean of all {cell['of_mean']:.3f}"
     if "difference" in cell:

@@ -10,7 +10,6 @@ python benchmarks/training.py --space resnet_fashion --threads 2
 from __future__ import annotations
 
 import argparse
-import copy
 import functools
 import json
 import time
@@ -23,6 +22,8 @@ from torch import Tensor
 
 from usdn_nas.config import find_toml
 from usdn_nas.networks.build import resolve_space
+from usdn_nas.pipeline.heap import keep_freed_memory
+from usdn_nas.quant.frozen import FrozenNetwork
 from usdn_nas.quant.quantizers import LearnedStep
 from usdn_nas.quant.supernet import Supernet
 from usdn_nas.space import load_space
@@ -81,6 +82,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--format", choices=("table", "json"), default="table")
     options = parser.parse_args()
+    keep_freed_memory()  # as all commands do
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
     space, network = resolve_space(load_space(find_toml(options.space, "search_spaces")))
@@ -109,7 +111,7 @@ def main() -> None:
         "full precision, bf16": (1, lambda: in_bf16(full)(images, labels, generator)),
         "quantized, bf16": (1, lambda: in_bf16(quantized)(images, labels, generator)),
     }
-    teacher = copy.deepcopy(network)
+    teacher = FrozenNetwork(network, space)
     for paths in PATHS:
         for title, of in (("in-place", None), ("with teacher", teacher)):
             step = sandwich_step(supernet, weights, paths - 1, teacher=of, stratified=True)

@@ -205,11 +205,20 @@ class SearchConfig(_Strict):
 
 
 class ExportConfig(_Strict):
-    """Which point of the front ``usdn-nas run`` exports: at most one of these; none: the best by the study's ``tr``."""
+    """Which point ``usdn-nas run`` exports.
+
+    ``tr``, ``budget`` (GBOPs) or ``trial``: at most one of them; none: the best by the study's own objective.
+    ``score``: by which accuracy points are compared: as ``measured``, or ``smoothed`` over all trials that share
+    choices, which orders configurations more as retraining does (docs/supernet.md). It needs exits that are not
+    sampled.
+    """
+
+    later = frozenset({"score"})
 
     tr: float | None = Field(default=None, ge=0)
     budget: float | None = Field(default=None, gt=0)
     trial: str | None = None
+    score: Literal["measured", "smoothed"] = "measured"
 
     @field_validator("trial", mode="before")
     @classmethod
@@ -222,6 +231,8 @@ class ExportConfig(_Strict):
     def _one(self) -> ExportConfig:
         if sum(v is not None for v in (self.tr, self.budget, self.trial)) > 1:
             raise ValueError("give one of 'tr', 'budget' and 'trial'")
+        if self.trial is not None and self.score != "measured":
+            raise ValueError("'trial' names a point; 'score' is for choosing one")
         return self
 
 
@@ -283,6 +294,12 @@ class StudyConfig(_Strict):
     export: ExportConfig = ExportConfig()
     retrain: RetrainConfig = RetrainConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
+
+    @model_validator(mode="after")
+    def _comparable(self) -> StudyConfig:
+        if self.export.score == "smoothed" and self.search.exits == "sampled":
+            raise ValueError("export.score = 'smoothed' needs trials that differ in bits alone: search.exits = 'exact'")
+        return self
 
 
 def _shipped(folder: str) -> Path:

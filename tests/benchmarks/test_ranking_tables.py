@@ -70,21 +70,22 @@ def test_coefficients_are_means_over_repeats(results: dict[str, Any], judged: di
     assert "difference" not in cell
 
 
-def test_the_linear_model_has_the_means_of_every_choice(results: dict[str, Any], judged: dict[str, Any]) -> None:
-    """20 configurations of 2 x 3 choices that are not balanced: fitted by turns instead."""
+def test_smoothed_scores_look_at_searched_configurations_too(results: dict[str, Any], judged: dict[str, Any]) -> None:
+    """Where 600 others are sums of shares but for rounding, so are the 20, whatever they were measured to be."""
     sample = ranking_tables._Sample(results)
-    score = sample.inherited(results["supernets"]["b"]["0"], "accuracy")
-    kinds = [np.arange(20) % 2, np.arange(20) % 3]
-    shares = [np.zeros(2), np.zeros(3)]
-    for _ in range(500):  # each group in turn takes what the other leaves (backfitting)
-        for mine, other in ((0, 1), (1, 0)):
-            left = score - shares[other][kinds[other]]
-            shares[mine] = np.array([left[kinds[mine] == k].mean() for k in range(len(shares[mine]))])
-    fit = shares[0][kinds[0]] + shares[1][kinds[1]]
-    assert sample.linear(score) == pytest.approx(fit)
+    record = results["supernets"]["b"]["0"]
+    generator = np.random.default_rng(1)
+    codes = np.stack([generator.integers(2, size=600), generator.integers(3, size=600)], axis=1)
+    shares = np.array([0.1, 0.3])[codes[:, 0]] + np.array([0.2, 0.1, 0.6])[codes[:, 1]]
+    others = {"bits": [f"{2 + a}/2 {2 + b}/2" for a, b in codes.tolist()], "accuracy": shares, "value": -shares}
+    expected = np.array([0.1, 0.3])[np.arange(20) % 2] + np.array([0.2, 0.1, 0.6])[np.arange(20) % 3]
+    with_others = sample.smoothed(record | {"searched": others}, "accuracy")
+    alone = sample.smoothed(record, "accuracy")
+    assert np.abs(with_others - expected).max() < 0.05
+    assert np.abs(alone - expected).max() > 0.2
     truth = sample.retrained("accuracy").mean(axis=1)
-    found = judged["supernets"]["b"]["coefficients"]["accuracy, overall, tau"]["of_linear_model"]
-    assert found == pytest.approx(kendalltau(fit, truth).statistic)
+    cell = judged["supernets"]["b"]["coefficients"]["accuracy, overall, tau"]["smoothed"]
+    assert cell["mean"] == pytest.approx(kendalltau(alone, truth).statistic)
 
 
 def test_only_the_bands_have_winners(judged: dict[str, Any]) -> None:

@@ -106,6 +106,8 @@ EXPORTS = {
     ("--trial", "x"): "expected a trial (12) or a trial and a policy (12.3), got 'x'",
     ("--trial", "-1"): "got '-1'",
     ("--best", "--tr", "0.1"): "give one of --best and --tr",
+    ("--trial", "0.0", "--smoothed"): "--smoothed is for choosing a point, --trial names it",
+    ("--smoothed", "--set", "search.exits=sampled"): "export.score = 'smoothed' needs trials that differ in bits alone",
 }
 
 

@@ -15,8 +15,12 @@ import pytest
 from tests.cli.conftest import Command
 from tests.pipeline.tiny import contents, recorded, snapshot
 from usdn_nas.config import find_toml, list_toml, load_study
+from usdn_nas.cost import reference_bops
 from usdn_nas.export.document import read_architecture
+from usdn_nas.pipeline.context import open_run
 from usdn_nas.pipeline.stages import retrain_folder
+from usdn_nas.pipeline.study import read
+from usdn_nas.study.points import find_point, smoothed_front
 
 
 def rows(text: str) -> list[dict[str, str]]:
@@ -135,6 +139,23 @@ def test_export(command: Command, tiny_copy: Path, tmp_path: Path) -> None:
     command("export", tiny_copy, "--best")
     best = max(front, key=lambda row: float(row["accuracy"]) - 0.3 * float(row["relative_bops"]))
     assert document(path)["source"]["trial"] == best["trial"]
+
+
+def test_export_by_smoothed_accuracy(command: Command, tiny_copy: Path, tmp_path: Path) -> None:
+    mine, path = tmp_path / "mine.json", tiny_copy / "export/architecture.json"
+    context = open_run(tiny_copy)
+    reference = reference_bops(context.space)
+    points = smoothed_front(read(context), context.space, reference)
+    best = max(points, key=lambda point: point.accuracy - 0.02 * point.bops / reference)
+    result = command("export", tiny_copy, "--tr", 0.02, "--smoothed", "--to", mine)
+    assert f"{best.name}, accuracy {best.accuracy:.4f} smoothed" in result.stderr
+    source = document(mine)["source"]
+    assert (source["trial"], source["score"]) == (best.name, "smoothed")
+    assert document(mine)["metrics"]["accuracy"] == find_point(read(context), context.space, best.name).accuracy
+    command("export", tiny_copy, "--best", "--smoothed")
+    assert document(path)["source"]["score"] == "smoothed"
+    command("export", tiny_copy, "--best", "--measured")
+    assert "score" not in document(path)["source"]
 
 
 def test_a_handwritten_architecture(command: Command, tiny_copy: Path, tmp_path: Path) -> None:

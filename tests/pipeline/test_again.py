@@ -138,6 +138,16 @@ def test_a_budget_for_the_export(tiny_copy: Path) -> None:
     assert found["objective"] == {"mode": "budget", "tr": None, "budget_bops": pytest.approx(bops * 0.9)}
 
 
+def test_a_smoothed_score_for_the_export(tiny_copy: Path) -> None:
+    assert run(tiny_copy, "export.score=smoothed", until="export") == ["export"]
+    assert exported(tiny_copy)["source"]["score"] == "smoothed"
+    assert run(tiny_copy, "export.score=smoothed", until="export") == []
+    assert run(tiny_copy, "export.score=measured", until="export", repick=False) == []
+    assert exported(tiny_copy)["source"]["score"] == "smoothed"  # as one picked by hand
+    assert run(tiny_copy, "export.score=measured", until="export") == []  # what was there before is taken back
+    assert "score" not in exported(tiny_copy)["source"]
+
+
 def test_more_configurations_extend_the_search(tiny_copy: Path) -> None:
     before = trials(tiny_copy)
     journal = (tiny_copy / "search/study.journal").read_bytes()

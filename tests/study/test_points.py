@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import itertools
 import json
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -13,7 +15,10 @@ from tests.study.helpers import SPACE, config, opened, outputs_of, searched
 from usdn_nas.cost import exit_costs, reference_bops
 from usdn_nas.errors import UserError
 from usdn_nas.policy.apply import apply
-from usdn_nas.study.points import all_points, best_point, completed, find_point, front_points, select
+from usdn_nas.policy.front import TRADE_OFFS
+from usdn_nas.study.parameters import parameter_sizes
+from usdn_nas.study.points import all_points, best_point, completed, find_point, front_points, select, smoothed_front
+from usdn_nas.study.smoothing import smoothed
 from usdn_nas.study.tables import write_tables
 
 REFERENCE = float(reference_bops(SPACE))
@@ -34,6 +39,44 @@ def test_every_point_can_be_applied_again(changes: dict[str, str], tmp_path: Pat
     assert all(a.bops < b.bops and a.accuracy < b.accuracy for a, b in itertools.pairwise(front))
     for point in points:
         assert any(f.accuracy >= point.accuracy and f.bops <= point.bops for f in front)
+
+
+def test_smoothed_front_against_one_by_hand(tmp_path: Path) -> None:
+    study, _ = searched(config(configurations=18), tmp_path)
+    codes, values, supporters = [], [], []
+    for trial in study.trials:
+        front = trial.user_attrs["front"]
+        best = [max((p[0] - t * p[1] / REFERENCE, -i) for i, p in enumerate(front)) for t in TRADE_OFFS]
+        codes.append([trial.params[name] for name in parameter_sizes(SPACE)])
+        values.append([value for value, _ in best])
+        supporters.append([-i for _, i in best])
+    moves = smoothed(np.array(codes), np.array(values)) - values
+    expected = {}
+    for number, places in enumerate(supporters):
+        for place in set(places):
+            move = np.mean([moves[number, t] for t, other in enumerate(places) if other == place])
+            expected[f"{number}.{place}"] = study.trials[number].user_attrs["front"][place][0] + move
+    found = smoothed_front(study, SPACE, REFERENCE)
+    assert np.abs(moves).max() > 1e-4
+    assert all(a.bops < b.bops and a.accuracy < b.accuracy for a, b in itertools.pairwise(found))
+    known = [point for point in found if point.name in expected]
+    assert len(known) >= 3
+    for point in found:
+        measured = find_point(study, SPACE, point.name)
+        assert replace(point, accuracy=measured.accuracy) == measured
+        number = int(point.name.split(".")[0])
+        assert moves[number].min() <= point.accuracy - measured.accuracy + 1e-12
+        assert point.accuracy - measured.accuracy <= moves[number].max() + 1e-12
+    for point in known:
+        assert point.accuracy == pytest.approx(expected[point.name], abs=1e-12)
+    best = max(accuracy for name, accuracy in expected.items())
+    assert found[-1].accuracy >= best - 1e-12
+
+
+def test_smoothed_front_of_one_trial_is_its_own(tmp_path: Path) -> None:
+    study, _ = searched(config(configurations=1), tmp_path)
+    assert smoothed_front(study, SPACE, REFERENCE) == front_points(study, SPACE)
+    assert smoothed_front(opened(config(), tmp_path / "none"), SPACE, REFERENCE) == []
 
 
 def test_points_by_name(tmp_path: Path) -> None:

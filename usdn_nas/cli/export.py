@@ -35,6 +35,12 @@ def export(
     trial: Annotated[
         str | None, typer.Option("--trial", metavar="N[.P]", help="A trial, or one policy of it, as 'front' names it.")
     ] = None,
+    smoothed: Annotated[
+        bool | None,
+        typer.Option(
+            "--smoothed/--measured", help="Compares points by accuracy smoothed over all trials, or their own."
+        ),
+    ] = None,
     front: Annotated[
         Path | None, typer.Option("--front", metavar="DIR", help="Writes every point of the front into DIR.")
     ] = None,
@@ -54,6 +60,8 @@ def export(
 
         usdn-nas export digits --budget 0.004
 
+        usdn-nas export digits --tr 0.05 --smoothed
+
         usdn-nas export digits --trial 12.3 --to mine.json
 
         usdn-nas export digits --front fronts/digits
@@ -68,16 +76,21 @@ def export(
     given = [name for name, value in picks.items() if value is not None]
     if len(given) > 1:
         raise UserError(f"give one of {' and '.join(given)}")
+    if smoothed is not None:
+        if trial is not None or front is not None:
+            raise UserError(f"--smoothed is for choosing a point, {'--front' if trial is None else '--trial'} names it")
+        set_ = [*(set_ or []), f"export.score={'smoothed' if smoothed else 'measured'}"]
     context = open_study_or_run(study, set_, out, quiet, verbose)
+    pick = context.study.export
     if best or budget is not None or tr is not None or trial is not None:  # in place of the study's own pick
-        pick = ExportConfig(budget=budget, tr=tr, trial=trial)
+        score = "measured" if trial is not None else pick.score
+        pick = ExportConfig(budget=budget, tr=tr, trial=trial, score=score)
         context = dataclasses.replace(context, study=context.study.model_copy(update={"export": pick}))
-    chosen = context.study.export.model_dump(exclude_none=True)
     pipeline = Pipeline(context)
     pipeline.check()
     pipeline.ledger.require(pipeline.search(), f"usdn-nas search {study}")
     if front is None:
-        search.choose(context, best=not chosen, **chosen)
+        search.choose(context, pick)
     with locked(context.folder):
         pipeline = Pipeline(context)
         if front is not None:
@@ -88,5 +101,5 @@ def export(
         if to is None:
             pipeline.ledger.ensure(pipeline.export())
         else:
-            search.export(context, to, best=not chosen, **chosen)
+            search.export(context, to, pick)
     stdout().print(path, highlight=False, soft_wrap=True)

@@ -19,6 +19,7 @@ from usdn_nas.files import digest, read_json, write_json
 from usdn_nas.networks.build import build_network, chain_record
 from usdn_nas.networks.chain import MultiExitNetwork
 from usdn_nas.networks.weights import load_weights
+from usdn_nas.pipeline.heap import keep_freed_memory
 from usdn_nas.progress import Reporter
 from usdn_nas.provenance import provenance
 from usdn_nas.quant.supernet import Supernet
@@ -75,7 +76,8 @@ class Context:
 
     @cached_property
     def device(self) -> torch.device:
-        """The device; as a side effect the number of threads is set, and of several CUDA devices the current one."""
+        """The device; as a side effect sets up threads and heap, and of several CUDA devices the current one."""
+        keep_freed_memory()
         if self.study.threads is not None:
             torch.set_num_threads(self.study.threads)
         device = resolve_device(self.study.device)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from usdn_nas.config import ExportConfig
 from usdn_nas.cost import exit_costs, reference_bops
 from usdn_nas.evaluation.outputs import SupernetEvaluator, run
 from usdn_nas.evaluation.summary import policy_metrics
@@ -18,7 +19,7 @@ from usdn_nas.policy.apply import PolicyResult, apply
 from usdn_nas.policy.outputs import ExitOutputs
 from usdn_nas.policy.thresholds import fit_thresholds
 from usdn_nas.quant.supernet import Supernet, materialize
-from usdn_nas.study.points import FrontPoint, best_point, find_point, front_points, select
+from usdn_nas.study.points import FrontPoint, best_point, find_point, front_points, select, smoothed_front
 
 __all__ = ["choose", "export", "export_front", "load_retrained", "objective_of", "refit"]
 
@@ -33,46 +34,45 @@ def selection_metrics(result: PolicyResult, names: Sequence[str], reference: int
     }
 
 
-def _objective(
-    context: Context, point: FrontPoint, tr: float | None, budget: float | None, trial: str | None
-) -> Objective:
+def _objective(context: Context, point: FrontPoint, pick: ExportConfig) -> Objective:
     """What the choice maximised; a point picked by its name stands for its own cost as budget."""
     settings = context.study.search
-    if trial is not None:
+    if pick.trial is not None:
         return Objective(mode="budget", budget_bops=point.bops)
-    if budget is not None:
-        return Objective(mode="budget", budget_bops=budget * 1e9)
-    if tr is None and settings.mode == "budget":
+    if pick.budget is not None:
+        return Objective(mode="budget", budget_bops=pick.budget * 1e9)
+    if pick.tr is None and settings.mode == "budget":
         assert settings.gbops is not None
         return Objective(mode="budget", budget_bops=settings.gbops * 1e9)
-    return Objective(mode="tr", tr=settings.tr if tr is None else tr)
+    return Objective(mode="tr", tr=settings.tr if pick.tr is None else pick.tr)
 
 
-def choose(
-    context: Context,
-    *,
-    best: bool = False,
-    tr: float | None = None,
-    budget: float | None = None,
-    trial: str | None = None,
-) -> FrontPoint:
-    """The point that `export` would write.
+def choose(context: Context, pick: ExportConfig) -> FrontPoint:
+    """The point that `export` would write; its accuracy is that of ``pick.score``.
 
     Raises:
         UserError: Nothing fits.
     """
     study, space, reference = read(context), context.space, reference_bops(context.space)
-    if trial is not None:
-        return find_point(study, space, trial)
-    points = front_points(study, space)
-    if best:
-        return best_point(points, context.study.search, reference)
-    if budget is not None:
-        return select(points, budget_bops=budget * 1e9)
-    return select(points, tr=tr, reference_bops=reference)
+    if pick.trial is not None:
+        return find_point(study, space, pick.trial)
+    smoothed = pick.score == "smoothed"
+    points = smoothed_front(study, space, reference) if smoothed else front_points(study, space)
+    if pick.budget is not None:
+        return select(points, budget_bops=pick.budget * 1e9)
+    if pick.tr is not None:
+        return select(points, tr=pick.tr, reference_bops=reference)
+    return best_point(points, context.study.search, reference)
 
 
-def _write(context: Context, path: Path, point: FrontPoint, objective: Objective, outputs: ExitOutputs) -> None:
+def _write(
+    context: Context,
+    path: Path,
+    point: FrontPoint,
+    objective: Objective,
+    outputs: ExitOutputs,
+    chosen_by: Mapping[str, str] | None = None,
+) -> None:
     architecture = point.architecture
     costs = exit_costs(context.space, architecture.bits).placed(architecture.exits)
     placed = outputs.placed(architecture.exits)
@@ -83,35 +83,25 @@ def _write(context: Context, path: Path, point: FrontPoint, objective: Objective
         architecture,
         objective=objective,
         metrics=selection_metrics(result, placed.names, reference_bops(context.space), placed.samples),
-        source={"trial": point.name, "study": context.name},
+        source={"trial": point.name, "study": context.name, **(chosen_by or {})},
         provenance=context.provenance(),
         data=context.data_summary(),
     )
 
 
-def export(
-    context: Context,
-    path: Path,
-    *,
-    best: bool = False,
-    tr: float | None = None,
-    budget: float | None = None,
-    trial: str | None = None,
-) -> None:
-    """Writes one point of the front as ``architecture.json``.
-
-    Args:
-        best: By the study's own objective (``pareto``: by its ``tr``).
-        tr: The best accuracy - ``tr`` x relative BOPs.
-        budget: The most accurate with at most that many GBOPs.
-        trial: By name, ``"12"`` or ``"12.3"``.
+def export(context: Context, path: Path, pick: ExportConfig) -> None:
+    """Writes the point that ``pick`` says as ``architecture.json``.
 
     Raises:
         UserError: Nothing fits.
     """
-    point = choose(context, best=best, tr=tr, budget=budget, trial=trial)
+    point, chosen_by = choose(context, pick), {}
+    if pick.score == "smoothed":
+        chosen_by = {"score": pick.score}
+        measured = find_point(read(context), context.space, point.name).accuracy
+        context.reporter.say(f"export: {point.name}, accuracy {point.accuracy:.4f} smoothed, {measured:.4f} measured")
     evaluator = SupernetEvaluator(context.supernet(), context.search_batches)
-    _write(context, path, point, _objective(context, point, tr, budget, trial), evaluator(point.bits))
+    _write(context, path, point, _objective(context, point, pick), evaluator(point.bits), chosen_by)
 
 
 def export_front(context: Context, folder: Path) -> list[Path]:

@@ -162,15 +162,14 @@ class Pipeline:
             "search.tr": study.search.tr,
             "front": self.ledger.output_digest("search", "front.csv"),
         }
+        if study.export.score == "smoothed":
+            inputs["trials"] = self.ledger.output_digest("search", "trials.csv")
         path = self.context.folder / "export" / "architecture.json"
-        pick = study.export
         return self._stage(
             "export",
             inputs,
             ("export/architecture.json",),
-            lambda stage: searching.export(
-                self.context, path, best=not pick.model_dump(exclude_none=True), **pick.model_dump()
-            ),
+            lambda stage: searching.export(self.context, path, study.export),
         )
 
     def retrain(self, file: ArchitectureFile) -> list[Stage]:
@@ -336,7 +335,9 @@ class Pipeline:
         record, stage = self.ledger.records.get("export"), self.export()
         if record is None:
             return False
-        kept = {**stage.inputs, **{key: record["inputs"].get(key) for key in ("export", "search.tr")}}
+        chosen = ("export", "search.tr", "trials")
+        kept = {key: value for key, value in stage.inputs.items() if key not in chosen}
+        kept |= {key: record["inputs"][key] for key in chosen if key in record["inputs"]}
         return kept != stage.inputs and self.ledger.is_done(replace(stage, inputs=kept))
 
     def _retrain_each(self, file: ArchitectureFile) -> bool:

@@ -22,6 +22,7 @@ from usdn_nas.pipeline.diagnostics import warn, write_diagnostics
 from usdn_nas.pipeline.ranks import on_all_ranks
 from usdn_nas.policy.outputs import ExitOutputs
 from usdn_nas.quant.diagnostics import QuantizerWatch
+from usdn_nas.quant.frozen import FrozenNetwork
 from usdn_nas.quant.refresh import refresh_norms
 from usdn_nas.quant.supernet import Supernet, materialize
 from usdn_nas.seeds import derive
@@ -174,7 +175,7 @@ def train_supernet(context: Context, fingerprint: str) -> None:
     weights = _weights(settings, settings.qat, len(space.chain.exits))
     step = sandwich_step(
         supernet, weights, settings.random_paths,
-        teacher=context.pretrained() if settings.teacher == "pretrained" else None,
+        teacher=FrozenNetwork(context.pretrained(), space) if settings.teacher == "pretrained" else None,
         stratified=settings.paths == "stratified", smallest=settings.smallest,
     )  # fmt: skip
     folder = context.folder / "supernet"

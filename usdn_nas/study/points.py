@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import optuna
+from numpy.typing import NDArray
 from optuna.trial import FrozenTrial, TrialState
 
 from usdn_nas.architecture import Architecture, Bits, Rule
 from usdn_nas.config import SearchConfig
 from usdn_nas.errors import UserError
-from usdn_nas.policy.front import pareto_front
+from usdn_nas.policy.front import pareto_front, support
 from usdn_nas.space import SearchSpace
-from usdn_nas.study.parameters import bits_of
+from usdn_nas.study.parameters import bits_of, parameter_sizes
+from usdn_nas.study.smoothing import smoothed
 
 __all__ = [
     "FrontPoint",
@@ -25,7 +27,11 @@ __all__ = [
     "find_point",
     "front_points",
     "select",
+    "smoothed_front",
 ]
+
+
+Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -96,6 +102,44 @@ def front_points(study: optuna.Study, space: SearchSpace) -> list[FrontPoint]:
     figures = np.array([trial.user_attrs["front"][i][:2] for trial, i in places], dtype=np.float64).reshape(-1, 2)
     rule = _rule(study)
     return [_point(space, *places[int(k)], rule) for k in pareto_front(figures[:, 0], figures[:, 1])]
+
+
+def smoothed_front(study: optuna.Study, space: SearchSpace, reference_bops: float) -> list[FrontPoint]:
+    """As `front_points`, of policies whose accuracy is what all trials together say (`smoothing`).
+
+    Smoothed are the greatest accuracy - trade-off x relative BOPs of each trial, for every trade-off: a policy's
+    accuracy moves by as much as that, between trade-offs by what lies between. What bits cost is known, and stays.
+    """
+    trials = complete_trials(study)
+    if not trials:
+        return []
+    codes = np.array([[trial.params[name] for name in parameter_sizes(space)] for trial in trials], dtype=np.int64)
+    fronts = [np.array([policy[:2] for policy in trial.user_attrs["front"]], dtype=np.float64) for trial in trials]
+    accuracy = np.concatenate(_smoothed_accuracies(codes, fronts, reference_bops))
+    bops = np.concatenate([front[:, 1] for front in fronts])
+    places = [(trial, i) for trial, front in zip(trials, fronts, strict=True) for i in range(len(front))]
+    rule = _rule(study)
+    return [
+        replace(_point(space, *places[k], rule), accuracy=float(accuracy[k]))
+        for k in map(int, pareto_front(accuracy, bops))
+    ]
+
+
+def _smoothed_accuracies(codes: NDArray[np.int64], fronts: Sequence[Array], reference_bops: float) -> list[Array]:
+    """Of the policies of n trials: ``codes`` (n, P), their fronts (k, 2) of accuracy and BOPs."""
+    supports = [support(front[:, 0], front[:, 1] / reference_bops) for front in fronts]
+    values = np.array([found for found, _ in supports])
+    moves = smoothed(codes, values) - values
+    return [
+        front[:, 0] + _between(front[:, 1], front[index, 1], move)
+        for front, (_, index), move in zip(fronts, supports, moves, strict=True)
+    ]
+
+
+def _between(bops: Array, known: Array, moves: Array) -> Array:
+    """``moves``, each at the BOPs ``known``, at ``bops``: linear between, the mean where several are at the same."""
+    at, which = np.unique(known, return_inverse=True)
+    return np.interp(bops, at, np.bincount(which, moves) / np.bincount(which))
 
 
 def find_point(study: optuna.Study, space: SearchSpace, name: str) -> FrontPoint:

@@ -15,7 +15,18 @@ from usdn_nas.architecture import Bits
 from usdn_nas.networks.chain import State
 from usdn_nas.quant.supernet import Supernet
 
-__all__ = ["ExitWeights", "Step", "cross_entropy_step", "distillation_loss", "distillation_step", "sandwich_step"]
+__all__ = [
+    "ExitWeights",
+    "Step",
+    "Teacher",
+    "cross_entropy_step",
+    "distillation_loss",
+    "distillation_step",
+    "sandwich_step",
+]
+
+Teacher = Callable[[Tensor], Sequence[Tensor]]
+"""Images -> logits of all exits, E tensors (B, C), constants."""
 
 Step = Callable[[Tensor, Tensor, np.random.Generator], float]
 """(images, labels, generator) -> loss, having added its gradients."""
@@ -142,14 +153,14 @@ def sandwich_step(
     weights: Sequence[float],
     random_paths: int,
     *,
-    teacher: nn.Module | None = None,
+    teacher: Teacher | None = None,
     stratified: bool = False,
     smallest: bool = False,
 ) -> Step:
     """A step by the sandwich rule (Yu & Huang, 2019) on bit-widths: several configurations, whose gradients add up.
 
     These are the largest, ``random_paths`` random ones and, if asked for, the smallest. Each learns, exit by exit, half
-    from the labels and half from the soft labels of ``teacher``, which stays in evaluation mode. Without one the
+    from the labels and half from the soft labels of ``teacher``, a `FrozenNetwork` for example. Without one the
     largest learns from the labels alone and is the teacher of the others, step by step (in-place distillation). A space
     with one configuration learns from the labels alone. The loss returned is that of the largest, NaN where any is not
     finite. Segments that all configurations have in common run once.
@@ -160,8 +171,6 @@ def sandwich_step(
     space = supernet.space
     least = space.choice_bits([0] * len(space.groups))
     largest = space.choice_bits([len(group.choices) - 1 for group in space.groups])
-    if teacher is not None:
-        teacher.eval()
 
     def others(generator: np.random.Generator) -> list[dict[str, Bits]]:
         if least == largest:
@@ -179,12 +188,13 @@ def sandwich_step(
         supernet.set_bits(largest)
         beginning = _Beginning(supernet, images)
         logits = beginning.go_on()
+        soft: Sequence[Tensor]
         if teacher is None or least == largest:
             soft = [z.detach() for z in logits]
             loss = cross_entropy(logits, labels, weights)
         else:
             with torch.no_grad():
-                soft = list(teacher(images))
+                soft = teacher(images)
             loss = distilled(logits, soft, labels)
         loss.backward()
         finite = True
