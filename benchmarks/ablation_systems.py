@@ -38,7 +38,7 @@ FULL, EXITS, BITS, SEQUENTIAL, _, MSDNET, SDN = SYSTEMS
 NETWORKS = {"resnet": "ablation", "compact": "ablation_compact"}
 """Backbone -> the study of the systems that share its supernet."""
 FOUR: Bits = (4, 4)
-SHARES = {"ablation": (0.55, 0.4, 0.3), "ablation_compact": (1.0, 0.8, 0.65)}
+SHARES = {"ablation": (0.55, 0.4, 0.3), "ablation_compact": (1.0, 0.65)}
 """Study -> budgets of the points that are retrained, as shares of what 4 bits everywhere take."""
 
 
