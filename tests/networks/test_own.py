@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from tests import nets
 from tests.networks import models
 from usdn_nas.architecture import Architecture
+from usdn_nas.config import find_toml
 from usdn_nas.errors import UserError
 from usdn_nas.evaluation.engine import Engine, EngineSettings
 from usdn_nas.evaluation.outputs import Batches, SupernetEvaluator
@@ -28,7 +29,7 @@ from usdn_nas.networks.kept import ByMode, Kept
 from usdn_nas.quant.layers import SwitchableBatchNorm2d
 from usdn_nas.quant.supernet import Supernet, materialize
 from usdn_nas.records import OPAQUE
-from usdn_nas.space import NetworkSpec, SpaceSpec
+from usdn_nas.space import NetworkSpec, SpaceSpec, load_space
 
 HERE = "tests.networks.models:"
 FAMILIES = {
@@ -146,6 +147,16 @@ def test_a_hard_model_of_ones_own() -> None:
     signed = {x.name: x.signed for x in record.layers()}
     assert signed["block1.project"] and not signed["block1.excite.up"] and not signed["block1.grouped"]
     assert "block1" in chain.segment_names and "block2" in chain.segment_names
+
+
+def test_the_shipped_network_of_inverted_residuals() -> None:
+    spec = load_space(find_toml("compact_fashion", "search_spaces"))
+    supernet = check(spec)
+    space = supernet.space
+    assert space.chain.macs == 1_326_624 and space.candidates == tuple(f"blocks.{i}" for i in range(4))
+    depthwise = [layer.macs for layer in space.chain.layers() if ".conv.1.0" in layer.name]
+    # of 48, 48, 96, 96 and 160 channels, nine weights each
+    assert depthwise == [9 * c * side**2 for c, side in ((48, 14), (48, 7), (96, 7), (96, 4), (160, 4))]
 
 
 def test_functional_dropout_follows_the_mode() -> None:
