@@ -27,7 +27,7 @@ from typing import Any
 
 import numpy as np
 from ablation_summary import MARGIN, draw, show
-from ablation_systems import FULL, MSDNET, NETWORKS, OURS, SDN, SHARES, SYSTEMS, Chooser, dearest, studies
+from ablation_systems import BACKBONES, FULL, MSDNET, OURS, SDN, SYSTEMS, Backbone, Chooser, dearest
 from numpy.typing import NDArray
 from rich.console import Console
 
@@ -47,8 +47,6 @@ from usdn_nas.progress import Reporter
 from usdn_nas.study.points import FrontPoint
 
 SCHEMA = "usdn-nas/benchmark-ablation/1"
-OFFSETS = (-0.025, -0.0225, -0.02, -0.0175, -0.015, -0.0125, -0.01, -0.0075, -0.005)
-"""Accuracies that thresholds are fitted to on the search split, relative to the retrained full network at 4 bits."""
 
 
 @dataclass
@@ -126,13 +124,13 @@ class Seed:
     """One seed of an attempt."""
 
     def __init__(
-        self, seed: int, runs: Path, record: Record, reporter: Reporter, *, systems: dict[str, str], test: bool
+        self, seed: int, runs: Path, record: Record, reporter: Reporter, *, backbone: Backbone, test: bool
     ) -> None:
         self.seed, self.record, self.reporter, self.test = seed, record, reporter, test
-        self.systems, self.folder = systems, runs / f"seed-{seed}"
+        self.backbone, self.folder = backbone, runs / f"seed-{seed}"
         self.contexts = {
             study: open_run(find_toml(study, "studies"), (f"seed={seed}", "threads=1"), self.folder / study, reporter)
-            for study in dict.fromkeys(systems.values())
+            for study in dict.fromkeys(backbone.studies.values())
         }
 
     def prepare(self) -> None:
@@ -172,10 +170,10 @@ class Seed:
 
     def _from_supernet(self) -> dict[str, list[Candidate]]:
         """System -> its candidates, not yet retrained, where they share the supernet."""
-        context = self.contexts[self.systems[OURS]]
+        context = self.contexts[self.backbone.studies[OURS]]
         with waiting(context.folder):
             Pipeline(context).run(until="supernet")
-        chooser = Chooser(context, self.folder / "search", SHARES[self.systems[OURS]])
+        chooser = Chooser(context, self.folder / "search", self.backbone.shares)
         found = {FULL: [self._candidate(FULL, 0, context, chooser.full(), None)]}
         for system, points in chooser.choices().items():
             found[system] = self._candidates(system, context, points)
@@ -183,10 +181,10 @@ class Seed:
 
     def _of_other(self, system: str) -> list[Candidate]:
         """Of MSDNet or SDN, whose bits are given: the most accurate placement within each share of what it takes."""
-        context = self.contexts[self.systems[system]]
+        context = self.contexts[self.backbone.studies[system]]
         with waiting(context.folder):
             Pipeline(context).run(until="supernet")
-        chooser = Chooser(context, self.folder / "search", SHARES[self.systems[OURS]])
+        chooser = Chooser(context, self.folder / "search", self.backbone.shares)
         bits = dict(context.space.ladder()[0])
         points = dearest(chooser.with_exits(bits), chooser.budgets(bits))
         return self._candidates(system, context, points)
@@ -206,9 +204,10 @@ class Seed:
     def _points(self, candidates: list[Candidate], target: float) -> list[dict[str, Any]]:
         """For each accuracy aimed at the candidate and thresholds that are cheapest on the search split, with figures.
 
-        `OFFSETS`, and each with `MARGIN` on top.
+        The backbone's, and each with `MARGIN` on top.
         """
-        offsets = sorted({*OFFSETS, *(round(offset + MARGIN, 6) for offset in OFFSETS)})
+        wanted = self.backbone.offsets
+        offsets = sorted({*wanted, *(round(offset + MARGIN, 6) for offset in wanted)})
         fitted = [candidate.thresholds([target + offset for offset in offsets]) for candidate in candidates]
         return [self._point(candidates, [one[i] for one in fitted], target, offset) for i, offset in enumerate(offsets)]
 
@@ -234,7 +233,7 @@ class Seed:
 
     def _read_test(self, candidates: dict[str, list[Candidate]]) -> None:
         """Measures every chosen point on the test split; from here on the seed is done."""
-        context = self.contexts[self.systems[OURS]]
+        context = self.contexts[self.backbone.studies[OURS]]
         found: dict[str, Any] = {}
         for system, those in candidates.items():
             rows = []
@@ -311,20 +310,23 @@ class Record:
             entry[key] = {**entry.get(key, {}), **figures}
 
 
-def settings_of(runs: Path, systems: dict[str, str]) -> tuple[dict[str, Any], dict[str, Any]]:
+def settings_of(runs: Path, backbone: Backbone) -> tuple[dict[str, Any], dict[str, Any]]:
     """What decides an attempt's figures, seeds aside; and where it begins: date, commit, MACs."""
-    contexts = {study: open_run(find_toml(study, "studies"), (), runs / study) for study in set(systems.values())}
+    contexts = {
+        study: open_run(find_toml(study, "studies"), (), runs / study) for study in set(backbone.studies.values())
+    }
     settings = {
-        "shares": list(SHARES[systems[OURS]]),
-        "offsets": list(OFFSETS),
+        "shares": list(backbone.shares),
+        "offsets": list(backbone.offsets),
+        "main": backbone.main,
         "margin": MARGIN,
         "studies": {
             study: {"study": c.study.model_dump(mode="json"), "space": c.spec.model_dump(mode="json")}
-            for study, c in sorted(contexts.items())
+            for study, c in contexts.items()
         },
     }
-    macs = {study: context.space.chain.macs for study, context in sorted(contexts.items())}
-    commit = contexts[systems[OURS]].provenance().get("commit")
+    macs = {study: context.space.chain.macs for study, context in contexts.items()}
+    commit = contexts[backbone.study].provenance().get("commit")
     start = {"date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "commit": commit, "macs": macs}
     return settings, start
 
@@ -335,27 +337,26 @@ def main() -> None:
     parser.add_argument("--only", type=int, nargs="+", help="these seeds alone")
     parser.add_argument("--prepare", action="store_true", help="train what the systems start from, choose nothing")
     parser.add_argument("--test", action="store_true", help="read the test split, once a seed, when all else is done")
-    parser.add_argument("--network", choices=NETWORKS, default="resnet", help="backbone of all systems but MSDNet")
-    parser.add_argument("--runs", type=Path, help="runs/ablation, or runs/ablation_NETWORK")
-    parser.add_argument("--results", type=Path, help="results/ablation.json, or results/ablation_NETWORK.json")
+    parser.add_argument("--network", choices=BACKBONES, default="resnet", help="backbone of all systems but MSDNet")
+    parser.add_argument("--runs", type=Path, help="default: runs/ablation, or runs/ablation_NETWORK")
+    parser.add_argument("--results", type=Path, help="default: results/ablation.json, or results/ablation_NETWORK.json")
     parser.add_argument("--why", help="of a new attempt")
     parser.add_argument("--figure", type=Path, help="also draw the last attempt")
     parser.add_argument("--show", action="store_true", help="print the tables of the last attempt, run nothing")
     options = parser.parse_args()
-    name = NETWORKS[options.network]
-    runs = options.runs or Path("runs") / name
-    path = options.results or Path(__file__).parent / "results" / f"{name}.json"
+    backbone = BACKBONES[options.network]
+    runs = options.runs or Path("runs") / backbone.study
+    path = options.results or Path(__file__).parent / "results" / f"{backbone.study}.json"
     if not options.show:
-        systems = studies(options.network)
-        settings, start = settings_of(runs, systems)
+        settings, start = settings_of(runs, backbone)
         largest, smallest = max(start["macs"].values()), min(start["macs"].values())
-        ours = start["macs"][systems[OURS]]
+        ours = start["macs"][backbone.study]
         if largest > 1.2 * ours or smallest < 0.8 * ours:
             raise SystemExit(f"backbones must have equal MACs, within 20%: {start['macs']}")
         record = Record(path, settings, options.why, start)
         reporter = Reporter(Console(stderr=True))
         for seed in options.only or range(options.seeds):
-            one = Seed(seed, runs, record, reporter, systems=systems, test=options.test)
+            one = Seed(seed, runs, record, reporter, backbone=backbone, test=options.test)
             one.prepare() if options.prepare else one.run()
         if options.prepare:
             return

@@ -6,6 +6,7 @@ All but MSDNet and SDN are points of one search space, ``resnet_fashion_small``,
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -35,17 +36,41 @@ SYSTEMS = (
     "SDN, 4 bits",
 )
 FULL, EXITS, BITS, SEQUENTIAL, _, MSDNET, SDN = SYSTEMS
-NETWORKS = {"resnet": "ablation", "compact": "ablation_compact"}
-"""Backbone -> the study of the systems that share its supernet."""
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """The network that all systems but MSDNet have in common, and what its accuracies ask for.
+
+    Attributes:
+        study: Of the systems that share its supernet.
+        shares: Budgets of the points that are retrained, as shares of what 4 bits everywhere take.
+        offsets: Accuracies that thresholds are fitted to on the search split, relative to the retrained full network
+            at 4 bits.
+        main: The one of them that the claim is judged at.
+    """
+
+    study: str
+    shares: tuple[float, ...]
+    offsets: tuple[float, ...]
+    main: float
+
+    @property
+    def studies(self) -> dict[str, str]:
+        """System -> its study."""
+        return dict.fromkeys(SYSTEMS, self.study) | {MSDNET: "ablation_msdnet", SDN: f"{self.study}_sdn"}
+
+
+def _quarters(low: int, high: int) -> tuple[float, ...]:
+    """Quarters of a point, from ``low`` to ``high`` of them."""
+    return tuple(quarter / 400 for quarter in range(low, high + 1))
+
+
+BACKBONES = {
+    "resnet": Backbone("ablation", (0.55, 0.4, 0.3), _quarters(-10, -2), -0.005),
+    "compact": Backbone("ablation_compact", (1.0, 0.65), _quarters(-8, 1), 0.0),
+}
 FOUR: Bits = (4, 4)
-SHARES = {"ablation": (0.55, 0.4, 0.3), "ablation_compact": (1.0, 0.65)}
-"""Study -> budgets of the points that are retrained, as shares of what 4 bits everywhere take."""
-
-
-def studies(network: str) -> dict[str, str]:
-    """System -> its study, with the backbone ``network``."""
-    base = NETWORKS[network]
-    return dict.fromkeys(SYSTEMS, base) | {MSDNET: "ablation_msdnet", SDN: f"{base}_sdn"}
 
 
 def restricted(

@@ -13,20 +13,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
 from ablation_summary import MAIN, MARGIN, beside, best_other, point_of
-from ablation_systems import (
-    BITS,
-    EXITS,
-    FULL,
-    MSDNET,
-    NETWORKS,
-    OURS,
-    SDN,
-    SEQUENTIAL,
-    SYSTEMS,
-    dearest,
-    restricted,
-    studies,
-)
+from ablation_systems import BACKBONES, BITS, EXITS, FULL, MSDNET, OURS, SDN, SEQUENTIAL, SYSTEMS, dearest, restricted
 
 from usdn_nas.config import find_toml, load_study
 from usdn_nas.networks.build import resolve_space
@@ -120,15 +107,15 @@ def test_restricted_spaces_are_of_the_same_network_as_the_shipped_ones() -> None
         }.items()
 
 
-@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("network", BACKBONES)
 def test_every_system_has_a_study(network: str) -> None:
-    found = studies(network)
+    found = BACKBONES[network].studies
     assert tuple(found) == SYSTEMS
     assert {f"{study}.toml" for study in found.values()} <= {path.name for path in (ROOT / "studies").glob("*.toml")}
 
 
 def test_backbones_have_equal_macs() -> None:
-    every = {study for network in NETWORKS for study in studies(network).values()}
+    every = {study for backbone in BACKBONES.values() for study in backbone.studies.values()}
     macs = [resolve_space(load_study(find_toml(study, "studies"))[1])[0].chain.macs for study in every]
     assert max(macs) <= 1.2 * min(macs)
 
