@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from ablation_summary import MARGIN, draw, show
+from ablation_summary import MAIN, MARGIN, draw, show
 from ablation_systems import BACKBONES, FULL, MSDNET, OURS, SDN, SYSTEMS, Backbone, Chooser, dearest
 from numpy.typing import NDArray
 from rich.console import Console
@@ -318,7 +318,9 @@ def settings_of(runs: Path, backbone: Backbone) -> tuple[dict[str, Any], dict[st
     settings = {
         "shares": list(backbone.shares),
         "offsets": list(backbone.offsets),
-        "main": backbone.main,
+        **(
+            {"main": backbone.main} if backbone.main != MAIN else {}
+        ),  # records made before there was a choice still hold
         "margin": MARGIN,
         "studies": {
             study: {"study": c.study.model_dump(mode="json"), "space": c.spec.model_dump(mode="json")}
