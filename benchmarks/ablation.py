@@ -27,7 +27,19 @@ from typing import Any
 
 import numpy as np
 from ablation_summary import MAIN, MARGIN, draw, show
-from ablation_systems import BACKBONES, FULL, MSDNET, OURS, SDN, SYSTEMS, Backbone, Chooser, dearest
+from ablation_systems import (
+    BACKBONES,
+    BITS,
+    FULL,
+    MSDNET,
+    OURS,
+    SDN,
+    SYSTEMS,
+    Backbone,
+    Chooser,
+    dearest,
+    with_all_exits,
+)
 from numpy.typing import NDArray
 from rich.console import Console
 
@@ -41,6 +53,8 @@ from usdn_nas.pipeline.context import Context, open_run
 from usdn_nas.pipeline.search import load_retrained
 from usdn_nas.pipeline.stages import Pipeline, retrain_folder
 from usdn_nas.policy.apply import apply
+from usdn_nas.policy.exact import threshold_grid
+from usdn_nas.policy.front import own_front
 from usdn_nas.policy.outputs import ExitOutputs
 from usdn_nas.policy.thresholds import fit_accuracies
 from usdn_nas.progress import Reporter
@@ -49,18 +63,41 @@ from usdn_nas.study.points import FrontPoint
 SCHEMA = "usdn-nas/benchmark-ablation/1"
 
 
+SHARED = 64
+"""Shared thresholds by which exits are chosen, where that comes after retraining."""
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """A policy of a candidate: which of its exits, and their thresholds."""
+
+    exits: tuple[str, ...]
+    thresholds: tuple[float, ...]
+
+
+def best_of(accuracy: float, figures: Sequence[dict[str, Any]]) -> int:
+    """Which has the least average BOPs of those that reach an accuracy; none: which is the most accurate."""
+    reaching = [i for i, one in enumerate(figures) if one["accuracy"] >= accuracy - 1e-9]
+    if reaching:
+        return min(reaching, key=lambda i: figures[i]["average_bops"])
+    return max(range(len(figures)), key=lambda i: figures[i]["accuracy"])
+
+
 @dataclass
 class Candidate:
     """An architecture of a system, retrained; its outputs on the search split and, once asked for, on the test split.
 
     Args:
-        path: Its architecture file; ``inherited``: accuracy and BOPs of its policy before retraining.
+        path: Its architecture file.
+        inherited: Accuracy and BOPs of its policy before retraining.
+        all_exits: Whether a policy may leave out some of its exits.
     """
 
     context: Context
     architecture: Architecture
     path: Path
     inherited: dict[str, float] | None
+    all_exits: bool
 
     def retrain(self) -> None:
         """Trains it, unless that is done."""
@@ -92,23 +129,45 @@ class Candidate:
         """On the test split."""
         return self.outputs(self.context.test_batches)
 
-    def thresholds(self, accuracies: Sequence[float]) -> list[tuple[float, ...]]:
-        """For each accuracy the cheapest that reach it on the search split, or the most accurate."""
-        return [fit.thresholds for fit in fit_accuracies(self.search, self.costs, accuracies)]
+    def policies(self, accuracies: Sequence[float]) -> list[Chosen]:
+        """For each accuracy the cheapest policy that reaches it on the search split, or the most accurate."""
+        fitted = [
+            [Chosen(exits, fit.thresholds) for fit in fit_accuracies(*self._of(self.search, exits), accuracies)]
+            for exits in self._placements(accuracies)
+        ]
+        return [
+            self._best(accuracy, of_it) for accuracy, of_it in zip(accuracies, zip(*fitted, strict=True), strict=True)
+        ]
 
-    def measured(self, outputs: ExitOutputs, thresholds: tuple[float, ...]) -> dict[str, Any]:
+    def _placements(self, accuracies: Sequence[float]) -> list[tuple[str, ...]]:
+        """The exits worth a fit: with a shared threshold they are the best for one of the accuracies."""
+        if not self.all_exits or not self.architecture.exits:
+            return [self.architecture.exits]
+        front = own_front(self.search, self.costs, threshold_grid(self.search, SHARED))
+        best = [min((p for p in front if p.accuracy >= a), key=lambda p: p.bops, default=front[-1]) for a in accuracies]
+        return list(dict.fromkeys(policy.exits for policy in best))
+
+    def _best(self, accuracy: float, those: Sequence[Chosen]) -> Chosen:
+        figures = [self.measured(self.search, one) for one in those]
+        return those[best_of(accuracy, figures)]
+
+    def _of(self, outputs: ExitOutputs, exits: Sequence[str]) -> tuple[ExitOutputs, ExitCosts]:
+        return outputs.placed(exits), self.costs.placed(exits)
+
+    def measured(self, outputs: ExitOutputs, chosen: Chosen) -> dict[str, Any]:
         """Accuracy, average BOPs and exit rates of a policy."""
-        result = apply(outputs, self.costs, thresholds)
+        result = apply(*self._of(outputs, chosen.exits), chosen.thresholds)
         return {
             "accuracy": result.accuracy,
             "average_bops": result.average_bops,
             "exit_rates": result.exit_rates.tolist(),
         }
 
-    def right(self, thresholds: tuple[float, ...]) -> NDArray[np.bool_]:
+    def right(self, chosen: Chosen) -> NDArray[np.bool_]:
         """(N,): whether the policy's answer is right, on the test split."""
-        result = apply(self.test, self.costs, thresholds)
-        return self.test.correct[result.answers_at, np.arange(self.test.samples)]
+        placed, costs = self._of(self.test, chosen.exits)
+        result = apply(placed, costs, chosen.thresholds)
+        return placed.correct[result.answers_at, np.arange(placed.samples)]
 
     def described(self) -> dict[str, Any]:
         """What it is, and its curve on the search split."""
@@ -190,6 +249,8 @@ class Seed:
         return self._candidates(system, context, points)
 
     def _candidates(self, system: str, context: Context, points: Sequence[FrontPoint]) -> list[Candidate]:
+        if self.backbone.all_exits and system != BITS:
+            points = with_all_exits(points, context.space.candidates)
         return [
             self._candidate(system, i, context, p.architecture, {"accuracy": p.accuracy, "bops": p.bops})
             for i, p in enumerate(points)
@@ -199,7 +260,9 @@ class Seed:
         self, system: str, number: int, context: Context, architecture: Architecture, inherited: dict[str, float] | None
     ) -> Candidate:
         name = system.replace(",", "").replace(" ", "-")
-        return Candidate(context, architecture, self.folder / "chosen" / f"{name}-{number}.json", inherited)
+        return Candidate(
+            context, architecture, self.folder / "chosen" / f"{name}-{number}.json", inherited, self.backbone.all_exits
+        )
 
     def _points(self, candidates: list[Candidate], target: float) -> list[dict[str, Any]]:
         """For each accuracy aimed at the candidate and thresholds that are cheapest on the search split, with figures.
@@ -208,27 +271,23 @@ class Seed:
         """
         wanted = self.backbone.offsets
         offsets = sorted({*wanted, *(round(offset + MARGIN, 6) for offset in wanted)})
-        fitted = [candidate.thresholds([target + offset for offset in offsets]) for candidate in candidates]
+        fitted = [candidate.policies([target + offset for offset in offsets]) for candidate in candidates]
         return [self._point(candidates, [one[i] for one in fitted], target, offset) for i, offset in enumerate(offsets)]
 
     def _point(
-        self, candidates: list[Candidate], thresholds: list[tuple[float, ...]], target: float, offset: float
+        self, candidates: list[Candidate], policies: list[Chosen], target: float, offset: float
     ) -> dict[str, Any]:
-        tried = [
-            (number, own, candidate.measured(candidate.search, own))
-            for number, (candidate, own) in enumerate(zip(candidates, thresholds, strict=True))
+        figures = [
+            candidate.measured(candidate.search, own) for candidate, own in zip(candidates, policies, strict=True)
         ]
-        reaching = [one for one in tried if one[2]["accuracy"] >= target + offset - 1e-9]
-        if reaching:
-            number, own, figures = min(reaching, key=lambda one: one[2]["average_bops"])
-        else:
-            number, own, figures = max(tried, key=lambda one: one[2]["accuracy"])
+        number = best_of(target + offset, figures)
         return {
             "offset": offset,
-            "reached": bool(reaching),
+            "reached": figures[number]["accuracy"] >= target + offset - 1e-9,
             "candidate": number,
-            "thresholds": list(own),
-            "search": figures,
+            "exits": list(policies[number].exits),
+            "thresholds": list(policies[number].thresholds),
+            "search": figures[number],
         }
 
     def _read_test(self, candidates: dict[str, list[Candidate]]) -> None:
@@ -238,12 +297,13 @@ class Seed:
         for system, those in candidates.items():
             rows = []
             for point in self.record.of(self.seed)[system]["points"]:
-                candidate, thresholds = those[point["candidate"]], tuple(point["thresholds"])
-                right = np.packbits(candidate.right(thresholds))
+                candidate = those[point["candidate"]]
+                chosen = Chosen(tuple(point["exits"]), tuple(point["thresholds"]))
+                right = np.packbits(candidate.right(chosen))
                 rows.append(
                     {
                         "offset": point["offset"],
-                        **candidate.measured(candidate.test, thresholds),
+                        **candidate.measured(candidate.test, chosen),
                         "right": base64.b64encode(right.tobytes()).decode(),
                     }
                 )
@@ -322,6 +382,7 @@ def settings_of(runs: Path, backbone: Backbone) -> tuple[dict[str, Any], dict[st
             {"main": backbone.main} if backbone.main != MAIN else {}
         ),  # records made before there was a choice still hold
         "margin": MARGIN,
+        **({"all_exits": True} if backbone.all_exits else {}),
         "studies": {
             study: {"study": c.study.model_dump(mode="json"), "space": c.spec.model_dump(mode="json")}
             for study, c in contexts.items()

@@ -6,10 +6,9 @@ All but MSDNet and SDN are points of one search space, ``resnet_fashion_small``,
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from usdn_nas.architecture import Architecture, Bits
 from usdn_nas.cost import exit_costs, full_bops
@@ -48,12 +47,15 @@ class Backbone:
         offsets: Accuracies that thresholds are fitted to on the search split, relative to the retrained full network
             at 4 bits.
         main: The one of them that the claim is judged at.
+        all_exits: Whether all exits are retrained, and chosen among afterwards, with the thresholds; else those that
+            the search placed.
     """
 
     study: str
     shares: tuple[float, ...]
     offsets: tuple[float, ...]
     main: float
+    all_exits: bool = False
 
     @property
     def studies(self) -> dict[str, str]:
@@ -68,7 +70,7 @@ def _quarters(low: int, high: int) -> tuple[float, ...]:
 
 BACKBONES = {
     "resnet": Backbone("ablation", (0.55, 0.4, 0.3), _quarters(-10, -2), -0.005),
-    "compact": Backbone("ablation_compact", (1.0, 0.65), _quarters(-8, 1), 0.0),
+    "compact": Backbone("ablation_compact", (1.0, 0.8, 0.65), _quarters(-8, 1), 0.0, all_exits=True),
 }
 FOUR: Bits = (4, 4)
 
@@ -191,7 +193,7 @@ class Chooser:
 
 
 def _in(bits: dict[str, Bits], point: FrontPoint) -> FrontPoint:
-    return FrontPoint(**{**vars(point), "bits": bits})
+    return replace(point, bits=bits)
 
 
 def dearest(points: Sequence[FrontPoint], budgets: Sequence[float]) -> list[FrontPoint]:
@@ -201,11 +203,18 @@ def dearest(points: Sequence[FrontPoint], budgets: Sequence[float]) -> list[Fron
         within = [point for point in points if point.bops <= budget]
         cheapest = min(points, key=lambda point: point.bops)
         found.append(max(within, key=lambda point: (point.accuracy, -point.bops)) if within else cheapest)
-    return _distinct(found)
+    return distinct(found)
 
 
-def _distinct(points: Sequence[FrontPoint]) -> list[FrontPoint]:
-    seen: dict[str, Any] = {}
+def distinct(points: Sequence[FrontPoint]) -> list[FrontPoint]:
+    """Without those whose bits and exits came before."""
+    seen: dict[str, FrontPoint] = {}
     for point in points:
         seen.setdefault(point.architecture.network_digest, point)
     return list(seen.values())
+
+
+def with_all_exits(points: Sequence[FrontPoint], candidates: tuple[str, ...]) -> list[FrontPoint]:
+    """The bits of ``points`` with an exit wherever there may be one; bits that came before are left out."""
+    open_ = (1.0,) * len(candidates)
+    return distinct([replace(point, exits=candidates, thresholds=open_) for point in points])
