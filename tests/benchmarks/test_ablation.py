@@ -12,11 +12,16 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
+from ablation import Candidate, best_of
 from ablation_summary import MAIN, MARGIN, beside, best_other, point_of
 from ablation_systems import BACKBONES, BITS, EXITS, FULL, MSDNET, OURS, SDN, SEQUENTIAL, SYSTEMS, dearest, restricted
 
+from usdn_nas.architecture import Architecture
 from usdn_nas.config import find_toml, load_study
+from usdn_nas.cost import ExitCosts
 from usdn_nas.networks.build import resolve_space
+from usdn_nas.policy.outputs import ExitOutputs
+from usdn_nas.records import FINAL_EXIT
 from usdn_nas.space import load_space
 from usdn_nas.study.points import FrontPoint
 
@@ -124,3 +129,26 @@ def test_layers_stay_apart_where_exits_are_restricted() -> None:
     whole = resolve_space(load_space(ROOT / "search_spaces/compact_fashion.toml"))[0]
     assert [group.layers for group in restricted(whole, candidates=()).groups] == [g.layers for g in whole.groups]
     assert len(whole.groups) == 15 and len(restricted(whole, granularity="network").groups) == 1
+
+
+def test_the_cheapest_that_reaches_an_accuracy_else_the_most_accurate() -> None:
+    figures = [{"accuracy": a, "average_bops": b} for a, b in ((0.8, 1.0), (0.9, 3.0), (0.9, 2.0), (0.95, 4.0))]
+    assert [best_of(wanted, figures) for wanted in (0.7, 0.9, 0.93, 0.99)] == [0, 2, 3, 3]
+
+
+@pytest.mark.parametrize("all_exits", [True, False])
+def test_an_exit_that_does_not_pay_is_left_out_after_retraining(all_exits: bool) -> None:
+    # of 100 images: "a" is sure of 60 and right; "b" knows no more than "a", and its head costs as much as the chain
+    sure = np.arange(100) < 60
+    confidence = np.array([np.where(sure, 0.9, 0.4), np.where(sure, 0.9, 0.4), np.full(100, 0.9)])
+    correct = np.array([sure, sure, np.arange(100) < 95])
+    costs = ExitCosts(("a", "b", FINAL_EXIT), np.array([10, 20, 30]), np.array([1, 100, 1]))
+    candidate = Candidate(None, Architecture({}, ("a", "b"), (1.0, 1.0)), Path("unused"), None, all_exits)  # type: ignore[arg-type]
+    candidate.__dict__ |= {"search": ExitOutputs(confidence.astype(np.float32), correct, costs.names), "costs": costs}
+    reached, beyond = candidate.policies([0.95, 1.0])
+    assert reached.exits == (("a",) if all_exits else ("a", "b"))
+    figures = candidate.measured(candidate.search, reached)
+    assert figures["accuracy"] == 0.95
+    # 60 leave at "a" for 11; the others pay 10 more a segment, the final head and, where it is placed, that of "b"
+    assert figures["average_bops"] == pytest.approx(0.6 * 11 + 0.4 * (32 if all_exits else 132))
+    assert candidate.measured(candidate.search, beyond)["accuracy"] == 0.95  # 1 cannot be reached
