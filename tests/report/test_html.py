@@ -1,13 +1,15 @@
 import json
 import re
+import shutil
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 
-from usdn_nas.report import Run, write_report
+from usdn_nas.report import Run, load_run, write_report
 from usdn_nas.report._markup import script_json
+from usdn_nas.report._summary import result
 
 VOID = {"meta", "link", "br", "hr", "img", "input"}
 LOADING = {"src", "href", "xlink:href", "srcset", "action", "data", "poster"}
@@ -85,6 +87,16 @@ def test_the_page_holds_the_numbers(resnet18: Run, text: str) -> None:
         "0123456789abcdef",
     ):
         assert number in words, number
+
+
+def test_how_the_winner_was_chosen(short_run: Run, tmp_path: Path) -> None:
+    shutil.copytree(short_run.path, tmp_path / "run")
+    path = tmp_path / "run/export/architecture.json"
+    written = json.loads(path.read_text())
+    trial = written["source"]["trial"]
+    assert f"The winner ({trial}) has" in result(load_run(tmp_path / "run"))
+    path.write_text(json.dumps(written | {"source": {"trial": trial, "score": "smoothed"}}))
+    assert f"The winner ({trial}, chosen by smoothed accuracy) has" in result(load_run(tmp_path / "run"))
 
 
 def test_names_are_escaped(text: str) -> None:

@@ -37,11 +37,14 @@ def _conditions(run: Run) -> str:
 def _winner(run: Run) -> str:
     """The winner's bits and exits, in a sentence."""
     winner = run.winner
-    trial = (run.architecture.get("source") or {}).get("trial")
+    source = run.architecture.get("source") or {}
+    found = source.get("trial", "")
+    if source.get("score") == "smoothed":
+        found += ", chosen by smoothed accuracy"
     mean = mean_bits([row for row in layer_table(run.space, winner) if row["group"]])
     bits = f"{mean['mac_weighted_weight_bits']:.2f}/{mean['mac_weighted_activation_bits']:.2f}"
     exits = f"early exits after {', '.join(winner.exits)}" if winner.exits else "no early exit"
-    return f"The winner{f' ({trial})' if trial else ''} has {bits} bits (W/A, mean by MACs, searched layers), {exits}."
+    return f"The winner{f' ({found})' if found else ''} has {bits} bits (W/A, mean by MACs, searched layers), {exits}."
 
 
 def result(run: Run) -> str:
