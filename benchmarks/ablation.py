@@ -232,7 +232,7 @@ class Seed:
         context = self.contexts[self.backbone.studies[OURS]]
         with waiting(context.folder):
             Pipeline(context).run(until="supernet")
-        chooser = Chooser(context, self.folder / "search", self.backbone.shares)
+        chooser = Chooser(context, self.folder / "search", self.backbone)
         found = {FULL: [self._candidate(FULL, 0, context, chooser.full(), None)]}
         for system, points in chooser.choices().items():
             found[system] = self._candidates(system, context, points)
@@ -243,9 +243,9 @@ class Seed:
         context = self.contexts[self.backbone.studies[system]]
         with waiting(context.folder):
             Pipeline(context).run(until="supernet")
-        chooser = Chooser(context, self.folder / "search", self.backbone.shares)
+        chooser = Chooser(context, self.folder / "search", self.backbone)
         bits = dict(context.space.ladder()[0])
-        points = dearest(chooser.with_exits(bits), chooser.budgets(bits))
+        points = dearest(chooser.with_exits(bits), chooser.budgets(bits, self.backbone.shares))
         return self._candidates(system, context, points)
 
     def _candidates(self, system: str, context: Context, points: Sequence[FrontPoint]) -> list[Candidate]:
@@ -383,6 +383,7 @@ def settings_of(runs: Path, backbone: Backbone) -> tuple[dict[str, Any], dict[st
         ),  # records made before there was a choice still hold
         "margin": MARGIN,
         **({"all_exits": True} if backbone.all_exits else {}),
+        **({"uniform_shares": list(backbone.uniform_shares)} if backbone.uniform_shares else {}),
         "studies": {
             study: {"study": c.study.model_dump(mode="json"), "space": c.spec.model_dump(mode="json")}
             for study, c in contexts.items()

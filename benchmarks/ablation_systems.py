@@ -49,6 +49,7 @@ class Backbone:
         main: The one of them that the claim is judged at.
         all_exits: Whether all exits are retrained, and chosen among afterwards, with the thresholds; else those that
             the search placed.
+        uniform_shares: Those of early exit at uniform bits, where they are others.
     """
 
     study: str
@@ -56,6 +57,7 @@ class Backbone:
     offsets: tuple[float, ...]
     main: float
     all_exits: bool = False
+    uniform_shares: tuple[float, ...] = ()
 
     @property
     def studies(self) -> dict[str, str]:
@@ -70,7 +72,7 @@ def _quarters(low: int, high: int) -> tuple[float, ...]:
 
 BACKBONES = {
     "resnet": Backbone("ablation", (0.55, 0.4, 0.3), _quarters(-10, -2), -0.005),
-    "compact": Backbone("ablation_compact", (1.0, 0.8, 0.65), _quarters(-8, 1), 0.0, all_exits=True),
+    "compact": Backbone("ablation_compact", (0.8, 0.65), _quarters(-8, 1), 0.0, True, (1.0, 0.8, 0.65)),
 }
 FOUR: Bits = (4, 4)
 
@@ -96,11 +98,11 @@ class Chooser:
     Args:
         context: Run folder with the trained supernet.
         folder: Where the studies' journals are.
-        shares: Of the budgets.
+        backbone: Says the budgets.
     """
 
-    def __init__(self, context: Context, folder: Path, shares: Sequence[float]) -> None:
-        self.context, self.space, self.folder, self.shares = context, context.space, folder, shares
+    def __init__(self, context: Context, folder: Path, backbone: Backbone) -> None:
+        self.context, self.space, self.folder, self.backbone = context, context.space, folder, backbone
 
     @cached_property
     def engine(self) -> Engine:
@@ -155,12 +157,14 @@ class Chooser:
         take where they cost no accuracy. Without exits: within that share of the BOPs of 4 bits everywhere. "Then early
         exit" has the bits that mixed precision chose.
         """
-        budgets = self.budgets(self._uniform(FOUR))
-        without = [share * full_bops(self.space, self._uniform(FOUR)) for share in self.shares]
+        four, shares = self._uniform(FOUR), self.backbone.shares
+        budgets = self.budgets(four, shares)
+        of_uniform = self.budgets(four, self.backbone.uniform_shares or shares)
+        without = [share * full_bops(self.space, four) for share in shares]
         bits = dearest(self.front("bits", restricted(self.space, candidates=())), without)
         ladder = [self.widened(self._one, uniform) for uniform in self._one.ladder()]
         return {
-            EXITS: dearest([p for uniform in ladder for p in self.with_exits(uniform)], budgets),
+            EXITS: dearest([p for uniform in ladder for p in self.with_exits(uniform)], of_uniform),
             BITS: bits,
             SEQUENTIAL: dearest([p for point in bits for p in self.with_exits(point.bits)], budgets),
             OURS: dearest(self.front("joint", self.space), budgets),
@@ -171,10 +175,10 @@ class Chooser:
         """The space whose layers all have the same bits."""
         return restricted(self.space, granularity="network")
 
-    def budgets(self, bits: dict[str, Bits]) -> list[float]:
-        """The shares of the average BOPs of `as_accurate`."""
+    def budgets(self, bits: dict[str, Bits], shares: Sequence[float]) -> list[float]:
+        """Shares of the average BOPs of `as_accurate`."""
         most = self.as_accurate(bits).bops
-        return [share * most for share in self.shares]
+        return [share * most for share in shares]
 
     def as_accurate(self, bits: dict[str, Bits]) -> FrontPoint:
         """The cheapest placement of exits and shared threshold that is as accurate as the last exit alone."""
