@@ -17,7 +17,7 @@ kept = keep_freed_memory()
 torch.set_num_threads(1)
 def step():
     kept = [torch.ones(2**20) for _ in range(32)]  # 4 MiB each
-for _ in range(5):
+for _ in range(2):  # of pieces of one size glibc, left to itself, learns later to keep them
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     step()
 print(kept, resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
@@ -34,7 +34,7 @@ def run(**environment: str) -> tuple[str, int]:
 def test_pages_are_asked_for_once() -> None:
     kept, faults = run()
     assert kept == "True"
-    assert faults < 1024  # of 32,768 pages
+    assert faults < 16 * 1024  # of 32,768 pages
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="of glibc")
