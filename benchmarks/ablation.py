@@ -61,10 +61,8 @@ from usdn_nas.progress import Reporter
 from usdn_nas.study.points import FrontPoint
 
 SCHEMA = "usdn-nas/benchmark-ablation/1"
-
-
 SHARED = 64
-"""Shared thresholds by which exits are chosen, where that comes after retraining."""
+"""How many shared thresholds are tried to choose exits by, where that comes after retraining."""
 
 
 @dataclass(frozen=True)
@@ -265,9 +263,9 @@ class Seed:
         )
 
     def _points(self, candidates: list[Candidate], target: float) -> list[dict[str, Any]]:
-        """For each accuracy aimed at the candidate and thresholds that are cheapest on the search split, with figures.
+        """For each accuracy aimed at the candidate and policy that are cheapest on the search split, with figures.
 
-        The backbone's, and each with `MARGIN` on top.
+        Accuracies: the backbone's offsets, and each with `MARGIN` on top.
         """
         wanted = self.backbone.offsets
         offsets = sorted({*wanted, *(round(offset + MARGIN, 6) for offset in wanted)})
@@ -372,23 +370,24 @@ class Record:
 
 def settings_of(runs: Path, backbone: Backbone) -> tuple[dict[str, Any], dict[str, Any]]:
     """What decides an attempt's figures, seeds aside; and where it begins: date, commit, MACs."""
-    contexts = {
-        study: open_run(find_toml(study, "studies"), (), runs / study) for study in set(backbone.studies.values())
-    }
+    every = sorted(set(backbone.studies.values()))
+    contexts = {study: open_run(find_toml(study, "studies"), (), runs / study) for study in every}
     settings = {
         "shares": list(backbone.shares),
         "offsets": list(backbone.offsets),
-        **(
-            {"main": backbone.main} if backbone.main != MAIN else {}
-        ),  # records made before there was a choice still hold
         "margin": MARGIN,
-        **({"all_exits": True} if backbone.all_exits else {}),
-        **({"uniform_shares": list(backbone.uniform_shares)} if backbone.uniform_shares else {}),
         "studies": {
             study: {"study": c.study.model_dump(mode="json"), "space": c.spec.model_dump(mode="json")}
             for study, c in contexts.items()
         },
     }
+    # what came later is written only where it is used: records made before still hold
+    if backbone.main != MAIN:
+        settings["main"] = backbone.main
+    if backbone.all_exits:
+        settings["all_exits"] = True
+    if backbone.uniform_shares:
+        settings["uniform_shares"] = list(backbone.uniform_shares)
     macs = {study: context.space.chain.macs for study, context in contexts.items()}
     commit = contexts[backbone.study].provenance().get("commit")
     start = {"date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "commit": commit, "macs": macs}
