@@ -18,7 +18,16 @@ from torchvision.ops import StochasticDepth
 
 from usdn_nas.networks.kept import ByMode, Kept
 
-__all__ = ["OUT_OF_PLACE", "Tracer", "change_nothing", "changed_input", "make_functional", "memory_of", "name_of", "spare_inputs"]
+__all__ = [
+    "OUT_OF_PLACE",
+    "Tracer",
+    "change_nothing",
+    "changed_input",
+    "make_functional",
+    "memory_of",
+    "name_of",
+    "spare_inputs",
+]
 
 OUT_OF_PLACE: Mapping[Any, Callable[..., Any]] = {
     operator.iadd: operator.add,
