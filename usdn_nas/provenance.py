@@ -48,7 +48,7 @@ def _processor() -> str:
     return names[0] if names else platform.machine()
 
 
-def provenance(*, seed: int, device: str, threads: int | None, processes: int = 1) -> dict[str, Any]:
+def provenance(*, seed: int | None, device: str, threads: int | None, processes: int = 1) -> dict[str, Any]:
     """As JSON's own types; absent packages are left out. ``processes``: that trained together; ``threads``: of each."""
     return {
         "seed": seed,

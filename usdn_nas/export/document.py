@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+from torch import nn
 
 from usdn_nas.architecture import Architecture, Rule
 from usdn_nas.cost import exit_costs, full_bops, layer_table, mean_bits, reference_bops
@@ -136,11 +137,14 @@ def write_architecture(
     write_json(path, document)
 
 
-def read_architecture(path: Path | str, within: SearchSpace | None = None) -> ArchitectureFile:
+def read_architecture(
+    path: Path | str, within: SearchSpace | None = None, *, model: nn.Module | None = None
+) -> ArchitectureFile:
     """Reads an architecture, searched or handwritten.
 
     Args:
         within: The search space that it must belong to; None: its own.
+        model: The model that its search space was made for, if that was passed in Python.
 
     Raises:
         UserError: The file is missing, malformed, of another space, no point of its space, or holds derived figures
@@ -151,7 +155,7 @@ def read_architecture(path: Path | str, within: SearchSpace | None = None) -> Ar
     if within is not None and document.space != within.spec:
         ours, theirs = within.spec.model_dump(mode="json"), document.space.model_dump(mode="json")
         raise UserError(f"architecture of another search space: {_difference(ours, theirs)}", where=path)
-    space = within or resolve_space(document.space)[0]
+    space = within or resolve_space(document.space, model)[0]
     if len(document.exits) != len(document.thresholds):
         raise UserError(
             f"{len(document.exits)} exits need as many thresholds, got {len(document.thresholds)}",

@@ -17,9 +17,11 @@ from usdn_nas.errors import UserError, nearest
 from usdn_nas.networks.foreign import load_foreign
 from usdn_nas.space import NetworkSpec
 
-__all__ = ["PREFIX", "call_function", "is_own", "make_model", "own_size", "torchvision_names"]
+__all__ = ["INSTANCE", "PREFIX", "call_function", "is_own", "make_model", "own_size", "torchvision_names"]
 
 PREFIX = "torchvision:"
+INSTANCE = "model:"
+"""Goes before the class name of a model that was passed in Python: nothing can build that by its name."""
 _WHERE = "network.name"
 
 

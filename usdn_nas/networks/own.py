@@ -15,7 +15,7 @@ from usdn_nas.networks.graph import meta_copy, propagate
 from usdn_nas.networks.resnet import Backbone
 from usdn_nas.space import NetworkSpec
 
-__all__ = ["classes_of", "own_backbone"]
+__all__ = ["backbone_of", "classes_of", "classes_of_model", "own_backbone"]
 
 
 def classes_of(name: str, input_shape: tuple[int, int, int]) -> int:
@@ -24,8 +24,19 @@ def classes_of(name: str, input_shape: tuple[int, int, int]) -> int:
         own_size(name)  # refuses names that there are not
         return 1000
     model = call_function(name, None)
-    captured = _captured(model, name, input_shape)
-    return int(_logits(captured).shape[-1])
+    return classes_of_model(model, name, input_shape)
+
+
+def classes_of_model(model: nn.Module, name: str, input_shape: tuple[int, int, int]) -> int:
+    """Returns how many logits ``model`` gives for an image of ``input_shape``.
+
+    Args:
+        name: What messages call the model.
+
+    Raises:
+        UserError: The model cannot be traced, or does not take such images.
+    """
+    return int(_logits(_captured(model, name, input_shape)).shape[-1])
 
 
 def _captured(model: nn.Module, name: str, input_shape: tuple[int, int, int]) -> Captured:
@@ -70,12 +81,20 @@ def _logits(captured: Captured) -> Tensor:
 
 
 def own_backbone(spec: NetworkSpec) -> Backbone:
-    """The chain of a network of one's own.
+    """Returns the chain of the network that ``spec.name`` names.
 
     Raises:
-        UserError: It is not found, cannot be traced or cut, or gives something else than ``num_classes`` logits.
+        UserError: The network is not found, or as for `backbone_of`.
     """
-    model = make_model(spec)
+    return backbone_of(make_model(spec), spec)
+
+
+def backbone_of(model: nn.Module, spec: NetworkSpec) -> Backbone:
+    """Returns ``model`` as a chain. Its modules are used, not copied.
+
+    Raises:
+        UserError: The model cannot be traced or cut, or it gives something else than ``num_classes`` logits.
+    """
     captured = _captured(model, spec.name, spec.input_shape)
     logits = tuple(_logits(captured).shape)
     if logits != (1, spec.num_classes):

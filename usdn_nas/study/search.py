@@ -24,7 +24,7 @@ from usdn_nas.study.parameters import bits_of, distributions
 from usdn_nas.study.samplers import SeededSampler, goal
 from usdn_nas.study.storage import one_write, quiet, sync
 
-__all__ = ["Evaluate", "TrialSummary", "one_by_one", "run_search"]
+__all__ = ["Evaluate", "OutputCache", "TrialSummary", "one_by_one", "run_search"]
 
 Evaluate = Callable[[Sequence[dict[str, Bits]]], Iterable[tuple[int, ExitOutputs]]]
 """Runs bit configurations over the search split, all candidate exits attached: (index, outputs), in any order."""
@@ -65,7 +65,7 @@ def one_by_one(evaluate: Callable[[dict[str, Bits]], ExitOutputs]) -> Evaluate:
     return lambda batch: ((index, evaluate(bits)) for index, bits in enumerate(batch))
 
 
-class _Outputs:
+class OutputCache:
     """Outputs by bits, so that a configuration seen before costs no forward pass; the oldest go first."""
 
     def __init__(self, evaluate: Evaluate, limit: int) -> None:
@@ -151,7 +151,7 @@ class _Search:
         self._wanted = goal(space, config)
         self._parameters = distributions(space, config)
         exact = config.exits != "sampled"
-        self._outputs = _Outputs(evaluate, 0 if exact else _CACHE_BYTES)
+        self._outputs = OutputCache(evaluate, 0 if exact else _CACHE_BYTES)
         self._complete = Complete(space, exact)
         self._sizes = Sizes(config, isinstance(study.sampler, SeededSampler) and study.sampler.enumerates)
 
