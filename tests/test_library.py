@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -222,3 +223,22 @@ def test_a_generator_trains_one_epoch_and_not_two(supernet: un.Supernet) -> None
 def test_spaces_that_cannot_be_made(model: Net, arguments: dict[str, object], message: str) -> None:
     with pytest.raises(un.UserError, match=message):
         un.search_space(model, SHAPE, **arguments)  # type: ignore[arg-type]
+
+
+@pytest.mark.sweep
+def test_the_example_of_the_docs_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (Path(__file__).parents[1] / "docs/library.md").read_text(encoding="utf-8")
+    code = "\n".join(re.findall(r"```python\n(.*?)```", text, re.DOTALL))
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {}
+    exec(compile(code, "docs/library.md", "exec"), names)
+    assert (tmp_path / "bits.svg").is_file() and (tmp_path / "winner/architecture.json").is_file()
+    assert un.evaluate(names["network"], names["test"]).accuracy > 0.9  # type: ignore[arg-type]
+
+
+def test_every_public_name_is_in_the_reference() -> None:
+    text = (Path(__file__).parents[1] / "docs/reference/api.md").read_text(encoding="utf-8")
+    named = re.findall(r"^::: usdn_nas\.(\w+)$", text, re.MULTILINE)
+    assert sorted(named) == sorted(name for name in un.__all__ if name != "__version__")
+    for name in named:
+        assert getattr(un, name).__doc__, name
