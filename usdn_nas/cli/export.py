@@ -13,6 +13,7 @@ from usdn_nas.cli.common import (
     QuietOption,
     SetOption,
     StudyArgument,
+    TrustOption,
     VerboseOption,
     command,
     open_study_or_run,
@@ -49,6 +50,7 @@ def export(
     ] = None,
     set_: SetOption = None,
     out: OutOption = None,
+    trust_code: TrustOption = False,
     quiet: QuietOption = False,
     verbose: VerboseOption = False,
 ) -> None:
@@ -80,7 +82,7 @@ def export(
         if trial is not None or front is not None:
             raise UserError(f"--smoothed is for choosing a point, {'--front' if trial is None else '--trial'} names it")
         set_ = [*(set_ or []), f"export.score={'smoothed' if smoothed else 'measured'}"]
-    context = open_study_or_run(study, set_, out, quiet, verbose)
+    context = open_study_or_run(study, set_, out, quiet, verbose, trust_code)
     pick = context.study.export
     if best or budget is not None or tr is not None or trial is not None:  # in place of the study's own pick
         score = "measured" if trial is not None else pick.score

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import importlib
-import os
-import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
 
 from usdn_nas.config import DataConfig
 from usdn_nas.data.images import ImageSet, image_set
-from usdn_nas.errors import UsdnError, UserError, nearest
+from usdn_nas.errors import UsdnError, UserError
+from usdn_nas.trust import find_function, users_code, what_was_raised
 
-__all__ = ["CONTRACT", "call_function", "find_function"]
+__all__ = ["CONTRACT", "call_function"]
 
 CONTRACT = (
     "The function is called with the keywords root (data.root, or None) and seed (the study's) and returns a mapping: "
@@ -22,52 +19,20 @@ CONTRACT = (
 )
 
 
-@contextmanager
-def _working_directory_importable() -> Iterator[None]:
-    """A console script, unlike ``python -m``, does not look for modules in the working directory."""
-    folder = os.getcwd()
-    sys.path.append(folder)
-    try:
-        yield
-    finally:
-        sys.path.remove(folder)
-
-
-def find_function(name: str) -> Callable[..., Any]:
-    """Imports ``package.module:function``; the working directory is searched last.
-
-    Raises:
-        UserError: There is no such module or function.
-    """
-    module_name, _, attribute = name.partition(":")
-    try:
-        with _working_directory_importable():
-            module = importlib.import_module(module_name)
-    except (ImportError, ValueError) as error:
-        raise UserError(f"cannot import '{module_name}': {error}", where="data.name") from None
-    function = getattr(module, attribute, None)
-    if not callable(function):
-        functions = [key for key, value in vars(module).items() if callable(value)] or ["none"]
-        raise UserError(
-            f"'{module_name}' has no function '{attribute}'", where="data.name", remedy=nearest(attribute, functions)
-        )
-    return function
-
-
 def call_function(config: DataConfig, seed: int) -> tuple[ImageSet, ImageSet | None, tuple[str, ...] | None]:
     """Training images, test images (or None) and class names (or None) from the function; see `CONTRACT`.
 
     Raises:
         UserError: The function failed, or returned something else.
     """
-    function = find_function(config.name)
+    function = find_function(config.name, where="data.name")
     try:
-        with _working_directory_importable():
+        with users_code(config.name, "data.name"):
             parts = function(root=config.root, seed=seed)
     except UsdnError:
         raise
     except Exception as error:
-        raise UserError(f"the function raised {type(error).__name__}: {error}", where=config.name) from error
+        raise UserError(f"the function raised {what_was_raised(error)}", where=config.name) from error
     if not isinstance(parts, Mapping) or "train" not in parts:
         raise UserError(f"expected a mapping with 'train', got {_outline(parts)}", where=config.name, remedy=CONTRACT)
     if unknown := [key for key in parts if key not in ("train", "test", "class_names")]:

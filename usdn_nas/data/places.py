@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from usdn_nas.config import DataConfig
-from usdn_nas.data.own import CONTRACT, find_function
+from usdn_nas.data.own import CONTRACT
 from usdn_nas.errors import UserError, nearest
+from usdn_nas.trust import check_data, find_function
 
 __all__ = ["DATASETS", "DataReport", "FileReport", "check_name", "describe_data", "find_files"]
 
@@ -134,18 +135,22 @@ def _look(place: _Place, folder: Path) -> tuple[FileReport, ...]:
     return tuple(found)
 
 
-def describe_data(config: DataConfig) -> DataReport:
+def describe_data(config: DataConfig, *, trust_code: bool = False) -> DataReport:
     """Says whether the data set is there, where it was looked for, and how to get it.
 
     ``config.root``, else the environment variable ``USDN_DATA``, else ``./data``, and then, where no root was
     given, the system's well-known places.
 
+    Args:
+        trust_code: Import the function that ``config.name`` names.
+
     Raises:
-        UserError: The name is unknown, or names a function that cannot be imported.
+        UserError: The name is unknown, or names a function that cannot be imported or that nobody consented to.
     """
     check_name(config.name)
     if config.name not in _PLACES:
-        find_function(config.name)
+        check_data(config.name, where="data.name", trust_code=trust_code)
+        find_function(config.name, where="data.name")
         return DataReport(config.name, True, None, (), (), CONTRACT)
     place = _PLACES[config.name]
     looked_in = _candidates(place, config.root)

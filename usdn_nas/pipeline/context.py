@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 from torch import nn
 
-from usdn_nas.config import StudyConfig, apply_overrides, find_toml, load_study, run_folder
+from usdn_nas.config import StudyConfig, apply_overrides, check_code_of_data, find_toml, load_study, run_folder
 from usdn_nas.cost import least_bops
 from usdn_nas.errors import UserError
 from usdn_nas.evaluation.outputs import Batches
@@ -28,6 +28,7 @@ from usdn_nas.space import SearchSpace, SpaceSpec, load_space
 from usdn_nas.training.curves import check_tensorboard
 from usdn_nas.training.distributed import processes
 from usdn_nas.training.shares import micro_batches
+from usdn_nas.trust import check_network
 from usdn_nas.validation import validate
 
 if TYPE_CHECKING:
@@ -164,7 +165,7 @@ class Context:
         from usdn_nas.data import load_data
 
         network = self.spec.network
-        splits = load_data(self.study.data, seed=self.study.seed, input_shape=network.input_shape)
+        splits = load_data(self.study.data, seed=self.study.seed, input_shape=network.input_shape, trust_code=True)
         if splits.num_classes != network.num_classes:
             raise UserError(
                 f"data set '{self.study.data.name}' has {splits.num_classes} classes, "
@@ -247,7 +248,12 @@ def _says(path: Path, payload: dict[str, Any]) -> bool:
 
 
 def open_run(
-    study: Path, overrides: tuple[str, ...] = (), out: Path | None = None, reporter: Reporter | None = None
+    study: Path,
+    overrides: tuple[str, ...] = (),
+    out: Path | None = None,
+    reporter: Reporter | None = None,
+    *,
+    trust_code: bool = False,
 ) -> Context:
     """The context of a study file, or of a run folder (which holds the study it was made from).
 
@@ -255,8 +261,11 @@ def open_run(
         study: A TOML file, or a run folder.
         overrides: ``"a.b=c"`` each, on top of the study.
         out: The run folder; ``runs/<name of the study>`` unless given.
+        trust_code: Accept a network or data set that is code of its own (``package.module:function``). The context
+            runs that code when it builds them.
 
     Raises:
+        ConsentError: A file names code of its own, and ``trust_code`` is False.
         UserError: The file or folder is missing or wrong.
     """
     reporter = reporter or Reporter()
@@ -266,8 +275,12 @@ def open_run(
         apply_overrides(saved["config"], overrides)
         config = validate(StudyConfig, saved["config"], where=study / "study.json")
         spec = validate(SpaceSpec, saved["space"], where=study / "study.json")
+        check_code_of_data(config, overrides, f"{study / 'study.json'}: config", trust_code)
         if config.space != space:
-            spec = load_space(find_toml(config.space, "search_spaces"))
+            spec = load_space(find_toml(config.space, "search_spaces"), trust_code=trust_code)
+        else:
+            where = f"{study / 'study.json'}: space.network.name"
+            check_network(spec.network.name, where=where, trust_code=trust_code)
         return Context(saved["name"], config, spec, run_folder(study, out), reporter)
-    config, spec = load_study(study, overrides)
+    config, spec = load_study(study, overrides, trust_code=trust_code)
     return Context(study.stem, config, spec, run_folder(study, out), reporter)
