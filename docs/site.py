@@ -24,7 +24,9 @@ def on_files(files: Files, *, config: Any) -> Files:
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
     """``](../x)`` of a page in ``docs`` is ``](x)`` in the site."""
-    return re.sub(r"\]\(\.\./(notebooks/|README\.md|CHANGELOG\.md|SECURITY\.md)", lambda found: f"]({_home(found[1])}", markdown)
+    return re.sub(
+        r"\]\(\.\./(notebooks/|README\.md|CHANGELOG\.md|SECURITY\.md)", lambda found: f"]({_home(found[1])}", markdown
+    )
 
 
 def _home(target: str) -> str:
