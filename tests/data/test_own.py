@@ -76,7 +76,7 @@ def test_the_seed_is_passed_on():
         ("nan", "expected finite pixels"),
         ("floats", r"expected \(N,\) integer labels, got float64"),
         ("short", "60 images need as many labels, got 59"),
-        ("negative", "expected labels from 0 to 1, got -1"),
+        ("negative", "expected labels from 0, got -1"),
         ("new_label", "test images: expected labels from 0 to 2, got 3"),
         ("shapes", r"expected images of shape \(1, 6, 6\), got \(1, 5, 6\)"),
         ("raises", "the function raised RuntimeError: no disk"),

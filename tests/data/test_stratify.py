@@ -22,9 +22,15 @@ def test_choice_has_its_size_and_shares(labels, data):
         assert abs((labels[chosen] == value).sum() - share) < 1
 
 
-@given(labels_strategy.filter(lambda v: len(v) >= 10), st.integers(0, 9), st.integers(0, 3), st.integers(1, 2))
+@given(labels_strategy.filter(lambda v: len(v) >= 10), st.integers(0, 9), st.integers(0, 3), st.integers(2, 3))
 def test_parts_are_disjoint_and_complete(labels, seed, test, search):
-    parts = partition(labels, DataConfig(test=test or None, search=search), seed, own_test=False)
+    config = DataConfig(test=test or None, search=search)
+    try:
+        parts = partition(labels, config, seed, own_test=False)
+    except UserError as error:
+        assert "no training image is left of class" in str(error)
+        parts = partition(labels, config.model_copy(update={"train_limit": 100}), seed, own_test=False)
+        assert set(labels) - set(labels[parts.train])
     assert parts.search is not None and parts.test is not None
     assert len(parts.search) == search
     assert len(parts.test) == (test or round(0.2 * len(labels)))
