@@ -61,8 +61,17 @@ def test_a_function_of_the_seed():
         ({"search": 80}, False, "data.search: 80 images cannot be set aside from 80"),
         ({"test": 100}, False, "data.test: 100 images cannot be set aside from 100"),
         ({"test": 10}, True, "data.test: .* has a test split of its own; leave this key out"),
+        ({"search": 1}, True, "data.search: 1 images cannot be set aside from 100 .* to a number from 2 to 99"),
+        ({"search": 98}, True, "data: digits: no training image is left of class"),
     ],
 )
 def test_impossible_parts(settings, own_test, message):
     with pytest.raises(UserError, match=message):
         partition(np.arange(100) % 4, DataConfig(**settings), 0, own_test=own_test)
+
+
+def test_one_image_a_class():
+    with pytest.raises(UserError, match="no training image is left of class"):
+        partition(np.arange(10), DataConfig(), 0, own_test=False)
+    limited = partition(np.arange(10), DataConfig(train_limit=5), 0, own_test=False)  # a trial run may leave some out
+    assert len(limited.train) == 5

@@ -65,10 +65,10 @@ def image_set(images: Any, labels: Any, where: object) -> ImageSet:
         raise UserError(f"expected (N,) integer labels, got {labels.dtype} of shape {labels.shape}", where=where)
     if len(labels) != len(images):
         raise UserError(f"{len(images)} images need as many labels, got {len(labels)}", where=where)
+    check_memory(images.size * (1 if images.dtype == np.uint8 else 4) + labels.size * 8, where)
     if labels.min() < 0 or labels.max() > _LARGEST_LABEL:
         outside = labels.min() if labels.min() < 0 else labels.max()
         raise UserError(f"expected labels from 0, got {outside}", where=where)
-    check_memory(images.size * (1 if images.dtype == np.uint8 else 4), where)
     try:
         if images.dtype != np.uint8:
             images = _float_images(images, where)

@@ -147,8 +147,10 @@ class Context:
                 is one image, and the network has a BatchNorm that needs more.
         """
         for where, settings in self._trainings().items():
+            if not settings.epochs:
+                continue
             plan = Plan.of(self.data.train, settings, where)
-            if settings.epochs and plan.size == 1 and not self._learns_from_one_image():
+            if plan.size == 1 and not self._learns_from_one_image():
                 raise UserError(
                     "training would run one image at a time, and this network's BatchNorm needs at least two values a "
                     "channel",
