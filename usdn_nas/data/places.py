@@ -71,7 +71,8 @@ _PLACES = {
         ("train/",),
         (".",),
         "Your own images: train/<class>/*.jpg below the root, and test/<class>/ or val/<class>/ beside it; with both, "
-        "val is the search split; with neither, a stratified part of train is held out for the test.",
+        "val is the search split; with neither, a stratified part of train is held out for the test. Links below these "
+        "folders are not followed.",
     ),
     "idx": _Place(
         _IDX_FILES,
