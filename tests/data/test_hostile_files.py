@@ -30,10 +30,10 @@ from usdn_nas.errors import UserError
 
 @pytest.fixture(autouse=True)
 def _quick_and_small() -> Iterator[None]:
-    """Each test ends in seconds, and takes at most 500 MiB more than the tests before it."""
+    """Nothing hangs: each test ends within 20 seconds, and takes at most 500 MiB more than the tests before it."""
     begin, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     yield
-    assert time.perf_counter() - begin < 10
+    assert time.perf_counter() - begin < 20
     assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024 < 500
 
 
