@@ -245,7 +245,7 @@ def test_a_truncated_checkpoint(command: Command, tiny_copy: Path) -> None:
     assert result.exit_code == 2 and result.stderr.count("\n") == 1
     assert {name: digest for name, (digest, _) in snapshot(tiny_copy).items()} == before
     line = result.stderr
-    assert f"{checkpoint}: expected a whole checkpoint, got a truncated or foreign file; delete it to train" in line
+    assert f"{checkpoint}: expected a whole checkpoint, got a damaged or foreign file; delete it to train" in line
 
 
 def test_another_process_has_the_folder(command: Command, tiny_copy: Path) -> None:
