@@ -7,6 +7,7 @@ import io
 import os
 import pickle
 import resource
+import shutil
 import struct
 import time
 import zlib
@@ -298,10 +299,13 @@ def test_an_animation_is_its_first_image(tmp_path: Path) -> None:
 Change = Callable[[Path], object]
 LAYOUTS: dict[str, tuple[Change, str]] = {
     "a dangling link": (lambda r: (r / "train/ant/x.png").symlink_to("nowhere"), "ant/x.png: expected a file"),
-    "a link to itself": (lambda r: (r / "train/ant/x.png").symlink_to("x.png"), "got a symbolic link"),
+    "a folder of links in a circle": (lambda r: _circle(r), "a link to one that is here already"),
+    "a link to itself": (lambda r: (r / "train/ant/x.png").symlink_to("x.png"), "got a link that leads nowhere"),
     "a link to its parent": (lambda r: (r / "train/ant/up").symlink_to(".."), "ant/up: expected a file or folder"),
     "a link to the root": (lambda r: (r / "train/up").symlink_to(".."), "train/up: expected a file or folder"),
-    "a link to an image outside": (lambda r: (r / "train/ant/x.png").symlink_to(r / "test/bee/0.png"), "symbolic link"),
+    "a link to another split's image": (
+        lambda r: (r / "train/ant/x.png").symlink_to(r / "test/bee/0.png"), "symbolic link",
+    ),
     "a class that is a link": (lambda r: (r / "train/cow").symlink_to(r / "test/bee"), "symbolic link"),
     "a split that is another": (
         lambda r: (rename(r / "val", r / "old"), (r / "val").symlink_to("train")), "this folder and another split's",
@@ -339,6 +343,28 @@ LAYOUTS: dict[str, tuple[Change, str]] = {
 
 def rename(path: Path, new: Path) -> None:
     path.rename(new)
+
+
+def _circle(root: Path) -> None:
+    """A class that links to a folder elsewhere, which links to itself."""
+    elsewhere = root.parent / f"{root.name}-elsewhere"
+    elsewhere.mkdir()
+    shutil.copy(root / "train/ant/0.png", elsewhere / "0.png")
+    (elsewhere / "again").symlink_to(elsewhere)
+    (root / "train/ant/far").symlink_to(elsewhere)
+
+
+def test_images_and_classes_may_be_links_to_elsewhere(tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    config, shape = write("imagefolder", root)
+    plain = load_data(config, seed=0, input_shape=shape)
+    (tmp_path / "store").mkdir()
+    (root / "train/ant/0.png").rename(tmp_path / "store/blob.png")
+    (root / "train/ant/0.png").symlink_to(tmp_path / "store/blob.png")
+    (root / "train/bee").rename(tmp_path / "store/bee")
+    (root / "train/bee").symlink_to(tmp_path / "store/bee")
+    linked = load_data(config, seed=0, input_shape=shape)
+    assert linked.digest == plain.digest and linked.train.labels.tolist() == plain.train.labels.tolist()
 
 
 def nested(folder: Path, depth: int) -> None:
