@@ -20,12 +20,16 @@ from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.storages.journal._storage import JournalOperation
 from optuna.trial import FrozenTrial, TrialState
 
+from usdn_nas.writing import writing
+
 if sys.platform != "win32":
     import fcntl
 
 __all__ = ["Journal", "JournalLock", "StudyJournal"]
 
 SECONDS_BETWEEN_SYNCS = 1.0
+_HEAD = b'{"op_code":'
+"""How every line of a journal begins."""
 
 
 class JournalLock(JournalFileOpenLock):
@@ -54,7 +58,11 @@ class JournalLock(JournalFileOpenLock):
                 os.close(handle)
                 raise
             self._handle = handle
-        _cut_torn_line(self._path)
+        try:
+            _cut_torn_line(self._path)
+        except BaseException:
+            self.release()
+            raise
         return True
 
     def release(self) -> None:
@@ -86,14 +94,18 @@ class Journal(JournalFileBackend):
         super().__init__(str(path), lock_obj=self._own_lock)
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
-        """Appends a line for each of ``logs``."""
+        """Appends a line for each of ``logs``.
+
+        Raises:
+            RunError: The disk is full, or the file cannot be written. It is as it was before.
+        """
         lines = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs)
-        self._own_lock.acquire()
-        try:
-            with self._path.open("ab") as file:
-                file.write(lines.encode())
-        finally:
-            self._own_lock.release()
+        with writing(self._path):
+            self._own_lock.acquire()
+            try:
+                _append(self._path, lines.encode())
+            finally:
+                self._own_lock.release()
         self._unsynced |= any(log.get("op_code") == JournalOperation.SET_TRIAL_STATE_VALUES for log in logs)
         if self._unsynced and time.monotonic() - self._synced >= SECONDS_BETWEEN_SYNCS:
             self.sync()
@@ -101,7 +113,7 @@ class Journal(JournalFileBackend):
     def sync(self) -> None:
         """Waits until the disk holds every change of a trial's state."""
         if self._unsynced:
-            with self._path.open("rb") as file:
+            with writing(self._path), self._path.open("rb") as file:
                 os.fsync(file.fileno())
             self._synced, self._unsynced = time.monotonic(), False
 
@@ -184,8 +196,28 @@ class StudyJournal(JournalStorage):
             super()._sync_with_backend()
 
 
+def _append(path: Path, data: bytes) -> None:
+    """Appends ``data`` whole, or not at all: what a full disk had room for is cut off again."""
+    with path.open("ab", buffering=0) as file:
+        before, left = file.seek(0, os.SEEK_END), memoryview(data)
+        try:
+            while left:
+                left = left[file.write(left) :]
+        except OSError:
+            file.truncate(before)
+            raise
+
+
 def _cut_torn_line(path: Path) -> None:
+    """Cuts off a last line without its end.
+
+    Raises:
+        ValueError: The file is no journal, and its last line is somebody else's.
+    """
     with path.open("rb+") as file:
+        head = file.read(len(_HEAD))
+        if not _HEAD.startswith(head):
+            raise ValueError("its first line is not that of a journal")
         end = position = file.seek(0, os.SEEK_END)
         file.seek(max(0, end - 1))
         if file.read(1) == b"\n":

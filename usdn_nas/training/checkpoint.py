@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from usdn_nas.errors import UserError
-from usdn_nas.files import atomic_path
+from usdn_nas.writing import atomic_path
 
 __all__ = ["Progress", "Watch", "load_checkpoint", "save_checkpoint"]
 
@@ -47,7 +47,8 @@ def save_checkpoint(
     watch: Watch | None = None,
 ) -> None:
     """Writes ``path``; ``fingerprint`` is that of the settings and inputs."""
-    with atomic_path(path) as temporary:
+    # Given a path, torch writes the file itself and does not say why that failed.
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
         torch.save(
             {
                 "schema": "usdn-nas/checkpoint/1",
@@ -57,7 +58,7 @@ def save_checkpoint(
                 "progress": vars(at),
                 "watch": None if watch is None else watch.state_dict(),
             },
-            temporary,
+            file,
         )
 
 
