@@ -130,7 +130,7 @@ def changed(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("number", [3, 5, 7], ids=["before the ledger", "before the move", "before it is settled"])
+@pytest.mark.parametrize("number", [3, 5, 6], ids=["before the ledger", "before the move", "before it is settled"])
 def test_killed_while_a_changed_stage_begins(number: int, tiny_copy: Path, changed: Path) -> None:
     """The ledger is written, the old folder is moved away: a kill in between mixes nothing up."""
     # Not even with a checkpoint of the old settings in the way.
@@ -151,7 +151,7 @@ def test_killed_while_a_changed_stage_begins(number: int, tiny_copy: Path, chang
     assert not (tiny_copy / "pretrain/checkpoint.pt").exists()
 
 
-@pytest.mark.parametrize("number", [3, 4, 5, 6])
+@pytest.mark.parametrize("number", [3, 5, 6, 7])
 def test_killed_while_results_are_taken_back(number: int, tiny_copy: Path, tiny: Path, changed: Path) -> None:
     """Back to the old settings: whatever lies where, the weights are those of the settings."""
     shutil.rmtree(tiny_copy)
@@ -164,7 +164,7 @@ def test_killed_while_results_are_taken_back(number: int, tiny_copy: Path, tiny:
 
     assert killed(work)
     for setting, whole in (("supernet.pretrain.lr=0.1", tiny), (CHANGED, changed)):
-        run(tiny_copy, setting, until="pretrain")
+        assert run(tiny_copy, setting, until="pretrain") == []
         name = "pretrain/weights.safetensors"
         assert contents(tiny_copy)[name] == contents(whole)[name]
 
