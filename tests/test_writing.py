@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import resource
 from collections.abc import Callable, Iterator
@@ -12,11 +13,13 @@ from pathlib import Path
 import pytest
 import torch
 from matplotlib.figure import Figure
+from rich.console import Console
 from torch import nn
 
 from usdn_nas.errors import RunError, UserError
 from usdn_nas.files import write_text
 from usdn_nas.networks.weights import save_weights
+from usdn_nas.progress import Reporter
 from usdn_nas.report.figures.write import save_figure
 from usdn_nas.study.journal import Journal
 from usdn_nas.training.checkpoint import Progress, save_checkpoint
@@ -129,6 +132,18 @@ def test_nothing_is_left_of_a_write_that_failed(failing: str, tmp_path: Path, mo
         with pytest.raises(RunError, match="x: cannot be written: No space left on device"):
             write_text(tmp_path / "x", "after")
     assert [path.name for path in tmp_path.iterdir()] == ["x"] and (tmp_path / "x").read_text() == "before"
+
+
+def test_a_log_on_a_full_disk_ends_no_run() -> None:
+    class Full(io.StringIO):
+        def write(self, text: str) -> int:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    reporter = Reporter(Console(file=Full()))
+    reporter.say("a line")
+    with reporter.task("training", 2) as task:
+        task.advance("half")
+        task.advance("whole")
 
 
 @contextmanager

@@ -83,6 +83,9 @@ def test_no_run_folder(command: Command, tiny_copy: Path, tmp_path: Path) -> Non
     (tmp_path / "file").write_text("mine")
     line = refused(command, tmp_path, "pretrain", "studies/tiny.toml", "--out", "file")
     assert "file: is a file, and a run needs a folder" in line
+    files.write_text(tmp_path / "home/retrain", "mine")
+    line = refused(command, tmp_path, "pretrain", "studies/tiny.toml", "--out", "home")
+    assert "home/retrain: is a file, and a run needs a folder" in line
     for arguments in (
         ("run", "studies/tiny.toml", "--out", ""),
         ("run", "studies/tiny.toml", "--out", "  "),

@@ -20,7 +20,7 @@ _PLACES = {
     "evaluate": ("evaluation.json",),
     "report": ("report.html", "figures"),
 }
-"""Each stage's files and folders. Those of ``retrain`` have names that nothing else has."""
+"""Each stage's files and folders. Those inside ``retrain`` have names that nothing else has."""
 
 _DESCRIPTION = {"study.json": STUDY_SCHEMA, "chain.json": CHAIN_SCHEMA}
 
@@ -36,8 +36,9 @@ def check_places(folder: Path) -> None:
     Raises:
         UserError: Such a file is there, or ``folder`` is a file.
     """
-    if folder.exists() and not folder.is_dir():
-        raise _refusal(folder, "is a file, and a run needs a folder")
+    for needed in (folder, folder / "retrain"):
+        if os.path.lexists(needed) and not needed.is_dir():
+            raise _refusal(needed, "is a file, and a run needs a folder")
     taken = [(key, folder / name) for key, names in _PLACES.items() for name in names if holds_anything(folder / name)]
     records = StageFile(folder)  # read after the look: a stage is recorded before it writes its files
     for key, path in taken:

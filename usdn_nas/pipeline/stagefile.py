@@ -95,15 +95,13 @@ class StageFile:
         self.stages: Records = {}
         self.aside: dict[str, dict[str, Records]] = {}
         self.moves: Moves | None = None
-        if self.path.exists():
-            self._read()
+        self._read()
 
     def _read(self) -> None:
-        payload = read_json(self.path, SCHEMA)
-        self.stages = payload["stages"]
-        self.aside = payload.get("aside", {})
-        if payload.get("moves") is not None:
-            self.moves = self._checked(payload["moves"])
+        payload = read_json(self.path, SCHEMA) if self.path.exists() else {"stages": {}}
+        self.stages, self.aside = payload["stages"], payload.get("aside", {})
+        moves = payload.get("moves")
+        self.moves = None if moves is None else self._checked(moves)
 
     def _checked(self, moves: Mapping[str, Any]) -> Moves:
         """Moves as a file has them. They delete folders, so that nothing but our own names is accepted."""
@@ -157,9 +155,13 @@ class StageFile:
                 remedy="no stage wrote it: move it away",
             )
         everything = {**self.aside, moves.key: aside}
-        self._write(stages, everything, moves if moves else None)
-        self.stages, self.aside, self.moves = stages, everything, moves if moves else None
-        self.settle()
+        try:
+            self._write(stages, everything, moves if moves else None)
+            self.stages, self.aside, self.moves = stages, everything, moves if moves else None
+            self.settle()
+        except BaseException:
+            self._read()  # whoever goes on all the same, in a notebook perhaps, goes on from what the disk holds
+            raise
 
     def settle(self) -> None:
         """Makes the moves that are left, if any, and records that they are made."""
