@@ -191,6 +191,21 @@ def test_a_refused_stage_puts_back_what_was_there(wrote: bool, tmp_path: Path) -
     assert not ensure(tmp_path, "A")
 
 
+def test_a_refused_stage_without_a_folder_is_known_by_its_files(tmp_path: Path) -> None:
+    """Else the next run would take them for somebody else's."""
+
+    def refuse(stage: Stage) -> None:
+        if len(Ledger(tmp_path, Reporter()).records["report"]["inputs"]) > 1:
+            write_text(tmp_path / "figures/front.png", "")
+        raise UserError("no")
+
+    for inputs, known in (({"bins": 1}, False), ({"bins": 1, "drawn": True}, True)):
+        made = Stage("report", inputs, ("report.html", "figures/*"), refuse)
+        with pytest.raises(UserError, match="no"):
+            Ledger(tmp_path, Reporter()).ensure(made)
+        assert ("report" in Ledger(tmp_path, Reporter()).records) == known
+
+
 def test_what_was_damaged_while_it_was_aside_is_made_again(tmp_path: Path) -> None:
     for setting in "AB":
         ensure(tmp_path, setting)

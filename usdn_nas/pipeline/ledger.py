@@ -231,7 +231,8 @@ class Ledger:
     def _undo(self, stage: Stage, before: dict[str, Any] | None) -> None:
         """Puts back what was there before the stage refused its input."""
         key, back = stage.key, None if before is None else _name(before)
-        empty = not (stage.has_folder and holds_anything(self.folder / key))
+        places = [self.folder / key] if stage.has_folder else map(self.folder.joinpath, self._written(stage))
+        empty = not any(map(holds_anything, places))
         if back is not None and back in self._aside(key):
             stages, aside, away = self._set_aside(key, self._aside(key)[back])
             drop = (away,) if empty and away is not None else ()
