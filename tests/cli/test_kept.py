@@ -115,6 +115,15 @@ def test_an_export_over_a_file_of_another_kind(command: Command, tiny_copy: Path
         assert command("export", tiny_copy, "--to", tmp_path / "mine.json").exit_code == 0
 
 
+@pytest.mark.parametrize("text", ["a last line without its end", '{"op_codes": 1}', "\n{", "x"])
+def test_a_log_of_the_user_is_no_journal(text: str, command: Command, tiny_copy: Path, tmp_path: Path) -> None:
+    """A journal's last line is cut off if it is torn; that of another file is not."""
+    (tmp_path / "notes.log").write_text(text)
+    line = refused(command, tmp_path, "search", tiny_copy, "--set", "search.storage=notes.log", "--set", "seed=5")
+    assert "notes.log: the journal is damaged: its first line is not that of a journal" in line
+    assert (tmp_path / "notes.log").read_text() == text
+
+
 def test_figures_without_data_go_and_others_stay(tiny_copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from usdn_nas import report
 

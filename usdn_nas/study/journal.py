@@ -83,9 +83,15 @@ class Journal(JournalFileBackend):
 
     Args:
         path: An existing file. It is mended at once if its last line is torn.
+
+    Raises:
+        ValueError: The file is no journal, so that its last line must not be cut off.
     """
 
     def __init__(self, path: Path) -> None:
+        with path.open("rb") as file:
+            if not _HEAD.startswith(file.read(len(_HEAD))):
+                raise ValueError("its first line is not that of a journal")
         self._path = path
         self._own_lock = JournalLock(path)
         self._own_lock.acquire()
@@ -209,15 +215,7 @@ def _append(path: Path, data: bytes) -> None:
 
 
 def _cut_torn_line(path: Path) -> None:
-    """Cuts off a last line without its end.
-
-    Raises:
-        ValueError: The file is no journal, and its last line is somebody else's.
-    """
     with path.open("rb+") as file:
-        head = file.read(len(_HEAD))
-        if not _HEAD.startswith(head):
-            raise ValueError("its first line is not that of a journal")
         end = position = file.seek(0, os.SEEK_END)
         file.seek(max(0, end - 1))
         if file.read(1) == b"\n":
