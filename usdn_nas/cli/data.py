@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from usdn_nas.cli.common import Format, FormatOption, command, stdout
+from usdn_nas.cli.common import Format, FormatOption, command, path_parser, stdout
 
 __all__ = ["data"]
 
@@ -20,7 +20,9 @@ def data(
     name: Annotated[
         str, typer.Argument(metavar="NAME", help="digits, fashion-mnist, cifar10, ... or package.module:function")
     ],
-    root: Annotated[Path | None, typer.Option("--root", metavar="DIR", help="Where to look.")] = None,
+    root: Annotated[
+        Path | None, typer.Option("--root", metavar="DIR", help="Where to look.", parser=path_parser("--root"))
+    ] = None,
     format: FormatOption = Format.table,
 ) -> None:
     """Says whether a data set is there, where it was looked for, and how to get it. Status 1: it is not there.

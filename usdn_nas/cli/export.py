@@ -17,6 +17,7 @@ from usdn_nas.cli.common import (
     VerboseOption,
     command,
     open_study_or_run,
+    path_parser,
     stdout,
 )
 
@@ -43,10 +44,22 @@ def export(
         ),
     ] = None,
     front: Annotated[
-        Path | None, typer.Option("--front", metavar="DIR", help="Writes every point of the front into DIR.")
+        Path | None,
+        typer.Option(
+            "--front",
+            metavar="DIR",
+            help="Writes every point of the front into DIR.",
+            parser=path_parser("--front"),
+        ),
     ] = None,
     to: Annotated[
-        Path | None, typer.Option("--to", metavar="FILE", show_default="export/architecture.json in the run folder")
+        Path | None,
+        typer.Option(
+            "--to",
+            metavar="FILE",
+            show_default="export/architecture.json in the run folder",
+            parser=path_parser("--to"),
+        ),
     ] = None,
     set_: SetOption = None,
     out: OutOption = None,
@@ -90,11 +103,15 @@ def export(
         context = dataclasses.replace(context, study=context.study.model_copy(update={"export": pick}))
     pipeline = Pipeline(context)
     pipeline.check()
-    pipeline.ledger.require(pipeline.search(), f"usdn-nas search {study}")
-    if front is None:
-        search.choose(context, pick)
+    if to is not None:
+        search.check_target(to)
+    if not pipeline.ledger.unsettled:  # else the folders are put in order first, below
+        pipeline.ledger.require(pipeline.search(), f"usdn-nas search {study}")
     with locked(context.folder):
         pipeline = Pipeline(context)
+        pipeline.ledger.require(pipeline.search(), f"usdn-nas search {study}")
+        if front is None:
+            search.choose(context, pick)
         if front is not None:
             for path in search.export_front(context, front):
                 stdout().print(path, highlight=False, soft_wrap=True)

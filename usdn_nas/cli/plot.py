@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from usdn_nas.cli.common import TrustOption, command, find_run, stdout
+from usdn_nas.cli.common import TrustOption, command, find_run, path_parser, stdout
 from usdn_nas.errors import UserError, nearest
 
 if TYPE_CHECKING:
@@ -45,7 +45,13 @@ def plot(
     ],
     to: Annotated[
         Path | None,
-        typer.Option("--to", metavar="FILE", help="A .pdf, .svg or .png.", show_default="<figure>.pdf"),
+        typer.Option(
+            "--to",
+            metavar="FILE",
+            help="A .pdf, .svg or .png.",
+            show_default="<figure>.pdf",
+            parser=path_parser("--to"),
+        ),
     ] = None,
     trial: Annotated[
         list[str] | None,

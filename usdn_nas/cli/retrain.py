@@ -19,6 +19,7 @@ from usdn_nas.cli.common import (
     VerboseOption,
     command,
     open_study_or_run,
+    path_parser,
     print_bits,
     print_frame,
     print_gap,
@@ -34,7 +35,13 @@ __all__ = ["evaluate", "retrain"]
 
 ArchitectureOption = Annotated[
     Path | None,
-    typer.Option("--architecture", metavar="FILE", help="Another architecture.json.", show_default="the exported one"),
+    typer.Option(
+        "--architecture",
+        metavar="FILE",
+        help="Another architecture.json.",
+        show_default="the exported one",
+        parser=path_parser("--architecture"),
+    ),
 ]
 
 

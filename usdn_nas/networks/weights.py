@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -10,8 +12,8 @@ from safetensors.torch import load_file, load_model, save_model
 from torch import Tensor, nn
 
 from usdn_nas.errors import UserError
-from usdn_nas.files import atomic_path
 from usdn_nas.networks.values import find_wrong_value
+from usdn_nas.writing import atomic_path
 
 __all__ = ["load_weights", "save_weights"]
 
@@ -19,7 +21,13 @@ __all__ = ["load_weights", "save_weights"]
 def save_weights(network: nn.Module, path: Path) -> None:
     """Writes all parameters and buffers; tensors that modules share are written once."""
     with atomic_path(path) as temporary:
-        save_model(network, str(temporary))
+        try:
+            save_model(network, str(temporary))
+        except SafetensorError as error:
+            number = re.search(r"\(os error (\d+)\)", str(error))
+            if number is None:
+                raise
+            raise OSError(int(number[1]), os.strerror(int(number[1]))) from error
 
 
 def load_weights(network: nn.Module, path: Path) -> None:

@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 from usdn_nas.errors import UserError
-from usdn_nas.files import atomic_path
 from usdn_nas.training.checks import check_network, check_optimizer, check_progress
 from usdn_nas.training.seal import is_sealed, seal
+from usdn_nas.writing import atomic_path
 
 __all__ = ["Progress", "Watch", "load_checkpoint", "save_checkpoint"]
 
@@ -57,18 +57,20 @@ def save_checkpoint(
     watch: Watch | None = None,
 ) -> None:
     """Writes ``path``; ``fingerprint`` is that of the settings and inputs."""
+    # Given a path, torch writes the file itself and does not say why that failed.
     with atomic_path(path) as temporary:
-        torch.save(
-            {
-                "schema": SCHEMA,
-                "fingerprint": fingerprint,
-                "network": network.state_dict(),
-                "optimizer": optimizer.state_dict(),
-                "progress": vars(at),
-                "watch": None if watch is None else watch.state_dict(),
-            },
-            temporary,
-        )
+        with temporary.open("wb") as file:
+            torch.save(
+                {
+                    "schema": SCHEMA,
+                    "fingerprint": fingerprint,
+                    "network": network.state_dict(),
+                    "optimizer": optimizer.state_dict(),
+                    "progress": vars(at),
+                    "watch": None if watch is None else watch.state_dict(),
+                },
+                file,
+            )
         seal(temporary)
 
 
