@@ -53,7 +53,7 @@ def choose(context: Context, pick: ExportConfig) -> FrontPoint:
     Raises:
         UserError: Nothing fits.
     """
-    study, space, reference = read(context), context.space, reference_bops(context.space)
+    study, space, reference = read(context, patient=True), context.space, reference_bops(context.space)
     if pick.trial is not None:
         return find_point(study, space, pick.trial)
     smoothed = pick.score == "smoothed"
@@ -98,7 +98,7 @@ def export(context: Context, path: Path, pick: ExportConfig) -> None:
     point, chosen_by = choose(context, pick), {}
     if pick.score == "smoothed":
         chosen_by = {"score": pick.score}
-        measured = find_point(read(context), context.space, point.name).accuracy
+        measured = find_point(read(context, patient=True), context.space, point.name).accuracy
         context.reporter.say(f"export: {point.name}, accuracy {point.accuracy:.4f} smoothed, {measured:.4f} measured")
     evaluator = SupernetEvaluator(context.supernet(), context.search_batches)
     _write(context, path, point, _objective(context, point, pick), evaluator(point.bits), chosen_by)
@@ -108,7 +108,7 @@ def export_front(context: Context, folder: Path) -> list[Path]:
     """Writes every point of the front as ``<trial.policy>.json``; returns the files."""
     evaluator = SupernetEvaluator(context.supernet(), context.search_batches)
     paths = []
-    for point in front_points(read(context), context.space):
+    for point in front_points(read(context, patient=True), context.space):
         paths.append(folder / f"{point.name}.json")
         objective = Objective(mode="budget", budget_bops=point.bops)
         _write(context, paths[-1], point, objective, evaluator(point.bits))
