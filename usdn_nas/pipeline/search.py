@@ -20,6 +20,7 @@ from usdn_nas.policy.outputs import ExitOutputs
 from usdn_nas.policy.thresholds import fit_thresholds
 from usdn_nas.quant.supernet import Supernet, materialize
 from usdn_nas.study.points import FrontPoint, best_point, find_point, front_points, select, smoothed_front
+from usdn_nas.study.session import engine_of
 
 __all__ = ["choose", "export", "export_front", "load_retrained", "objective_of", "refit"]
 
@@ -71,6 +72,7 @@ def _write(
     point: FrontPoint,
     objective: Objective,
     outputs: ExitOutputs,
+    engine: Mapping[str, Any],
     chosen_by: Mapping[str, str] | None = None,
 ) -> None:
     architecture = point.architecture
@@ -83,7 +85,7 @@ def _write(
         architecture,
         objective=objective,
         metrics=selection_metrics(result, placed.names, reference_bops(context.space), placed.samples),
-        source={"trial": point.name, "study": context.name, **(chosen_by or {})},
+        source={"trial": point.name, "study": context.name, "engine": engine, **(chosen_by or {})},
         provenance=context.provenance(),
         data=context.data_summary(),
     )
@@ -101,17 +103,18 @@ def export(context: Context, path: Path, pick: ExportConfig) -> None:
         measured = find_point(read(context, patient=True), context.space, point.name).accuracy
         context.reporter.say(f"export: {point.name}, accuracy {point.accuracy:.4f} smoothed, {measured:.4f} measured")
     evaluator = SupernetEvaluator(context.supernet(), context.search_batches)
-    _write(context, path, point, _objective(context, point, pick), evaluator(point.bits), chosen_by)
+    engine = engine_of(read(context, patient=True))
+    _write(context, path, point, _objective(context, point, pick), evaluator(point.bits), engine, chosen_by)
 
 
 def export_front(context: Context, folder: Path) -> list[Path]:
     """Writes every point of the front as ``<trial.policy>.json``; returns the files."""
     evaluator = SupernetEvaluator(context.supernet(), context.search_batches)
-    paths = []
-    for point in front_points(read(context, patient=True), context.space):
+    study, paths = read(context, patient=True), []
+    for point in front_points(study, context.space):
         paths.append(folder / f"{point.name}.json")
         objective = Objective(mode="budget", budget_bops=point.bops)
-        _write(context, paths[-1], point, objective, evaluator(point.bits))
+        _write(context, paths[-1], point, objective, evaluator(point.bits), engine_of(study))
     return paths
 
 

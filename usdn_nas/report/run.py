@@ -110,6 +110,16 @@ class Run:
         """
         return self._json("search/engine.json", "search", "usdn-nas/engine/1")
 
+    @property
+    def engine_text(self) -> str:
+        """How the supernet was run in the search, in words."""
+        try:
+            engine = self.engine
+        except MissingPartError:
+            return "an engine that is not recorded"
+        threads = "" if engine["threads"] is None else f", threads: {engine['threads']}"
+        return f"the {engine['backend']} back end, {engine['images']} images a batch{threads}"
+
     @cached_property
     def front(self) -> pd.DataFrame:
         """``search/front.csv``: the Pareto front by rising BOPs, measured on the search split.

@@ -85,8 +85,8 @@ def _write_csv(path: Path, columns: list[str], rows: list[dict[str, Any]]) -> No
 def write_tables(study: optuna.Study, space: SearchSpace, folder: Path) -> None:
     """Writes ``front.csv``, ``trials.csv`` and ``seconds.csv`` into ``folder``, each atomically.
 
-    ``seconds.csv`` has the seconds that the evaluation of each complete trial took. They differ from run to run, so they
-    have a file of their own.
+    ``seconds.csv`` has the seconds that the evaluation of each complete trial took. They differ from run to run, so
+    they have a file of their own.
     """
     groups = [group.name for group in space.groups]
     named = [objective["name"] for objective in study.user_attrs.get("objectives", [])]
