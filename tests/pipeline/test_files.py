@@ -85,7 +85,7 @@ def test_everything_promised_is_there_and_nothing_is_left_over(tiny: Path, retra
 def test_schemas_and_provenance(tiny: Path, retrained: Path) -> None:
     kinds = {"study.json": "study", "chain.json": "chain", "stages.json": "stages", "evaluation.json": "evaluation"}
     kinds |= {"ladder.json": "ladder", "architecture.json": "architecture", "sensitivity.json": "sensitivity"}
-    kinds["diagnostics.json"] = "diagnostics"
+    kinds |= {"diagnostics.json": "diagnostics", "engine.json": "engine"}
     for path in tiny.rglob("*.json"):
         found = document(path)
         version = 2 if path.name == "evaluation.json" else 1
