@@ -59,7 +59,9 @@ def test_a_study_keeps_its_engine(tiny_copy: Path, monkeypatch: pytest.MonkeyPat
     tiny_study.run(context.folder, "search.configurations=7", until="search")  # "auto" goes on with it
     assert read_json(context.folder / "search/engine.json", "usdn-nas/engine/1")["backend"] == "float"
     monkeypatch.setitem(BACKENDS, "integer", replace(BACKENDS["float"], unavailable=lambda device: None))
-    with pytest.raises(UserError, match="started with the float back end, here it is 'integer'; take 'auto' or 'float'"):
+    with pytest.raises(
+        UserError, match="started with the float back end, here it is 'integer'; take 'auto' or 'float'"
+    ):
         tiny_study.run(context.folder, "search.configurations=8", "search.backend=integer", until="search")
 
 

@@ -106,8 +106,8 @@ def search(context: Context, inputs: dict[str, Any]) -> None:
     wanted = goal(space, settings)
     done = completed(study)
     if done < wanted:
-        engine = _engine_settings(context, study)
-        context.reporter.detail(f"search: runs the supernet with the {engine}")
+        chosen = _engine_settings(context, study)
+        context.reporter.detail(f"search: runs the supernet with the {chosen}")
         enumerates = study.user_attrs["sampler"]["name"] == "brute"
         if enumerates:
             _announce(context)
@@ -128,10 +128,11 @@ def search(context: Context, inputs: dict[str, Any]) -> None:
                 )
                 progress.look(study)
     write_tables(study, space, context.folder / "search")
-    made_with = context.provenance() | {"engine": engine_of(study)}
+    engine, made_with = engine_of(study), context.provenance()
     if settings.exits != "sampled":
-        write_sensitivity(study, space, context.folder / "search" / "sensitivity.json", made_with)
-    write_json(context.folder / "search" / "engine.json", {"schema": ENGINE_SCHEMA, **engine_of(study)})
+        path = context.folder / "search" / "sensitivity.json"
+        write_sensitivity(study, space, path, made_with | {"engine": engine})
+    write_json(context.folder / "search" / "engine.json", {"schema": ENGINE_SCHEMA, **engine, "provenance": made_with})
 
 
 def run_worker(name: str, study: Any, spec: Any, folder: Path, fingerprint: dict[str, str], says: bool) -> None:
