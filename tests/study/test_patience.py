@@ -95,7 +95,7 @@ def test_each_commit_of_a_search_may_be_the_one_that_is_lost(whole: list[tuple[A
     with failing(lambda number: None) as count:
         settings, study, _ = in_memory(7)
         run_search(study, SPACE, settings, evaluate)
-    for lost_one in range(1, count[0], 13):
+    for lost_one in range(1, count[0], 23):
         settings, study, _ = in_memory(7)
         with failing(lambda number, lost_one=lost_one: "after" if number == lost_one else None):  # type: ignore[misc]
             run_search(study, SPACE, settings, evaluate)
