@@ -76,7 +76,7 @@ class DataConfig(_Strict):
 
     ``search`` is the number of training images set aside for the search (stratified, seeded); ``test`` the number
     set aside for the test where the data set has no test split of its own. ``train_limit`` keeps that many
-    training images (stratified).
+    training images (stratified); it is meant for trial runs, and may leave classes without an image.
     """
 
     name: str = "digits"

@@ -46,6 +46,7 @@ SETTINGS = {
     "data.name=fashion-mnist": "",
     "data.name=nosuchpackage:load": "nosuchpackage",
     "data.search=100000": "100000",
+    "data.search=1": "data.search: 1 images cannot be set aside",
     "export.budget=1e-9": "export.budget: no configuration has at most 1e-09 average GBOPs; the least that this",
     "search.workers=many": "search.workers: Input should be a valid integer",
     "search.storage=nonsense": "search.storage: expected a storage URL",

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import importlib
+import itertools
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
+
 from usdn_nas.config import DataConfig
-from usdn_nas.data.images import ImageSet, image_set
+from usdn_nas.data.images import ImageSet, class_names, image_set
+from usdn_nas.data.reading import shown
 from usdn_nas.errors import UsdnError, UserError, nearest
 
 __all__ = ["CONTRACT", "call_function", "find_function"]
@@ -71,13 +75,20 @@ def call_function(config: DataConfig, seed: int) -> tuple[ImageSet, ImageSet | N
     if not isinstance(parts, Mapping) or "train" not in parts:
         raise UserError(f"expected a mapping with 'train', got {_outline(parts)}", where=config.name, remedy=CONTRACT)
     if unknown := [key for key in parts if key not in ("train", "test", "class_names")]:
-        raise UserError(f"unknown key '{unknown[0]}'", where=config.name, remedy=CONTRACT)
+        raise UserError(f"unknown key {shown(unknown[0])}", where=config.name, remedy=CONTRACT)
     names = parts.get("class_names")
     return (
         _part(parts["train"], f"{config.name}: train"),
         _part(parts["test"], f"{config.name}: test") if "test" in parts else None,
-        None if names is None else tuple(str(name) for name in names),
+        None if names is None else _names(names, f"{config.name}: class_names"),
     )
+
+
+def _names(names: Any, where: str) -> tuple[str, ...]:
+    listed = names.tolist() if isinstance(names, np.ndarray) else names
+    if not isinstance(listed, tuple | list) or not all(isinstance(name, str | int) for name in listed):
+        raise UserError(f"expected a list of texts, got {_outline(names)}", where=where)
+    return class_names(map(str, listed), where)
 
 
 def _part(pair: Any, where: str) -> ImageSet:
@@ -88,5 +99,5 @@ def _part(pair: Any, where: str) -> ImageSet:
 
 def _outline(value: Any) -> str:
     if isinstance(value, Mapping):
-        return f"one with {', '.join(map(repr, value)) or 'no keys'}"
+        return f"one with {', '.join(map(shown, itertools.islice(value, 5))) or 'no keys'}"
     return f"{type(value).__name__} of {len(value)}" if isinstance(value, tuple | list) else type(value).__name__

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 from torch import nn
 
-from usdn_nas.config import StudyConfig, apply_overrides, find_toml, load_study, run_folder
+from usdn_nas.config import StudyConfig, TrainConfig, apply_overrides, find_toml, load_study, run_folder
 from usdn_nas.cost import least_bops
 from usdn_nas.errors import UserError
 from usdn_nas.evaluation.outputs import Batches
@@ -27,7 +27,7 @@ from usdn_nas.seeds import derive
 from usdn_nas.space import SearchSpace, SpaceSpec, load_space
 from usdn_nas.training.curves import check_tensorboard
 from usdn_nas.training.distributed import processes
-from usdn_nas.training.shares import micro_batches
+from usdn_nas.training.shares import Plan, micro_batches
 from usdn_nas.validation import validate
 
 if TYPE_CHECKING:
@@ -123,20 +123,51 @@ class Context:
         self.device  # noqa: B018
         self._check_training()
         self._check_budget()
-        self.data  # noqa: B018
+        self._check_steps()
 
-    def _check_training(self) -> None:
+    def _trainings(self) -> dict[str, TrainConfig]:
         supernet, retrain = self.study.supernet, self.study.retrain
-        trainings = {
+        return {
             "supernet.pretrain": supernet.pretrain,
             "supernet.qat": supernet.qat,
             "retrain.teacher": retrain.teacher,
             "retrain.train": retrain.train,
         }
-        for where, settings in trainings.items():
+
+    def _check_training(self) -> None:
+        for where, settings in self._trainings().items():
             micro_batches(settings, where)
         if self.study.tensorboard:
             check_tensorboard()
+
+    def _check_steps(self) -> None:
+        """Refuses trainings that have too few images for a step.
+
+        Raises:
+            UserError: The data cannot be used; there are fewer training images than micro-batches; or a micro-batch
+                is one image, and the network has a BatchNorm that needs more.
+        """
+        for where, settings in self._trainings().items():
+            if not settings.epochs:
+                continue
+            plan = Plan.of(self.data.train, settings, where)
+            if plan.size == 1 and not self._learns_from_one_image():
+                raise UserError(
+                    "training would run one image at a time, and this network's BatchNorm needs at least two values a "
+                    "channel",
+                    where=where,
+                    remedy="raise batch_size, lower accumulate, or train on more images",
+                )
+
+    def _learns_from_one_image(self) -> bool:
+        """Runs one image through the network in training mode: BatchNorm refuses feature maps of a single value."""
+        network = self._build(self.spec).train()
+        try:
+            with torch.no_grad():
+                network(torch.zeros(1, *self.spec.network.input_shape))
+        except ValueError:
+            return False
+        return True
 
     def _check_budget(self) -> None:
         """Refuses a budget that nothing in the search space can meet, before anything is trained.
