@@ -130,6 +130,9 @@ def show_pairs(supernets: dict[str, Any], judged: dict[str, Any]) -> None:
         points = np.array([100 * (b[name][-1] - a[name][-1]) for name in b])
         cells.append(f"{points.mean():+.2f} (sd {points.std(ddof=1):.2f})")
     table.add_row("accuracy of the 80 configurations, points", *cells)
+    ratios = [supernets[NEW][repeat]["variance_ratio"] for repeat in repeats]
+    for share in ratios[0]:
+        table.add_row(f"new / former variance, quantile {share}", *[f"{ratio[share]:.4f}" for ratio in ratios])
     Console(width=200).print(table)
 
 
