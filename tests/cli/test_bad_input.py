@@ -31,9 +31,9 @@ SETTINGS = {
     "search.configuration=7": "search.configuration: unknown key 'configuration'; did you mean 'configurations'?",
     "supernet.pretrain.epoch=7": "supernet.pretrain.epoch: unknown key 'epoch'; did you mean 'epochs'?",
     "searching.mode=scalar": "searching: unknown key 'searching'; did you mean 'search'?",
-    "supernet.qat.epochs=many": "supernet.qat.epochs: Input should be a valid integer",
-    "search.mode=paretto": "search.mode: Input should be 'scalar', 'pareto' or 'budget', got 'paretto'",
-    "seed=-1": "seed: Input should be greater than or equal to 0, got -1",
+    "supernet.qat.epochs=many": "supernet.qat.epochs: expected a whole number",
+    "search.mode=paretto": "search.mode: expected 'scalar', 'pareto' or 'budget', got 'paretto'",
+    "seed=-1": "seed: expected a number >= 0, got -1",
     "retrain.alpha=1.5": "retrain.alpha:",
     "threads": "--set: expected key=value, got 'threads'",
     "=3": "--set: expected key=value, got '=3'",
@@ -47,7 +47,7 @@ SETTINGS = {
     "data.name=nosuchpackage:load": "nosuchpackage",
     "data.search=100000": "100000",
     "export.budget=1e-9": "export.budget: no configuration has at most 1e-09 average GBOPs; the least that this",
-    "search.workers=many": "search.workers: Input should be a valid integer",
+    "search.workers=many": "search.workers: expected a whole number",
     "search.storage=nonsense": "search.storage: expected a storage URL",
     "search.storage=foo://bar/baz": "search.storage: cannot open 'foo://bar/baz'",
     "search.storage=sqlite:////no/such/folder/x.db": "search.storage: cannot open",
@@ -86,7 +86,7 @@ def test_an_enumeration_where_another_sampler_was(command: Command, tiny_copy: P
 
 def test_workers(command: Command, tiny_copy: Path) -> None:
     line = refused(command, tiny_copy, "search", tiny_copy, "--workers", "0")
-    assert "search.workers: Input should be greater than or equal to 1, got 0" in line
+    assert "search.workers: expected a number >= 1, got 0" in line
 
 
 def test_a_back_end_that_is_not_here(
@@ -229,7 +229,7 @@ def test_truncated_architectures(command: Command, tiny_copy: Path, tmp_path: Pa
     for size in (0, 1, 50, len(whole) // 2, len(whole) - 3):
         path.write_bytes(whole[:size])
         line = refused(command, tiny_copy, "retrain", tiny_copy, "--architecture", path)
-        assert f"{path}: expected JSON, got something else at line" in line
+        assert f"{path}: expected JSON, but it ends too early, at line" in line
     path.unlink()
     assert f"{path}: no such file" in refused(command, tiny_copy, "retrain", tiny_copy, "--architecture", path)
 
