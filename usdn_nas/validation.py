@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Annotated, Any, TypeVar, get_args
 
 from pydantic import BaseModel, Field, Strict, ValidationError
 
 from usdn_nas.errors import UserError, nearest, shown
 
-__all__ = ["Name", "Pair", "Text", "validate"]
+__all__ = ["Name", "Pair", "Text", "validate", "validate_json"]
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -90,8 +92,24 @@ def validate(model: type[M], payload: object, where: object) -> M:
     Raises:
         UserError: The first finding, with ``where`` and the dotted path.
     """
-    try:
+    with _in_our_words(model, where):
         return model.model_validate(payload)
+
+
+def validate_json(model: type[M], payload: object, where: object) -> M:
+    """Builds ``model`` from a value made of JSON's own types, where lists stand for tuples and tables for dataclasses.
+
+    Raises:
+        UserError: As `validate`; or ``payload`` holds something that JSON lacks.
+    """
+    with _in_our_words(model, where):
+        return model.model_validate_json(json.dumps(payload))
+
+
+@contextmanager
+def _in_our_words(model: type[BaseModel], where: object) -> Iterator[None]:
+    try:
+        yield
     except ValidationError as error:
         # A mistyped key before the one that is missing for it.
         first, *others = sorted(error.errors(include_url=False), key=lambda found: found["type"] != "extra_forbidden")
