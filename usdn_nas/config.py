@@ -21,7 +21,7 @@ from pydantic import (
 from usdn_nas.architecture import Rule
 from usdn_nas.errors import UserError, nearest, shown
 from usdn_nas.files import read_toml
-from usdn_nas.parsing import NotTomlError, parse_toml
+from usdn_nas.parsing import NotTomlError, check_path, parse_toml
 from usdn_nas.space import SpaceSpec, load_space
 from usdn_nas.validation import Name, Pair, Text, validate
 
@@ -323,7 +323,7 @@ def list_toml(folder: Literal["studies", "search_spaces"]) -> dict[str, Path]:
     """Name -> file of the shipped studies or spaces and of those in the working directory's folder, which wins."""
     found: dict[str, Path] = {}
     for place in (_shipped(folder), Path.cwd() / folder):
-        found |= {path.stem: path for path in sorted(place.glob("*.toml"))}
+        found |= {path.stem: path for path in sorted(place.glob("*.toml")) if path.stem.isprintable()}
     return found
 
 
@@ -336,6 +336,7 @@ def find_toml(name: str, folder: Literal["studies", "search_spaces"], beside: Pa
     Raises:
         UserError: Nothing is found.
     """
+    check_path(name)
     places = [Path.cwd() / name] if beside is None else [beside / name, beside / f"{name}.toml", Path.cwd() / name]
     for path in places:
         if path.suffix == ".toml" and path.is_file() and not (folder == "search_spaces" and _is_study(path)):
@@ -345,7 +346,7 @@ def find_toml(name: str, folder: Literal["studies", "search_spaces"], beside: Pa
     if stem in known:
         return known[stem]
     kind = "study" if folder == "studies" else "search space"
-    raise UserError(f"no such {kind}: '{name}'", remedy=nearest(name, known))
+    raise UserError(f"no such {kind}: {shown(name)}", remedy=nearest(name, known))
 
 
 def _is_study(path: Path) -> bool:
@@ -357,6 +358,8 @@ def _is_study(path: Path) -> bool:
 
 def run_folder(study: Path, out: Path | None = None) -> Path:
     """The folder of a study's run: ``out``, else ``runs/<name of the study's file>``; a run's folder is its own."""
+    if out is not None:
+        check_path(out, "--out")
     return out or (study if study.is_dir() else Path("runs") / study.stem)
 
 

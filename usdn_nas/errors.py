@@ -6,7 +6,7 @@ import difflib
 import reprlib
 from collections.abc import Iterable
 
-__all__ = ["RunError", "UsdnError", "UserError", "nearest", "reason", "shown"]
+__all__ = ["RunError", "UsdnError", "UserError", "nearest", "printable", "reason", "shown"]
 
 _VALUE, _PLACE, _LINE = 80, 240, 1000
 """Most characters of one shown value, of the place of an error, and of a whole message."""
@@ -33,7 +33,7 @@ class UserError(UsdnError):
     """
 
     def __init__(self, what: str, *, where: object = None, remedy: str | None = None) -> None:
-        line = what if where is None else f"{_cut(_escaped(str(where)), _PLACE)}: {what}"
+        line = what if where is None else f"{_cut(printable(str(where)), _PLACE)}: {what}"
         super().__init__(f"{line}; {remedy}" if remedy else line)
 
 
@@ -64,7 +64,7 @@ def shown(value: object, limit: int = _VALUE) -> str:
         text = short.repr(value)
     except Exception:  # a foreign __repr__ may raise anything
         text = f"a value of type {type(value).__name__}"
-    return _cut(_escaped(text), limit)
+    return _cut(printable(text), limit)
 
 
 def reason(error: BaseException) -> str:
@@ -89,7 +89,7 @@ def nearest(name: str, valid: Iterable[str]) -> str:
     return "valid: " + ", ".join(listed[:_NAMES]) + more
 
 
-def _escaped(text: str) -> str:
+def printable(text: str) -> str:
     """Returns ``text`` with an escape sequence in place of every character that is not printable."""
     if text.isprintable():
         return text
@@ -106,4 +106,4 @@ def _cut(text: str, limit: int) -> str:
 
 def _one_line(text: str) -> str:
     # A million characters are cut first, because splitting and escaping them takes time.
-    return _cut(_escaped(" ".join(_cut(text, 8 * _LINE).split())), _LINE)
+    return _cut(printable(" ".join(_cut(text, 8 * _LINE).split())), _LINE)

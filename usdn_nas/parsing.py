@@ -17,10 +17,13 @@ from typing import Any
 
 from usdn_nas.errors import UserError, reason, shown
 
-__all__ = ["MAX_JSON_BYTES", "MAX_TOML_BYTES", "NotTomlError", "parse_json", "parse_toml", "read_regular"]
+__all__ = ["MAX_JSON_BYTES", "MAX_TOML_BYTES", "NotTomlError", "check_path", "parse_json", "parse_toml", "read_regular"]
 
 MAX_JSON_BYTES, MAX_TOML_BYTES = 64 * 2**20, 2**18
 """Largest files that are read. The largest that this package writes has a few megabytes."""
+
+_NAME_BYTES, _PATH_BYTES = 255, 4000
+"""Limits of Linux and of other systems."""
 
 _DEPTH = 64
 """Most levels of lists and tables in each other."""
@@ -33,6 +36,23 @@ _LARGEST = 2**63
 
 _TWICE = ("Cannot overwrite", "Cannot declare", "Cannot mutate", "Duplicate inline")
 """Beginnings of tomllib's messages about a key or table that is there twice."""
+
+
+def check_path(path: object, where: object = None) -> None:
+    """Refuses a path that no file or folder can have, or that cannot be printed.
+
+    Raises:
+        UserError: It is too long, or holds control characters or bytes that are not UTF-8.
+    """
+    text = str(path)
+    place = shown(text) if where is None else where
+    if any(c < " " or c == "\x7f" or "\ud800" <= c <= "\udfff" for c in text):
+        raise UserError(f"expected a name without control characters, in UTF-8, got {shown(text)}", where=where)
+    longest = max((len(part.encode()) for part in text.split("/")), default=0)
+    if longest > _NAME_BYTES:
+        raise UserError(f"expected names of at most {_NAME_BYTES} bytes, got one of {longest:,}", where=place)
+    if len(text.encode()) > _PATH_BYTES:
+        raise UserError(f"expected a path of at most {_PATH_BYTES:,} bytes", where=place)
 
 
 class NotTomlError(UserError):

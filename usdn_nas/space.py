@@ -29,7 +29,7 @@ from usdn_nas.files import digest, read_toml
 from usdn_nas.records import FINAL_EXIT, OPAQUE, ChainRecord, LayerRecord
 from usdn_nas.validation import Pair, Text, validate
 
-__all__ = ["Group", "SearchSpace", "SpaceSpec", "load_space"]
+__all__ = ["ExitsSpec", "Group", "NetworkSpec", "SearchSpace", "SpaceSpec", "load_space"]
 
 
 def _bit_width(width: int) -> int:
@@ -104,7 +104,7 @@ class NetworkSpec(_Strict):
 
     name: Text
     input_shape: Annotated[tuple[Width, Side, Side], Pair]
-    num_classes: int = Field(ge=2, le=10**6)
+    num_classes: int = Field(ge=2, le=100_000)
     depth: Count | None = None
     width: Width | None = None
     stem_stride: Count | None = None

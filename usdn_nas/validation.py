@@ -19,8 +19,8 @@ M = TypeVar("M", bound=BaseModel)
 Pair = Strict(False)
 """Marks a tuple that a list may stand for, because TOML and JSON have lists alone; its members stay strict."""
 
-Text = Annotated[str, Field(min_length=1, max_length=4000, pattern=r"^[^\x00-\x1f\x7f-\x9f]*$")]
-"""A text on one line, such as a path or an address."""
+Text = Annotated[str, Field(min_length=1, max_length=4000, pattern=r"^[^\p{Cc}\x{202a}-\x{202e}\x{2066}-\x{2069}]*$")]
+"""A text on one line, such as a path or an address, without marks that change the direction of writing."""
 
 Name = Annotated[Text, Field(max_length=200)]
 """A short text on one line."""
@@ -90,7 +90,7 @@ def validate(model: type[M], payload: object, where: object) -> M:
     """Builds ``model`` from ``payload``.
 
     Raises:
-        UserError: The first finding, with ``where`` and the dotted path.
+        UserError: The first finding, with ``where`` and the dotted path. An empty ``where`` is left out.
     """
     with _in_our_words(model, where):
         return model.model_validate(payload)
@@ -114,7 +114,7 @@ def _in_our_words(model: type[BaseModel], where: object) -> Iterator[None]:
         # A mistyped key before the one that is missing for it.
         first, *others = sorted(error.errors(include_url=False), key=lambda found: found["type"] != "extra_forbidden")
         location = _without_tags(first["loc"])
-        place = ": ".join((str(where), ".".join(map(str, location)))) if location else where
+        place = ": ".join(filter(None, (str(where), ".".join(map(str, location)))))
         if first["type"] == "extra_forbidden":
             names = _field_names(model, location[:-1])
             remedy = nearest(str(location[-1]), names) if names else None

@@ -12,10 +12,11 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
+import click
 import typer
 from rich.console import Console
 
-from usdn_nas.errors import RunError, UserError
+from usdn_nas.errors import RunError, UsdnError, UserError
 from usdn_nas.progress import Reporter
 
 if TYPE_CHECKING:
@@ -121,6 +122,23 @@ def _terminated(number: int, frame: object) -> None:
     raise KeyboardInterrupt
 
 
+def _check_paths(options: Mapping[str, Any]) -> None:
+    """Refuses a path among the options that no file can have, before anything is done."""
+    from usdn_nas.parsing import check_path
+
+    for name, value in options.items():
+        if isinstance(value, Path):
+            check_path(value, f"--{name.strip('_').replace('_', '-')}")
+
+
+def _internal(error: Exception) -> str:
+    """The line for an error that nobody foresaw: what it is and where it was raised, for a report."""
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "usdn_nas" in frame.filename]
+    place = f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else "an unknown place"
+    finding = UsdnError(f"{type(error).__name__} at {place}: {error}")
+    return f"internal error: {finding}; please report it, with the traceback that --verbose shows"
+
+
 def command(function: F) -> F:
     """Turns what a command raises into one line on stderr and an exit status."""
 
@@ -129,6 +147,7 @@ def command(function: F) -> F:
         signal.signal(signal.SIGTERM, _terminated)
         verbose = bool(kwargs.get("verbose"))
         try:
+            _check_paths(kwargs)
             function(*args, **kwargs)
         except UserError as error:
             raise _fail(f"error: {error}", 2, trace=verbose) from None
@@ -137,9 +156,15 @@ def command(function: F) -> F:
         except KeyboardInterrupt:
             signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun sends it after the terminal's Ctrl-C
             raise _fail("interrupted; the same command goes on from here", 130) from None
+        except (typer.Exit, typer.Abort, click.ClickException):
+            raise
         except BrokenPipeError:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise typer.Exit(1) from None
+        except MemoryError:
+            raise _fail("failed: not enough memory", 1, trace=verbose) from None
+        except Exception as error:
+            raise _fail(_internal(error), 1, trace=verbose) from None
 
     return wrapped  # type: ignore[return-value]
 
@@ -164,7 +189,9 @@ def open_study_or_run(
 
 def _study_or_run(study: str) -> Path:
     from usdn_nas.config import find_toml
+    from usdn_nas.parsing import check_path
 
+    check_path(study)
     return Path(study) if (Path(study) / "study.json").is_file() else find_toml(study, "studies")
 
 

@@ -33,8 +33,9 @@ def data(
 
     from usdn_nas.config import DataConfig
     from usdn_nas.data import describe_data
+    from usdn_nas.validation import validate
 
-    found = describe_data(DataConfig(name=name, root=None if root is None else str(root)))
+    found = describe_data(validate(DataConfig, {"name": name, "root": None if root is None else str(root)}, ""))
     if format is Format.table:
         console = stdout()
         console.print(f"{name}: {'present' if found.present else 'not there'}", highlight=False)

@@ -100,7 +100,7 @@ def evaluate(
 
         usdn-nas evaluate digits --architecture mine.json --format json
     """
-    from usdn_nas.files import read_json
+    from usdn_nas.documents import EvaluationDocument, read_document
     from usdn_nas.pipeline.ledger import locked
     from usdn_nas.pipeline.stages import Pipeline
 
@@ -114,7 +114,7 @@ def evaluate(
     if format is Format.json:
         typer.echo(path.read_text(encoding="utf-8"), nl=False)
         return
-    evaluation = read_json(path, "usdn-nas/evaluation/2")
+    _, evaluation = read_document(path, EvaluationDocument)
     if budgeted or overthinking:
         _print_protocols(evaluation, format, budgeted, overthinking)
     else:

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from usdn_nas.errors import UserError
+from usdn_nas.parsing import check_path
 
 __all__ = ["load_foreign", "read_tensors"]
 
@@ -28,6 +29,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     Raises:
         UserError: The file is missing, damaged, needs code to be executed, or holds something else.
     """
+    check_path(path, "network.weights")
     if not path.is_file():
         raise UserError("no such file", where=path)
     found = load_file(path) if _is_safetensors(path) else _unpickled(path)

@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from usdn_nas.documents import StagesDocument, read_document, write_document
 from usdn_nas.errors import UserError
-from usdn_nas.files import digest, file_digest, read_json, remove_leftovers, write_json
+from usdn_nas.files import digest, file_digest, remove_leftovers
 from usdn_nas.progress import Reporter
 
 __all__ = ["Ledger", "Stage", "locked"]
 
-SCHEMA = "usdn-nas/stages/1"
 CHECKPOINT = "checkpoint.pt"
 
 
@@ -59,10 +59,10 @@ class Ledger:
         self.reporter = reporter
         self.records: dict[str, dict[str, Any]] = {}
         if self.path.exists():
-            self.records = read_json(self.path, SCHEMA)["stages"]
+            self.records = read_document(self.path, StagesDocument)[1]["stages"]
 
     def _write(self) -> None:
-        write_json(self.path, {"schema": SCHEMA, "stages": self.records})
+        write_document(self.path, StagesDocument, {"stages": self.records})
 
     def _intact(self, record: dict[str, Any]) -> bool:
         paths = {self.folder / name: expected for name, expected in record["outputs"].items()}

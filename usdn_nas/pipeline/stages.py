@@ -17,6 +17,7 @@ from usdn_nas.config import RetrainConfig, SupernetConfig
 from usdn_nas.errors import UserError
 from usdn_nas.export.document import ArchitectureFile, read_architecture
 from usdn_nas.files import file_digest
+from usdn_nas.parsing import check_path
 from usdn_nas.pipeline import search as searching
 from usdn_nas.pipeline import study as study_stage
 from usdn_nas.pipeline import train
@@ -79,6 +80,7 @@ class Pipeline:
         weights = self.context.study.supernet.weights
         if weights is None:
             return {}
+        check_path(weights, "supernet.weights")
         if Path(weights).is_file():
             return {"supernet.weights": file_digest(Path(weights))}
         known = self.ledger.records.get("pretrain", {}).get("inputs", {}).get("supernet.weights")
