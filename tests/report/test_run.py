@@ -99,9 +99,7 @@ def test_a_broken_front_is_refused(started: Callable[[], Run]) -> None:
     run = started()
     (run.path / "search").mkdir()
     (run.path / "search/front.csv").write_text("trial,accuracy,bops\n1.0,high,3\n")
-    with pytest.raises(
-        UserError, match=r"front\.csv: expected a column 'relative_bops'"
-    ):
+    with pytest.raises(UserError, match=r"front\.csv: expected a column 'relative_bops'"):
         run.front  # noqa: B018
 
 

@@ -12,7 +12,6 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
-import click
 import typer
 from rich.console import Console
 
@@ -32,6 +31,7 @@ __all__ = [
     "QuietOption",
     "SetOption",
     "StudyArgument",
+    "TraceOption",
     "VerboseOption",
     "command",
     "complete_spaces",
@@ -91,6 +91,8 @@ QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on
 VerboseOption = Annotated[
     bool, typer.Option("--verbose", "-v", help="Also a line for every epoch and trial, and where an error came from.")
 ]
+TraceOption = Annotated[bool, typer.Option("--verbose", "-v", help="Also shows where an error came from.")]
+"""Of commands that say nothing but their result. `command` reads it."""
 FormatOption = Annotated[Format, typer.Option("--format", help="For people (table), or for programs (csv, json).")]
 
 
@@ -128,7 +130,10 @@ def _check_paths(options: Mapping[str, Any]) -> None:
 
     for name, value in options.items():
         if isinstance(value, Path):
-            check_path(value, f"--{name.strip('_').replace('_', '-')}")
+            option = f"--{name.strip('_').replace('_', '-')}"
+            check_path(value, option)
+            if name == "to" and value.exists() and not value.is_file():
+                raise UserError(f"expected the name of a file, got a folder or a device: {value}", where=option)
 
 
 def _internal(error: Exception) -> str:
@@ -156,7 +161,7 @@ def command(function: F) -> F:
         except KeyboardInterrupt:
             signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun sends it after the terminal's Ctrl-C
             raise _fail("interrupted; the same command goes on from here", 130) from None
-        except (typer.Exit, typer.Abort, click.ClickException):
+        except (typer.Exit, typer.Abort):
             raise
         except BrokenPipeError:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from usdn_nas.cli.common import Format, FormatOption, command, find_run, print_frame, stdout
+from usdn_nas.cli.common import Format, FormatOption, TraceOption, command, find_run, print_frame, stdout
 
 __all__ = ["compare"]
 
@@ -22,6 +22,7 @@ def compare(
     to: Annotated[
         Path | None, typer.Option("--to", metavar="FILE", help="Also draws them: a .pdf, .svg or .png.")
     ] = None,
+    verbose: TraceOption = False,
 ) -> None:
     """Prints evaluated runs side by side: accuracy, average BOPs, exit rates, calibration, bits, MACs (test split).
 

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from usdn_nas.cli.common import Format, FormatOption, command, stdout
+from usdn_nas.cli.common import Format, FormatOption, TraceOption, command, stdout
 
 __all__ = ["data"]
 
@@ -20,6 +20,7 @@ def data(
     ],
     root: Annotated[Path | None, typer.Option("--root", metavar="DIR", help="Where to look.")] = None,
     format: FormatOption = Format.table,
+    verbose: TraceOption = False,
 ) -> None:
     """Says whether a data set is there, where it was looked for, and how to get it. Status 1: it is not there.
 

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from usdn_nas.cli.common import command, complete_studies, stdout
+from usdn_nas.cli.common import TraceOption, command, complete_studies, stdout
 
 __all__ = ["init"]
 
@@ -20,6 +20,7 @@ def init(
     ],
     name: Annotated[str | None, typer.Option("--as", metavar="NAME", help="Name of both copies.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replaces files that are there.")] = False,
+    verbose: TraceOption = False,
 ) -> None:
     """Copies a study into ./studies and its search space into ./search_spaces, to edit.
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from usdn_nas.cli.common import Format, FormatOption, command, complete_spaces, stdout
+from usdn_nas.cli.common import Format, FormatOption, TraceOption, command, complete_spaces, stdout
 from usdn_nas.errors import UserError
 
 __all__ = ["inspect"]
@@ -38,6 +38,7 @@ def inspect(
             min=1, help="Of a network: about how many segments of equal MACs.", show_default="one for every block"
         ),
     ] = None,
+    verbose: TraceOption = False,
 ) -> None:
     """Prints the chain of a search space: segments, layers, MACs, groups, choices, exits, size, BOPs.
 

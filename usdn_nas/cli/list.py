@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from usdn_nas.cli.common import Format, FormatOption, command, print_frame, stdout
+from usdn_nas.cli.common import Format, FormatOption, TraceOption, command, print_frame, stdout
 
 __all__ = ["list_"]
 
@@ -13,7 +13,7 @@ _KINDS = {"studies": "study", "search_spaces": "search space"}
 
 
 @command
-def list_(format: FormatOption = Format.table) -> None:
+def list_(format: FormatOption = Format.table, verbose: TraceOption = False) -> None:
     """Lists the shipped studies and search spaces, and those of ./studies and ./search_spaces.
 
     Examples:

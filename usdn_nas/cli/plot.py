@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from usdn_nas.cli.common import command, find_run, stdout
+from usdn_nas.cli.common import TraceOption, command, find_run, stdout
 from usdn_nas.errors import UserError, nearest
 
 if TYPE_CHECKING:
@@ -54,6 +54,7 @@ def plot(
     share: Annotated[
         ShareName | None, typer.Option("--share", help="Of 'bits': also each layer's part of the MACs or BOPs.")
     ] = None,
+    verbose: TraceOption = False,
 ) -> None:
     """Draws one figure into a file: vectors for a paper (.pdf, .svg), or a picture (.png).
 

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from usdn_nas.architecture import Architecture
 from usdn_nas.config import RetrainConfig, SupernetConfig
-from usdn_nas.errors import UserError
+from usdn_nas.errors import RunError, UserError
 from usdn_nas.export.document import ArchitectureFile, read_architecture
 from usdn_nas.files import file_digest
 from usdn_nas.parsing import check_path
@@ -96,7 +96,13 @@ class Pipeline:
     def _stage(
         self, key: str, inputs: dict[str, Any], outputs: tuple[str, ...], run: Work, extent: int | None = None
     ) -> Stage:
-        return Stage(key, {**self._common, **inputs}, outputs, run, extent)
+        def named(stage: Stage) -> None:
+            try:
+                run(stage)
+            except RunError as error:
+                raise error if str(error).startswith(key.split("/")[0]) else RunError(f"{key}: {error}") from error
+
+        return Stage(key, {**self._common, **inputs}, outputs, named, extent)
 
     def pretrain(self) -> Stage:
         """Full-precision pre-training."""

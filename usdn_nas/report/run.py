@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -280,8 +281,8 @@ def parse_bits(text: str) -> Bits:
     Raises:
         UserError: ``text`` is something else.
     """
-    w, slash, a = str(text).partition("/")
-    if not (slash and w.isdigit() and a.isdigit()):
+    w, _, a = str(text).partition("/")
+    if not re.fullmatch(r"[0-9]{1,2}/[0-9]{1,2}", str(text)):
         raise UserError(f"expected bits as W/A, got {shown(text)}")
     return int(w), int(a)
 
