@@ -49,6 +49,9 @@ Count = Annotated[int, Field(ge=1, le=1000)]
 Side = Annotated[int, Field(ge=1, le=16_384)]
 """Height or width of an image."""
 
+_LAYERS = 100
+"""Most layers of an MSDNet, all scales together counted once; the authors' deepest has 38."""
+
 _PIXELS = 2**28
 """Most numbers of one image: a gigabyte in single precision."""
 
@@ -57,7 +60,7 @@ class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, strict=True)
 
 
-Factors = Annotated[tuple[Count, ...], Field(min_length=2, max_length=16), Pair]
+Factors = Annotated[tuple[Annotated[int, Field(ge=1, le=64)], ...], Field(min_length=2, max_length=8), Pair]
 """A factor for each scale."""
 
 
@@ -71,15 +74,15 @@ class MsdnetSpec(_Strict):
     convolutions, those of their input unless given.
     """
 
-    blocks: int = Field(default=5, ge=2, le=100)
-    base: Count = 4
-    step: Count = 4
+    blocks: int = Field(default=5, ge=2, le=_LAYERS)
+    base: int = Field(default=4, ge=1, le=_LAYERS)
+    step: int = Field(default=4, ge=1, le=_LAYERS)
     step_mode: Literal["even", "lin_grow"] = "even"
-    channels: Width = 32
-    growth: int = Field(default=16, ge=2, le=65_536)
+    channels: int = Field(default=32, ge=1, le=4096)
+    growth: int = Field(default=16, ge=2, le=4096)
     factors: Factors = (1, 2, 4, 4)
     bottlenecks: Factors = (1, 2, 4, 4)
-    reduction: float = Field(default=0.5, gt=0, lt=1)
+    reduction: float = Field(default=0.5, ge=0.05, le=0.95)
     stem: Literal["imagenet", "cifar"] = "imagenet"
     head_width: Width | None = None
 
@@ -87,6 +90,14 @@ class MsdnetSpec(_Strict):
     def _one_a_scale(self) -> MsdnetSpec:
         if len(self.factors) != len(self.bottlenecks):
             raise ValueError("expected as many 'bottlenecks' as 'factors', one for each scale")
+        return self
+
+    @model_validator(mode="after")
+    def _as_deep_as_can_be_traced(self) -> MsdnetSpec:
+        grows = self.step_mode == "lin_grow"
+        layers = self.base + sum(self.step * i + 1 if grows else self.step for i in range(1, self.blocks))
+        if layers > _LAYERS:
+            raise ValueError(f"expected at most {_LAYERS} layers, got {layers:,}")
         return self
 
 
@@ -105,7 +116,7 @@ class NetworkSpec(_Strict):
     name: Text
     input_shape: Annotated[tuple[Width, Side, Side], Pair]
     num_classes: int = Field(ge=2, le=100_000)
-    depth: Count | None = None
+    depth: int | None = Field(default=None, ge=1, le=200)
     width: Width | None = None
     stem_stride: Count | None = None
     stem: Literal["imagenet", "cifar"] | None = None
