@@ -296,7 +296,7 @@ class StudyConfig(_Strict):
     """
 
     space: Text
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, le=2**63 - 1)
     device: Name = "auto"
     threads: int | None = Field(default=None, ge=1, le=_PROCESSES)
     tensorboard: bool = False
