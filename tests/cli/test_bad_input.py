@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from tests.cli.conftest import Command
 from tests.pipeline.tiny import snapshot
+from usdn_nas.cli import app
 from usdn_nas.pipeline.ledger import locked
 from usdn_nas.quant.backends import BACKENDS
 
@@ -260,3 +262,50 @@ def test_data_sets_and_spaces_of_no_such_name(command: Command, tmp_path: Path) 
     line = refused(command, tmp_path, "inspect", "resnet_digit")
     assert "no such search space: 'resnet_digit'; did you mean 'resnet_digits'?" in line
     assert "no such study: 'digit'" in refused(command, tmp_path, "init", "digit")
+
+
+OPTIONS: dict[tuple[str, ...], str] = {
+    ("run", "digits", "--out", "x" * 300): "--out: expected names of at most 255 bytes, got one of 300",
+    ("run", "digits", "--out", "\x1b[31m"): "--out: expected a name without control characters, in UTF-8, got '\\x1b[31m'",
+    ("run", "x" * 300): "expected names of at most 255 bytes, got one of 300",
+    ("run", "digits", "--set", "space=" + "x" * 300): "expected names of at most 255 bytes, got one of 300",
+    ("run", "digits", "--set", "seed=" + "9" * 5000): "--set seed: expected integers of at most 64 bits",
+    ("run", "digits", "--set", "seed=" + "[" * 3000): "--set seed: cannot be read: it is nested too deeply",
+    ("run", "digits", "--set", "threads=100000"): "threads: expected a number <= 1,024, got 100000",
+    ("run", "digits", "--set", "supernet.qat.lr=1e308"): "supernet.qat.lr: expected a number <= 100, got 1e+308",
+    ("run", "digits", "--set", "search.memory_gb=1e300"): "search.memory_gb: expected a number <= 100000, got 1e+300",
+    ("run", "digits", "--set", "search.thresholds=1000000000"): "search.thresholds: expected a number <= 10,000",
+    ("run", "digits", "--nonsense"): "No such option: --nonsense",
+    ("run",): "Missing argument",
+    ("nonsense",): "No such command 'nonsense'",
+    ("search", "digits", "--workers", "many"): "Invalid value for '--workers'",
+    ("inspect", "torchvision:resnet18", "--input", "3x1000000000x8"): "--input: expected CxHxW such as 3x224x224",
+    ("inspect", "torchvision:resnet18", "--input", "3x99999x8"): "input_shape.1: expected a number <= 16,384, got 99999",
+    ("init", "digits", "--as", "../mine"): "--as: expected letters, digits, '.', '-' and '_', got '../mine'",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("arguments", OPTIONS, ids=range(len(OPTIONS)))
+def test_options(arguments: tuple[str, ...], command: Command, tmp_path: Path) -> None:
+    assert OPTIONS[arguments] in refused(command, tmp_path, *arguments)
+
+
+def test_nothing_but_a_file_is_replaced(command: Command, tiny_copy: Path) -> None:
+    (tiny_copy / "link.svg").symlink_to("/dev/null")
+    (tiny_copy / "folder.svg").mkdir()
+    for name in ("link.svg", "folder.svg"):
+        line = refused(command, tiny_copy, "plot", "front", tiny_copy, "--to", tiny_copy / name)
+        assert "--to: expected the name of a file, got a folder or a device" in line
+
+
+def test_what_nobody_foresaw_is_one_line_that_asks_for_a_report(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("usdn_nas.config.list_toml", lambda folder: {}["no\nsuch"])
+    for more, lines in (((), 1), (("--verbose",), 5)):
+        result = CliRunner().invoke(app, ["list", *more], prog_name="usdn-nas")
+        assert (
+            result.exit_code == 1 and result.stderr.count("\n") >= lines and (lines > 1 or "Trace" not in result.stderr)
+        )
+        assert result.stderr.splitlines()[-1].startswith("internal error: KeyError at list.py:")
