@@ -266,7 +266,7 @@ def test_data_sets_and_spaces_of_no_such_name(command: Command, tmp_path: Path) 
 
 OPTIONS: dict[tuple[str, ...], str] = {
     ("run", "digits", "--out", "x" * 300): "--out: expected names of at most 255 bytes, got one of 300",
-    ("run", "digits", "--out", "\x1b[31m"): "--out: expected a name without control characters, in UTF-8, got '\\x1b[31m'",
+    ("run", "digits", "--out", "\x1b[31m"): "--out: expected a name without control characters, in UTF-8",
     ("run", "x" * 300): "expected names of at most 255 bytes, got one of 300",
     ("run", "digits", "--set", "space=" + "x" * 300): "expected names of at most 255 bytes, got one of 300",
     ("run", "digits", "--set", "seed=" + "9" * 5000): "--set seed: expected integers of at most 64 bits",
@@ -280,7 +280,7 @@ OPTIONS: dict[tuple[str, ...], str] = {
     ("nonsense",): "No such command 'nonsense'",
     ("search", "digits", "--workers", "many"): "Invalid value for '--workers'",
     ("inspect", "torchvision:resnet18", "--input", "3x1000000000x8"): "--input: expected CxHxW such as 3x224x224",
-    ("inspect", "torchvision:resnet18", "--input", "3x99999x8"): "input_shape.1: expected a number <= 16,384, got 99999",
+    ("inspect", "torchvision:resnet18", "--input", "3x99999x8"): "input_shape.1: expected a number <= 16,384",
     ("init", "digits", "--as", "../mine"): "--as: expected letters, digits, '.', '-' and '_', got '../mine'",
 }  # fmt: skip
 
