@@ -22,7 +22,7 @@ from usdn_nas.config import (
 )
 from usdn_nas.cost import least_bops
 from usdn_nas.documents import ChainDocument, StudyDocument, read_document, write_document
-from usdn_nas.errors import UserError
+from usdn_nas.errors import UserError, shown
 from usdn_nas.evaluation.outputs import Batches
 from usdn_nas.files import digest
 from usdn_nas.networks.build import build_network, chain_record
@@ -61,9 +61,9 @@ def resolve_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
         torch.zeros(1, device=device).item()  # not every device that torch knows holds data
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        finding = str(error).splitlines()[0]
-        raise UserError(f"no device '{name}': {finding}", where="device", remedy="'auto', 'cpu' or 'cuda'") from None
+    except (RuntimeError, AssertionError, NotImplementedError):
+        what = f"no device {shown(name)} here that holds data"
+        raise UserError(what, where="device", remedy="take 'auto', 'cpu' or 'cuda'") from None
     return device
 
 
