@@ -16,7 +16,7 @@ from usdn_nas.data.loaders import Loader, as_split
 from usdn_nas.data.splits import Split
 from usdn_nas.errors import UserError
 from usdn_nas.evaluation.outputs import Batches, run
-from usdn_nas.export.document import read_architecture, write_architecture
+from usdn_nas.export.document import read_architecture, without_weights, write_architecture
 from usdn_nas.networks.build import build_network
 from usdn_nas.networks.chain import MultiExitNetwork
 from usdn_nas.networks.weights import load_weights, save_weights
@@ -260,22 +260,31 @@ def load(folder: Path | str, *, model: nn.Module | None = None, device: str = "c
     """
     folder = Path(folder)
     file = read_architecture(folder / ARCHITECTURE_NAME, model=model)
-    network = materialize(Supernet(build_network(file.space.spec, model), file.space), file.architecture)
+    network = materialize(
+        Supernet(build_network(without_weights(file.space.spec), model), file.space), file.architecture
+    )
     load_weights(network, folder / WEIGHTS_NAME)
     return EarlyExitNetwork(network, file.architecture, file.space, file.data).to(device).eval()
 
 
-def load_model(architecture: Path | str, weights: Path | str, *, device: str = "cpu") -> EarlyExitNetwork:
+def load_model(
+    architecture: Path | str, weights: Path | str, *, device: str = "cpu", trust_code: bool = False
+) -> EarlyExitNetwork:
     """A retrained network from its two files, ready to `EarlyExitNetwork.predict`.
 
     Args:
         architecture: ``architecture.json``.
         weights: ``weights.safetensors`` of a network retrained for it.
+        trust_code: Accept a network that is code of its own (``package.module:function``), and run that code. Files
+            whose network is built in or torchvision's run no code.
 
     Raises:
-        UserError: A file is missing, malformed, or they do not belong together.
+        ConsentError: The network is code of its own, and ``trust_code`` is False.
+        UserError: A file is missing or malformed, holds numbers that no trained network has, or the files do not
+            belong together.
     """
-    file = read_architecture(Path(architecture))
-    network = materialize(Supernet(build_network(file.space.spec), file.space), file.architecture)
+    file = read_architecture(Path(architecture), trust_code=trust_code)
+    full_precision = build_network(without_weights(file.space.spec))
+    network = materialize(Supernet(full_precision, file.space), file.architecture)
     load_weights(network, Path(weights))
     return EarlyExitNetwork(network, file.architecture, file.space, file.data).to(device).eval()

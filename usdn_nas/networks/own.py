@@ -14,6 +14,7 @@ from usdn_nas.networks.find import PREFIX, call_function, make_model, own_size
 from usdn_nas.networks.graph import meta_copy, propagate
 from usdn_nas.networks.resnet import Backbone
 from usdn_nas.space import NetworkSpec
+from usdn_nas.trust import users_code
 
 __all__ = ["backbone_of", "classes_of", "classes_of_model", "own_backbone"]
 
@@ -36,7 +37,9 @@ def classes_of_model(model: nn.Module, name: str, input_shape: tuple[int, int, i
     Raises:
         UserError: The model cannot be traced, or does not take such images.
     """
-    return int(_logits(_captured(model, name, input_shape)).shape[-1])
+    with users_code(name, "network.name"):
+        captured = _captured(model, name, input_shape)
+    return int(_logits(captured).shape[-1])
 
 
 def _captured(model: nn.Module, name: str, input_shape: tuple[int, int, int]) -> Captured:
@@ -95,7 +98,8 @@ def backbone_of(model: nn.Module, spec: NetworkSpec) -> Backbone:
     Raises:
         UserError: The model cannot be traced or cut, or it gives something else than ``num_classes`` logits.
     """
-    captured = _captured(model, spec.name, spec.input_shape)
+    with users_code(spec.name, "network.name"):  # to trace a model is to run its forward
+        captured = _captured(model, spec.name, spec.input_shape)
     logits = tuple(_logits(captured).shape)
     if logits != (1, spec.num_classes):
         shape = "x".join(map(str, logits[1:])) or "nothing"

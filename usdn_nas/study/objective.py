@@ -89,7 +89,7 @@ class Objective:
         split = as_split(images_and_labels)
         _check_images(split, self.space)
         batches = Batches(split, _BATCH_SIZE, next(supernet.parameters()).device)
-        settings = choose_settings(supernet, batches, backend)
+        settings = choose_settings(supernet, backend)
         self._engine = Engine(supernet, batches, settings, memory_bytes=int(memory_gb * 1e9))
         self._parameters = distributions(self.space, self.config)
         self._outputs = OutputCache(self._engine.run, _CACHE_BYTES)
