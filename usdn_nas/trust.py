@@ -19,6 +19,7 @@ from typing import Any
 from usdn_nas.errors import UserError, nearest
 
 __all__ = [
+    "INSTANCE",
     "TORCHVISION",
     "TRUST_VARIABLE",
     "ConsentError",
@@ -30,6 +31,8 @@ __all__ = [
 ]
 
 TORCHVISION = "torchvision:"
+INSTANCE = "model:"
+"""Goes before the class name of a model that was passed in Python. Nothing builds that by its name, so it runs no code."""
 TRUST_VARIABLE = "USDN_NAS_TRUST_CODE"
 """Environment variable that gives consent to every command."""
 _SHIPPED = frozenset({"usdn_nas.networks.compact:compact"})
@@ -63,7 +66,7 @@ def check_network(name: str, *, where: object, trust_code: bool) -> None:
     Raises:
         ConsentError: The name stands for code that is neither ours nor torchvision's.
     """
-    if ":" in name and not name.startswith(TORCHVISION) and name not in _SHIPPED and not trust_code:
+    if ":" in name and not name.startswith((TORCHVISION, INSTANCE)) and name not in _SHIPPED and not trust_code:
         raise ConsentError(name, where)
 
 

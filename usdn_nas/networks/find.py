@@ -15,11 +15,9 @@ from usdn_nas.networks.foreign import load_foreign
 from usdn_nas.space import NetworkSpec
 from usdn_nas.trust import TORCHVISION, find_function, users_code, what_was_raised
 
-__all__ = ["INSTANCE", "PREFIX", "call_function", "is_own", "make_model", "own_size", "torchvision_names"]
+__all__ = ["PREFIX", "call_function", "is_own", "make_model", "own_size", "torchvision_names"]
 
 PREFIX = TORCHVISION
-INSTANCE = "model:"
-"""Goes before the class name of a model that was passed in Python: nothing can build that by its name."""
 _WHERE = "network.name"
 
 

@@ -8,9 +8,9 @@ from typing import Any, Literal
 from torch import nn
 
 from usdn_nas.networks.build import build_network, chain_record
-from usdn_nas.networks.find import INSTANCE
 from usdn_nas.networks.own import classes_of_model
 from usdn_nas.space import SearchSpace, SpaceSpec
+from usdn_nas.trust import INSTANCE
 from usdn_nas.validation import validate
 
 __all__ = ["search_space"]
