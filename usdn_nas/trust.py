@@ -32,7 +32,7 @@ __all__ = [
 
 TORCHVISION = "torchvision:"
 INSTANCE = "model:"
-"""Goes before the class name of a model that was passed in Python. Nothing builds that by its name, so it runs no code."""
+"""Goes before the class name of a model that was passed in Python. No name builds such a model, so it runs no code."""
 TRUST_VARIABLE = "USDN_NAS_TRUST_CODE"
 """Environment variable that gives consent to every command."""
 _SHIPPED = frozenset({"usdn_nas.networks.compact:compact"})
