@@ -15,7 +15,10 @@ import pytest
 from tests.cli.conftest import Command
 from tests.pipeline.tiny import contents
 
-pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for processes in /proc")
+pytestmark = [
+    pytest.mark.sweep,
+    pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for processes in /proc"),
+]
 
 SCRIPT = """
 import sys
