@@ -33,6 +33,12 @@ def _one_engine() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    """A test's random numbers do not depend on the tests before it, which may be others in every run."""
+    torch.manual_seed(0)
+
+
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run folder of a tiny study that has been through all stages. Not to be changed: `tiny_copy` is."""

@@ -203,7 +203,7 @@ def test_examples_of_the_commands_parse(name: str) -> None:
 
 def test_make_targets_and_extras_exist() -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    for target in {words[1] for _, words in SHELL if words[0] == "make"} | {"test", "lint", "demo"}:
+    for target in {words[1] for _, words in SHELL if words[0] == "make"} | {"test", "sweep", "lint", "demo"}:
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
     setup = configparser.ConfigParser()
     setup.read(ROOT / "setup.cfg", encoding="utf-8")
