@@ -5,15 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from usdn_nas.architecture import Architecture
-    from usdn_nas.errors import RunError, UsdnError, UserError
+    from usdn_nas._util.errors import RunError, UsdnError, UserError
     from usdn_nas.export.document import ArchitectureFile, read_architecture
     from usdn_nas.export.evaluation import Evaluation, evaluate
     from usdn_nas.export.runtime import EarlyExitNetwork, Prediction, extract, load, load_model
     from usdn_nas.networks.instance import search_space
     from usdn_nas.quant.supernet import Supernet
     from usdn_nas.report import Run, load_run, plot_bits
-    from usdn_nas.space import SearchSpace
+    from usdn_nas.space.architecture import Architecture
+    from usdn_nas.space.search_space import SearchSpace
     from usdn_nas.study.front import pareto_front, select
     from usdn_nas.study.objective import Objective, SurrogateSampler, search
     from usdn_nas.training.functions import distill, train, train_supernet

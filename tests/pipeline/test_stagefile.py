@@ -17,10 +17,10 @@ from typing import Any
 
 import pytest
 
-from usdn_nas.errors import RunError, UserError
-from usdn_nas.files import digest, write_text
+from usdn_nas._util.errors import RunError, UserError
+from usdn_nas._util.files import digest, write_text
+from usdn_nas._util.progress import Reporter
 from usdn_nas.pipeline.ledger import Ledger, Stage, locked
-from usdn_nas.progress import Reporter
 
 CHANGES = ("rename", "replace", "unlink", "rmdir", "mkdir", "open")
 WEIGHTS = "pretrain/weights.safetensors"

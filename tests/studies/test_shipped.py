@@ -18,15 +18,15 @@ import usdn_nas
 from tests.data.conftest import python2_names, python2_pickle
 from tests.pipeline.tiny import recorded
 from tests.shared import made_once
+from usdn_nas._util.errors import UserError
 from usdn_nas.config import find_toml, list_toml, load_study
-from usdn_nas.errors import UserError
 from usdn_nas.networks import build, graph
 from usdn_nas.networks.build import build_network
 from usdn_nas.networks.foreign import read_tensors
 from usdn_nas.networks.msdnet_weights import official
 from usdn_nas.pipeline.context import open_run
 from usdn_nas.pipeline.stages import Pipeline
-from usdn_nas.space import load_space
+from usdn_nas.space.search_space import load_space
 
 STUDIES = [
     name

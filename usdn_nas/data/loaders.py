@@ -10,8 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from usdn_nas._util.errors import UserError
 from usdn_nas.data.splits import Batches, Split
-from usdn_nas.errors import UserError
 
 __all__ = ["Loader", "TensorSplit", "as_split", "loader_batches"]
 

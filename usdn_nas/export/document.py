@@ -15,15 +15,15 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import nn
 
-from usdn_nas.architecture import Architecture
-from usdn_nas.cost import exit_costs, full_bops, layer_table, mean_bits, reference_bops
+from usdn_nas._util.errors import UserError, shown
+from usdn_nas._util.files import write_json
+from usdn_nas._util.trust import check_network
 from usdn_nas.documents import ArchitectureDocument, read_document
-from usdn_nas.errors import UserError, shown
 from usdn_nas.export.summary import DataSummary
-from usdn_nas.files import write_json
 from usdn_nas.networks.build import build_network, chain_record
-from usdn_nas.space import SearchSpace, SpaceSpec
-from usdn_nas.trust import check_network
+from usdn_nas.space.architecture import Architecture
+from usdn_nas.space.cost import exit_costs, full_bops, layer_table, mean_bits, reference_bops
+from usdn_nas.space.search_space import SearchSpace, SpaceSpec
 
 __all__ = ["SCHEMA", "ArchitectureFile", "Objective", "read_architecture", "without_weights", "write_architecture"]
 

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 import pandas as pd
 
 from usdn_nas.config import EvaluateConfig
-from usdn_nas.cost import exit_costs, reference_bops
 from usdn_nas.data.loaders import Loader, as_split
 from usdn_nas.data.splits import Split
-from usdn_nas.evaluation.outputs import Batches, run
-from usdn_nas.evaluation.summary import Evaluated
+from usdn_nas.engine.outputs import Batches, run
+from usdn_nas.exits.summary import Evaluated
 from usdn_nas.export.runtime import EarlyExitNetwork
+from usdn_nas.space.cost import exit_costs, reference_bops
 
 __all__ = ["Evaluation", "evaluate"]
 

@@ -10,21 +10,21 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from usdn_nas.architecture import Architecture
-from usdn_nas.cost import exit_costs, reference_bops
+from usdn_nas._util.errors import UserError
+from usdn_nas._util.provenance import provenance
 from usdn_nas.data.loaders import Loader, as_split
 from usdn_nas.data.splits import Split
-from usdn_nas.errors import UserError
-from usdn_nas.evaluation.outputs import Batches, run
+from usdn_nas.engine.outputs import Batches, run
+from usdn_nas.exits.outputs import ExitOutputs
+from usdn_nas.exits.thresholds import fit_thresholds
 from usdn_nas.export.document import read_architecture, without_weights, write_architecture
 from usdn_nas.networks.build import build_network
 from usdn_nas.networks.chain import MultiExitNetwork
 from usdn_nas.networks.weights import load_weights, save_weights
-from usdn_nas.policy.outputs import ExitOutputs
-from usdn_nas.policy.thresholds import fit_thresholds
-from usdn_nas.provenance import provenance
-from usdn_nas.quant.supernet import Supernet, materialize
-from usdn_nas.space import SearchSpace
+from usdn_nas.quant.supernet import Supernet, extract_chain
+from usdn_nas.space.architecture import Architecture
+from usdn_nas.space.cost import exit_costs, reference_bops
+from usdn_nas.space.search_space import SearchSpace
 
 __all__ = ["EarlyExitNetwork", "Prediction", "extract", "load", "load_model"]
 
@@ -242,7 +242,7 @@ def extract(supernet: Supernet, architecture: Architecture) -> EarlyExitNetwork:
     """
     supernet.space.check(architecture, where="extract")
     device = next(supernet.parameters()).device
-    return EarlyExitNetwork(materialize(supernet, architecture), architecture, supernet.space).to(device)
+    return EarlyExitNetwork(extract_chain(supernet, architecture), architecture, supernet.space).to(device)
 
 
 def load(folder: Path | str, *, model: nn.Module | None = None, device: str = "cpu") -> EarlyExitNetwork:
@@ -260,7 +260,7 @@ def load(folder: Path | str, *, model: nn.Module | None = None, device: str = "c
     """
     folder = Path(folder)
     file = read_architecture(folder / ARCHITECTURE_NAME, model=model)
-    network = materialize(
+    network = extract_chain(
         Supernet(build_network(without_weights(file.space.spec), model), file.space), file.architecture
     )
     load_weights(network, folder / WEIGHTS_NAME)
@@ -285,6 +285,6 @@ def load_model(
     """
     file = read_architecture(Path(architecture), trust_code=trust_code)
     full_precision = build_network(without_weights(file.space.spec))
-    network = materialize(Supernet(full_precision, file.space), file.architecture)
+    network = extract_chain(Supernet(full_precision, file.space), file.architecture)
     load_weights(network, Path(weights))
     return EarlyExitNetwork(network, file.architecture, file.space, file.data).to(device).eval()

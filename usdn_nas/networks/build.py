@@ -10,7 +10,8 @@ from functools import lru_cache
 import torch
 from torch import nn
 
-from usdn_nas.errors import UserError, nearest
+from usdn_nas._util.errors import UserError, nearest
+from usdn_nas._util.trust import INSTANCE
 from usdn_nas.networks.chain import MultiExitNetwork, exit_prefix
 from usdn_nas.networks.find import is_own
 from usdn_nas.networks.graph import PartGraph, analyze
@@ -18,9 +19,8 @@ from usdn_nas.networks.heads import build_head
 from usdn_nas.networks.msdnet import msdnet
 from usdn_nas.networks.own import backbone_of, own_backbone
 from usdn_nas.networks.resnet import Backbone, cifar_resnet, torchvision_resnet18
-from usdn_nas.records import FINAL_EXIT, ChainRecord, ExitRecord, SegmentRecord
-from usdn_nas.space import ExitsSpec, NetworkSpec, SearchSpace, SpaceSpec
-from usdn_nas.trust import INSTANCE
+from usdn_nas.space.records import FINAL_EXIT, ChainRecord, ExitRecord, SegmentRecord
+from usdn_nas.space.search_space import ExitsSpec, NetworkSpec, SearchSpace, SpaceSpec
 
 __all__ = ["NETWORKS", "analyze_chain", "build_network", "chain_record", "resolve_space"]
 

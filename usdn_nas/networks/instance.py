@@ -7,11 +7,11 @@ from typing import Any, Literal
 
 from torch import nn
 
+from usdn_nas._util.trust import INSTANCE
+from usdn_nas._util.validation import validate
 from usdn_nas.networks.build import build_network, chain_record
 from usdn_nas.networks.own import classes_of_model
-from usdn_nas.space import SearchSpace, SpaceSpec
-from usdn_nas.trust import INSTANCE
-from usdn_nas.validation import validate
+from usdn_nas.space.search_space import SearchSpace, SpaceSpec
 
 __all__ = ["search_space"]
 

@@ -7,14 +7,14 @@ import warnings
 import torch
 from torch import Tensor, fx, nn
 
-from usdn_nas.errors import UserError
+from usdn_nas._util.errors import UserError
+from usdn_nas._util.trust import users_code
 from usdn_nas.networks.capture import Captured, capture
 from usdn_nas.networks.cut import Piece, cut, module_of_piece
 from usdn_nas.networks.find import PREFIX, call_function, make_model, own_size
 from usdn_nas.networks.graph import meta_copy, propagate
 from usdn_nas.networks.resnet import Backbone
-from usdn_nas.space import NetworkSpec
-from usdn_nas.trust import users_code
+from usdn_nas.space.search_space import NetworkSpec
 
 __all__ = ["backbone_of", "classes_of", "classes_of_model", "own_backbone"]
 

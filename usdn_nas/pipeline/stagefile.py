@@ -37,9 +37,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from usdn_nas._util.errors import UserError
+from usdn_nas._util.writing import writing
 from usdn_nas.documents import StagesDocument, read_document, write_document
-from usdn_nas.errors import UserError
-from usdn_nas.writing import writing
 
 __all__ = ["CHECKPOINT", "Moves", "Records", "StageFile"]
 

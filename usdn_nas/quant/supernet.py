@@ -10,8 +10,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from usdn_nas.architecture import Architecture, Bits
-from usdn_nas.errors import UserError
+from usdn_nas._util.errors import UserError
 from usdn_nas.networks.build import analyze_chain, build_network
 from usdn_nas.networks.chain import MultiExitNetwork
 from usdn_nas.quant.layers import (
@@ -22,11 +21,12 @@ from usdn_nas.quant.layers import (
     SwitchableLayer,
     SwitchableQuantizer,
 )
-from usdn_nas.quant.quantizers import LearnedStep
-from usdn_nas.records import OPAQUE
-from usdn_nas.space import SearchSpace
+from usdn_nas.quant.quantizers import LSQQuantizer
+from usdn_nas.space.architecture import Architecture, Bits
+from usdn_nas.space.records import OPAQUE
+from usdn_nas.space.search_space import SearchSpace
 
-__all__ = ["VALUES_PER_IMAGE", "Supernet", "materialize"]
+__all__ = ["VALUES_PER_IMAGE", "Supernet", "extract_chain"]
 
 VALUES_PER_IMAGE = 100
 """Most values of a layer's input that an image gives to calibration."""
@@ -156,10 +156,10 @@ class Supernet(nn.Module):
             hook.remove()
         for quantizer, samples in seen.items():
             for step in quantizer.steps.values():
-                cast(LearnedStep, step).initialize(torch.cat(samples))
+                cast(LSQQuantizer, step).initialize(torch.cat(samples))
         for layer in self.layers.values():
             for step in layer.weight_quantizer.steps.values():
-                cast(LearnedStep, step).initialize(layer.layer.weight)
+                cast(LSQQuantizer, step).initialize(layer.layer.weight)
 
 
 def _first(batches: Iterable[tuple[Tensor, Tensor]], count: int, device: torch.device) -> Iterator[Tensor]:
@@ -183,7 +183,7 @@ def _values(inputs: Tensor, generator: torch.Generator) -> Tensor:
     return rows.flatten()
 
 
-def materialize(supernet: Supernet, architecture: Architecture) -> MultiExitNetwork:
+def extract_chain(supernet: Supernet, architecture: Architecture) -> MultiExitNetwork:
     """The standalone network of ``architecture``: plain fixed-bit layers, placed exits alone, parameters copied."""
     chain = copy.deepcopy(supernet.chain.place(architecture.exits))
     by_layer = supernet.space.layer_bits(architecture.bits)

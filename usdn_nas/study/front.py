@@ -5,10 +5,10 @@ from __future__ import annotations
 import optuna
 import pandas as pd
 
-from usdn_nas.architecture import Architecture
-from usdn_nas.cost import reference_bops
-from usdn_nas.errors import UserError
-from usdn_nas.space import SearchSpace
+from usdn_nas._util.errors import UserError
+from usdn_nas.space.architecture import Architecture
+from usdn_nas.space.cost import reference_bops
+from usdn_nas.space.search_space import SearchSpace
 from usdn_nas.study.objective import space_of
 from usdn_nas.study.points import FrontPoint, find_point, front_points
 from usdn_nas.study.points import select as select_point

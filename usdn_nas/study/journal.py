@@ -20,7 +20,7 @@ from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.storages.journal._storage import JournalOperation
 from optuna.trial import FrozenTrial, TrialState
 
-from usdn_nas.writing import writing
+from usdn_nas._util.writing import writing
 
 if sys.platform != "win32":
     import fcntl

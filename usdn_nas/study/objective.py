@@ -11,23 +11,23 @@ import optuna
 from optuna.study import StudyDirection
 from optuna.trial import Trial, TrialState
 
-from usdn_nas.architecture import Rule
+from usdn_nas._util.errors import UserError
+from usdn_nas._util.validation import validate
 from usdn_nas.config import SearchConfig
 from usdn_nas.data.loaders import Loader, as_split
 from usdn_nas.data.splits import Split
-from usdn_nas.errors import UserError
-from usdn_nas.evaluation.engine import Engine, choose_settings
-from usdn_nas.evaluation.outputs import Batches
+from usdn_nas.engine.engine import Engine, choose_settings
+from usdn_nas.engine.outputs import Batches
 from usdn_nas.quant.supernet import Supernet
-from usdn_nas.records import ChainRecord
-from usdn_nas.space import SearchSpace, SpaceSpec
-from usdn_nas.study.judgement import Judgement, judge
+from usdn_nas.space.architecture import Rule
+from usdn_nas.space.records import ChainRecord
+from usdn_nas.space.search_space import SearchSpace, SpaceSpec
 from usdn_nas.study.objectives import objectives
 from usdn_nas.study.parameters import bits_of, distributions, suggest
 from usdn_nas.study.samplers import SeededSampler, sampler_settings
+from usdn_nas.study.scoring import ScoredTrial, judge
 from usdn_nas.study.search import OutputCache
 from usdn_nas.study.session import settings_that_matter
-from usdn_nas.validation import validate
 
 __all__ = ["Objective", "SurrogateSampler", "describe", "search", "space_of"]
 
@@ -140,7 +140,7 @@ def _check_images(split: Split, space: SearchSpace) -> None:
         raise UserError(f"expected labels from 0 to {classes - 1}, got {wrong}", where="Objective")
 
 
-def _record(trial: Trial, judgement: Judgement, seconds: float) -> None:
+def _record(trial: Trial, judgement: ScoredTrial, seconds: float) -> None:
     for key, value in {**judgement.record, "seconds": round(seconds, 4)}.items():
         trial.set_user_attr(key, value)
     if judgement.excess is not None:

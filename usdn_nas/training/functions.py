@@ -11,17 +11,17 @@ import numpy as np
 import pandas as pd
 from torch import nn
 
-from usdn_nas.architecture import Bits
+from usdn_nas._util.progress import Reporter
+from usdn_nas._util.seeds import derive
+from usdn_nas._util.validation import validate
 from usdn_nas.config import RetrainConfig, SupernetConfig, TrainConfig
 from usdn_nas.data.loaders import Loader, loader_batches
 from usdn_nas.data.splits import Split
-from usdn_nas.progress import Reporter
-from usdn_nas.quant.refresh import refresh_norms
+from usdn_nas.quant.refresh import recalibrate_bn
 from usdn_nas.quant.supernet import Supernet
-from usdn_nas.seeds import derive
+from usdn_nas.space.architecture import Bits
 from usdn_nas.training.loop import fit
 from usdn_nas.training.losses import ExitWeights, Step, Teacher, cross_entropy_step, distillation_step, sandwich_step
-from usdn_nas.validation import validate
 
 __all__ = ["distill", "train", "train_supernet"]
 
@@ -123,7 +123,7 @@ def _refresh(
     first = next(batches)
     wanted = max(count // len(first[0]), 1)
     chosen = itertools.islice(itertools.chain([first], batches), wanted)
-    refresh_norms(supernet, (images.to(device) for images, _ in chosen), draw)
+    recalibrate_bn(supernet, (images.to(device) for images, _ in chosen), draw)
 
 
 def distill(

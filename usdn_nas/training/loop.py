@@ -16,14 +16,14 @@ import numpy as np
 import torch
 from torch import nn
 
+from usdn_nas._util.errors import RunError
+from usdn_nas._util.files import write_text
+from usdn_nas._util.progress import Reporter
 from usdn_nas.config import TrainConfig
 from usdn_nas.data.loaders import Loader
 from usdn_nas.data.splits import Split, generator_for
-from usdn_nas.errors import RunError
-from usdn_nas.files import write_text
 from usdn_nas.networks.weights import save_weights
-from usdn_nas.progress import Reporter
-from usdn_nas.quant.quantizers import LearnedStep
+from usdn_nas.quant.quantizers import LSQQuantizer
 from usdn_nas.training.checkpoint import Progress, Watch, load_checkpoint, save_checkpoint
 from usdn_nas.training.curves import open_curves, step_sizes
 from usdn_nas.training.distributed import mean_step, rank, same_state
@@ -56,7 +56,7 @@ def _parameter_groups(network: nn.Module, settings: TrainConfig) -> list[dict[st
 
     ``scale`` multiplies the learning rate of a group.
     """
-    quantizers = [module for module in network.modules() if isinstance(module, LearnedStep)]
+    quantizers = [module for module in network.modules() if isinstance(module, LSQQuantizer)]
     steps = {id(p): p for module in quantizers for p in module.parameters()}
     others = [p for p in network.parameters() if p.requires_grad and id(p) not in steps]
     groups = [

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from usdn_nas._util.errors import UserError
 from usdn_nas.config import TrainConfig
 from usdn_nas.data.loaders import Loader, loader_batches
 from usdn_nas.data.splits import Split
-from usdn_nas.errors import UserError
 from usdn_nas.training.distributed import processes, rank
 
 __all__ = ["Plan", "Share", "micro_batches", "planned"]

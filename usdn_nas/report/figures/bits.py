@@ -7,15 +7,15 @@ from typing import Protocol
 
 from matplotlib.axes import Axes
 
-from usdn_nas.architecture import Architecture
-from usdn_nas.errors import UserError
+from usdn_nas._util.errors import UserError
 from usdn_nas.report.figures._style import new_axes, styled
 from usdn_nas.report.figures.bars import draw_bits
 from usdn_nas.report.figures.layers import BitsData, bits_data
 from usdn_nas.report.figures.share import Share
 from usdn_nas.report.figures.strips import draw_strips, strips_height
 from usdn_nas.report.run import Run
-from usdn_nas.space import SearchSpace
+from usdn_nas.space.architecture import Architecture
+from usdn_nas.space.search_space import SearchSpace
 
 __all__ = ["plot_bits"]
 
