@@ -21,6 +21,7 @@ from usdn_nas._util.errors import RunError, UserError
 from usdn_nas._util.files import digest, write_text
 from usdn_nas._util.progress import Reporter
 from usdn_nas.pipeline.ledger import Ledger, Stage, locked
+from usdn_nas.pipeline.stagefile import _delete
 
 CHANGES = ("rename", "replace", "unlink", "rmdir", "mkdir", "open")
 WEIGHTS = "pretrain/weights.safetensors"
@@ -247,9 +248,29 @@ def test_moves_that_others_wrote_are_refused(moves: object, tmp_path: Path) -> N
     write_text(tmp_path / "mine/file", "mine")
     path = folder / "stages.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"moves": moves}))
-    with pytest.raises(UserError, match="stages.json: 'moves' are not what this program writes"), locked(folder):
+    with pytest.raises(UserError, match="stages.json.*moves"), locked(folder):
         pass
     assert (tmp_path / "mine/file").read_text() == "mine"
+
+
+def test_a_users_file_in_a_folder_that_goes_stays(tmp_path: Path) -> None:
+    """An unfinished stage's folder goes when other settings finish; notes that somebody put into it do not."""
+    folder = tmp_path / "pretrain.0123456789ab"
+    for name in ("checkpoint.pt", "history.csv", ".notes", "inner/.env-template", "inner/weights.safetensors"):
+        write_text(folder / name, name)
+    _delete(folder)
+    left = tmp_path / "pretrain.0123456789ab.left"
+    assert sorted(path.relative_to(left).as_posix() for path in left.rglob("*") if path.is_file()) == [
+        ".notes",
+        "inner/.env-template",
+    ]
+    assert not folder.exists()
+    write_text(folder / "weights.safetensors", "")
+    _delete(folder)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [left.name]
+    write_text(folder / ".notes", "more")
+    _delete(folder)
+    assert (tmp_path / "pretrain.0123456789ab.left2/.notes").read_text() == "more"
 
 
 @pytest.mark.sweep

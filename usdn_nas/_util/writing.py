@@ -12,11 +12,12 @@ from pathlib import Path
 
 from usdn_nas._util.errors import RunError, UsdnError, UserError
 
-__all__ = ["atomic_path", "os_failure", "remove_leftovers", "write_failure", "writing"]
+__all__ = ["PREFIX", "atomic_path", "os_failure", "remove_leftovers", "write_failure", "writing"]
 
-_PREFIX = ".usdn-nas-tmp-"
+PREFIX = ".usdn-nas-tmp-"
+"""The names of temporary files begin so."""
 _SUFFIX = r"\.[A-Za-z0-9]{1,12}"
-_TEMPORARY = re.compile(rf"{re.escape(_PREFIX)}[0-9a-f]{{16}}({_SUFFIX})?")
+_TEMPORARY = re.compile(rf"{re.escape(PREFIX)}[0-9a-f]{{16}}({_SUFFIX})?")
 
 _REMEDIES = {
     errno.ENOSPC: "make room on this disk and give the same command again",
@@ -103,7 +104,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     """
     path = Path(path)
     suffix = path.suffix if re.fullmatch(_SUFFIX, path.suffix) else ""
-    temporary = path.parent / f"{_PREFIX}{secrets.token_hex(8)}{suffix}"
+    temporary = path.parent / f"{PREFIX}{secrets.token_hex(8)}{suffix}"
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
