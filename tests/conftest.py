@@ -27,7 +27,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 @pytest.fixture(scope="session", autouse=True)
 def _one_engine() -> Iterator[None]:
-    """Measuring what is fastest takes time, and may end otherwise from run to run, and with it how sums are rounded."""
+    """Searches run the float back end, so that their figures are the same on every processor."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("usdn_nas.pipeline.study.choose_settings", lambda *_: EngineSettings("float", 50))
         yield

@@ -1,58 +1,25 @@
-"""Files on disk: atomic writes, digests, JSON with a schema."""
+"""Files on disk: text and JSON with a schema, written atomically; digests."""
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import os
-import re
-import tempfile
-import tomllib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from usdn_nas.errors import UserError
+from usdn_nas.errors import UserError, shown
+from usdn_nas.parsing import MAX_JSON_BYTES, MAX_TOML_BYTES, parse_json, parse_toml, read_regular
+from usdn_nas.writing import atomic_path
 
 __all__ = [
-    "atomic_path",
     "canonical_json",
     "digest",
     "file_digest",
     "read_json",
     "read_toml",
-    "remove_leftovers",
     "write_json",
     "write_text",
 ]
-
-
-@contextlib.contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
-    """Yields a temporary path beside ``path``; on success it is fsynced and renamed to ``path``, else removed."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def remove_leftovers(folder: Path) -> None:
-    """Removes the temporary files of writers that were killed; to be called while nobody writes in ``folder``."""
-    for path in folder.rglob(".*"):
-        if path.is_file() and re.fullmatch(r"\..+-[a-z0-9_]{8}(\.\w+)?", path.name):
-            path.unlink()
 
 
 def write_text(path: Path, text: str) -> None:
@@ -78,17 +45,10 @@ def read_json(path: Path, schema: str) -> dict[str, Any]:
     Raises:
         UserError: The file is missing, is not JSON, or has another schema.
     """
-    try:
-        payload = json.loads(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError("no such file", where=path) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot be read: {error}", where=path) from None
-    except json.JSONDecodeError as error:
-        raise UserError(f"expected JSON, got something else at line {error.lineno}: {error.msg}", where=path) from None
+    payload = parse_json(read_regular(Path(path), MAX_JSON_BYTES), path)
     if not isinstance(payload, dict) or payload.get("schema") != schema:
         found = payload.get("schema") if isinstance(payload, dict) else type(payload).__name__
-        raise UserError(f"expected schema '{schema}', got {found!r}", where=path)
+        raise UserError(f"expected schema '{schema}', got {shown(found)}", where=path)
     return payload
 
 
@@ -98,12 +58,7 @@ def read_toml(path: Path) -> dict[str, Any]:
     Raises:
         UserError: The file is missing or is not TOML.
     """
-    try:
-        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError("no such file", where=path) from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise UserError(f"expected TOML: {error}", where=path) from None
+    return parse_toml(read_regular(Path(path), MAX_TOML_BYTES), path)
 
 
 def canonical_json(value: Any) -> str:

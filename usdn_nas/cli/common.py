@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import signal
@@ -15,8 +16,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 import typer
 from rich.console import Console
 
-from usdn_nas.errors import RunError, UserError
+from usdn_nas.errors import RunError, UsdnError, UserError
 from usdn_nas.progress import Reporter
+from usdn_nas.trust import TRUST_VARIABLE, ConsentError
+from usdn_nas.writing import os_failure
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,16 +34,20 @@ __all__ = [
     "QuietOption",
     "SetOption",
     "StudyArgument",
+    "TraceOption",
+    "TrustOption",
     "VerboseOption",
     "command",
     "complete_spaces",
     "complete_studies",
     "find_run",
     "open_study_or_run",
+    "path_parser",
     "print_bits",
     "print_frame",
     "print_gap",
     "stdout",
+    "stored_run",
     "under_torchrun",
 ]
 
@@ -71,6 +78,17 @@ def _names(folder: Literal["studies", "search_spaces"], incomplete: str) -> list
     return [name for name in list_toml(folder) if name.startswith(incomplete)]
 
 
+def path_parser(option: str) -> Callable[[str], Path]:
+    """What makes a path of the text given for ``option``. No text is no path, although `Path` takes it for ``.``."""
+
+    def parse(text: str) -> Path:
+        if not text.strip():
+            raise _fail(f"error: {option}: expected a name, got {text!r}", 2)
+        return Path(text)
+
+    return parse
+
+
 StudyArgument = Annotated[
     str,
     typer.Argument(
@@ -84,12 +102,25 @@ SetOption = Annotated[
     typer.Option("--set", metavar="KEY=VALUE", help="Overrides a setting, e.g. search.configurations=256. Repeatable."),
 ]
 OutOption = Annotated[
-    Path | None, typer.Option("--out", metavar="DIR", help="The run folder.", show_default="runs/<study>")
+    Path | None,
+    typer.Option(
+        "--out", metavar="DIR", help="The run folder.", show_default="runs/<study>", parser=path_parser("--out")
+    ),
 ]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")]
 VerboseOption = Annotated[
     bool, typer.Option("--verbose", "-v", help="Also a line for every epoch and trial, and where an error came from.")
 ]
+TrustOption = Annotated[
+    bool,
+    typer.Option(
+        "--trust-code",
+        envvar=TRUST_VARIABLE,
+        help="Consents to run code that a file names (package.module:function). Only for files that you trust.",
+    ),
+]
+TraceOption = Annotated[bool, typer.Option("--verbose", "-v", help="Also shows where an error came from.")]
+"""Of commands that say nothing but their result. `command` reads it."""
 FormatOption = Annotated[Format, typer.Option("--format", help="For people (table), or for programs (csv, json).")]
 
 
@@ -102,7 +133,8 @@ def _fail(text: str, status: int, *, trace: bool = False) -> typer.Exit:
     if not under_torchrun() or _first_to_fail():
         if trace:
             traceback.print_exc()
-        sys.stderr.write(text + "\n")
+        with contextlib.suppress(OSError):  # there is nowhere else to say it
+            sys.stderr.write(text + "\n")
     return typer.Exit(status)
 
 
@@ -121,6 +153,32 @@ def _terminated(number: int, frame: object) -> None:
     raise KeyboardInterrupt
 
 
+def _drop_output() -> None:
+    """Lets what is still to be printed go nowhere, because Python would fail once more to write it at its end."""
+    with contextlib.suppress(OSError):  # a test's output is no file
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _check_paths(options: Mapping[str, Any]) -> None:
+    """Refuses a path among the options that no file can have, before anything is done."""
+    from usdn_nas.parsing import check_path
+
+    for name, value in options.items():
+        if isinstance(value, Path):
+            option = f"--{name.strip('_').replace('_', '-')}"
+            check_path(value, option)
+            if name == "to" and value.exists() and not value.is_file():
+                raise UserError(f"expected the name of a file, got a folder or a device: {value}", where=option)
+
+
+def _internal(error: Exception) -> str:
+    """The line for an error that nobody foresaw: what it is and where it was raised, for a report."""
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "usdn_nas" in frame.filename]
+    place = f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else "an unknown place"
+    finding = UsdnError(f"{type(error).__name__} at {place}: {error}")
+    return f"internal error: {finding}; please report it, with the traceback that --verbose shows"
+
+
 def command(function: F) -> F:
     """Turns what a command raises into one line on stderr and an exit status."""
 
@@ -129,7 +187,9 @@ def command(function: F) -> F:
         signal.signal(signal.SIGTERM, _terminated)
         verbose = bool(kwargs.get("verbose"))
         try:
+            _check_paths(kwargs)
             function(*args, **kwargs)
+            sys.stdout.flush()
         except UserError as error:
             raise _fail(f"error: {error}", 2, trace=verbose) from None
         except RunError as error:
@@ -137,9 +197,19 @@ def command(function: F) -> F:
         except KeyboardInterrupt:
             signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun sends it after the terminal's Ctrl-C
             raise _fail("interrupted; the same command goes on from here", 130) from None
+        except (typer.Exit, typer.Abort):
+            raise
         except BrokenPipeError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            _drop_output()
             raise typer.Exit(1) from None
+        except OSError as error:
+            if error.filename is None:
+                _drop_output()
+            raise _fail(f"failed: {os_failure(error)}", 1, trace=verbose) from None
+        except MemoryError:
+            raise _fail("failed: not enough memory", 1, trace=verbose) from None
+        except Exception as error:
+            raise _fail(_internal(error), 1, trace=verbose) from None
 
     return wrapped  # type: ignore[return-value]
 
@@ -150,21 +220,27 @@ def open_study_or_run(
     out: Path | None = None,
     quiet: bool = True,
     verbose: bool = False,
+    trust_code: bool = False,
 ) -> Context:
     """The context of a study's file or name, or of a run's folder.
 
     Raises:
-        UserError: There is no such thing.
+        ConsentError: A file names code of its own, and ``trust_code`` is False.
+        UserError: There is no such study or folder.
     """
     from usdn_nas.pipeline.context import open_run
 
     reporter = Reporter() if quiet else Reporter(Console(stderr=True), verbose=verbose)
-    return open_run(_study_or_run(study), tuple(overrides or ()), out, reporter)
+    return open_run(_study_or_run(study), tuple(overrides or ()), out, reporter, trust_code=trust_code)
 
 
 def _study_or_run(study: str) -> Path:
     from usdn_nas.config import find_toml
+    from usdn_nas.parsing import check_path
 
+    if not study.strip():
+        raise UserError(f"expected a study or the folder of a run, got {study!r}")
+    check_path(study)
     return Path(study) if (Path(study) / "study.json").is_file() else find_toml(study, "studies")
 
 
@@ -178,6 +254,32 @@ def find_run(study: str, out: Path | None = None) -> Run:
     from usdn_nas.report import load_run
 
     return load_run(run_folder(_study_or_run(study), out))
+
+
+def stored_run(study: str, out: Path | None, refusal: ConsentError, *, changes: bool) -> Run:
+    """A finished run whose stored results are shown because its code may not run.
+
+    Args:
+        refusal: Why the code may not run.
+        changes: Whether the user asked for something that is not stored.
+
+    Raises:
+        ConsentError: ``refusal``, if the run is not finished or ``changes`` is True.
+    """
+    from usdn_nas.report import MissingPartError
+
+    if changes:
+        raise refusal
+    try:
+        run = find_run(study, out)
+    except UserError:
+        raise refusal from None
+    try:
+        run.evaluation  # noqa: B018
+    except MissingPartError:
+        raise refusal from None
+    sys.stderr.write("shown as stored: nothing is computed again without --trust-code\n")
+    return run
 
 
 def print_gap(evaluation: Mapping[str, Any]) -> None:

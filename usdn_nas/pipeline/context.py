@@ -11,11 +11,20 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 from torch import nn
 
-from usdn_nas.config import StudyConfig, apply_overrides, find_toml, load_study, run_folder
+from usdn_nas.config import (
+    StudyConfig,
+    TrainConfig,
+    apply_overrides,
+    check_code_of_data,
+    find_toml,
+    load_study,
+    run_folder,
+)
 from usdn_nas.cost import least_bops
-from usdn_nas.errors import UserError
+from usdn_nas.documents import ChainDocument, StudyDocument, read_document, write_document
+from usdn_nas.errors import UserError, shown
 from usdn_nas.evaluation.outputs import Batches
-from usdn_nas.files import digest, read_json, write_json
+from usdn_nas.files import digest
 from usdn_nas.networks.build import build_network, chain_record
 from usdn_nas.networks.chain import MultiExitNetwork
 from usdn_nas.networks.weights import load_weights
@@ -27,7 +36,8 @@ from usdn_nas.seeds import derive
 from usdn_nas.space import SearchSpace, SpaceSpec, load_space
 from usdn_nas.training.curves import check_tensorboard
 from usdn_nas.training.distributed import processes
-from usdn_nas.training.shares import micro_batches
+from usdn_nas.training.shares import Plan, micro_batches
+from usdn_nas.trust import check_network
 from usdn_nas.validation import validate
 
 if TYPE_CHECKING:
@@ -36,9 +46,6 @@ if TYPE_CHECKING:
 __all__ = ["Context", "open_run", "resolve_device"]
 
 M = TypeVar("M", bound=nn.Module)
-
-STUDY_SCHEMA = "usdn-nas/study/1"
-CHAIN_SCHEMA = "usdn-nas/chain/1"
 
 
 def resolve_device(name: str) -> torch.device:
@@ -54,9 +61,9 @@ def resolve_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
         torch.zeros(1, device=device).item()  # not every device that torch knows holds data
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        finding = str(error).splitlines()[0]
-        raise UserError(f"no device '{name}': {finding}", where="device", remedy="'auto', 'cpu' or 'cuda'") from None
+    except (RuntimeError, AssertionError, NotImplementedError):
+        what = f"no device {shown(name)} here that holds data"
+        raise UserError(what, where="device", remedy="take 'auto', 'cpu' or 'cuda'") from None
     return device
 
 
@@ -72,7 +79,8 @@ class Context:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Another process is sent the settings; what they loaded stays here, and progress is shown here alone."""
-        return _sent, (self.name, self.study.model_dump_json(), self.spec.model_dump_json(), self.folder)
+        study = self.study.model_dump_json(context={"secrets": True})  # it opens the same storage
+        return _sent, (self.name, study, self.spec.model_dump_json(), self.folder)
 
     @cached_property
     def device(self) -> torch.device:
@@ -122,20 +130,51 @@ class Context:
         self.device  # noqa: B018
         self._check_training()
         self._check_budget()
-        self.data  # noqa: B018
+        self._check_steps()
 
-    def _check_training(self) -> None:
+    def _trainings(self) -> dict[str, TrainConfig]:
         supernet, retrain = self.study.supernet, self.study.retrain
-        trainings = {
+        return {
             "supernet.pretrain": supernet.pretrain,
             "supernet.qat": supernet.qat,
             "retrain.teacher": retrain.teacher,
             "retrain.train": retrain.train,
         }
-        for where, settings in trainings.items():
+
+    def _check_training(self) -> None:
+        for where, settings in self._trainings().items():
             micro_batches(settings, where)
         if self.study.tensorboard:
             check_tensorboard()
+
+    def _check_steps(self) -> None:
+        """Refuses trainings that have too few images for a step.
+
+        Raises:
+            UserError: The data cannot be used; there are fewer training images than micro-batches; or a micro-batch
+                is one image, and the network has a BatchNorm that needs more.
+        """
+        for where, settings in self._trainings().items():
+            if not settings.epochs:
+                continue
+            plan = Plan.of(self.data.train, settings, where)
+            if plan.size == 1 and not self._learns_from_one_image():
+                raise UserError(
+                    "training would run one image at a time, and this network's BatchNorm needs at least two values a "
+                    "channel",
+                    where=where,
+                    remedy="raise batch_size, lower accumulate, or train on more images",
+                )
+
+    def _learns_from_one_image(self) -> bool:
+        """Runs one image through the network in training mode: BatchNorm refuses feature maps of a single value."""
+        network = self._build(self.spec).train()
+        try:
+            with torch.no_grad():
+                network(torch.zeros(1, *self.spec.network.input_shape))
+        except ValueError:
+            return False
+        return True
 
     def _check_budget(self) -> None:
         """Refuses a budget that nothing in the search space can meet, before anything is trained.
@@ -164,7 +203,7 @@ class Context:
         from usdn_nas.data import load_data
 
         network = self.spec.network
-        splits = load_data(self.study.data, seed=self.study.seed, input_shape=network.input_shape)
+        splits = load_data(self.study.data, seed=self.study.seed, input_shape=network.input_shape, trust_code=True)
         if splits.num_classes != network.num_classes:
             raise UserError(
                 f"data set '{self.study.data.name}' has {splits.num_classes} classes, "
@@ -217,16 +256,15 @@ class Context:
     def describe(self) -> None:
         """Writes ``study.json`` and ``chain.json``: what `open_run` and the report need."""
         study = {
-            "schema": STUDY_SCHEMA,
             "name": self.name,
             "config": self.study.model_dump(mode="json"),
             "space": self.spec.model_dump(mode="json"),
             "provenance": self.provenance(),
         }
-        chain = {"schema": CHAIN_SCHEMA, "chain": self.space.chain.to_dict()}
-        for name, payload in (("study.json", study), ("chain.json", chain)):
-            if not _says(self.folder / name, payload):
-                write_json(self.folder / name, payload)
+        chain = {"chain": self.space.chain.to_dict()}
+        for name, model, content in (("study.json", StudyDocument, study), ("chain.json", ChainDocument, chain)):
+            if not _says(self.folder / name, model, content):
+                write_document(self.folder / name, model, content)
 
 
 @lru_cache(maxsize=1)  # sent the same once more, a process has its data already
@@ -236,18 +274,23 @@ def _sent(name: str, study: str, spec: str, folder: Path) -> Context:
     )
 
 
-def _says(path: Path, payload: dict[str, Any]) -> bool:
-    """Whether a file says so already, whatever wrote it: one that says nothing new is left alone."""
+def _says(path: Path, model: type[StudyDocument | ChainDocument], content: dict[str, Any]) -> bool:
+    """Whether a file holds this content already, whatever its provenance. Such a file is left alone."""
     try:
-        there = read_json(path, payload["schema"])
+        _, there = read_document(path, model)
     except UserError:
         return False
-    new = digest({**payload, "provenance": None})
+    new = digest({"schema": model.schema_name, **content, "provenance": None})
     return digest({**there, "provenance": None}) == new
 
 
 def open_run(
-    study: Path, overrides: tuple[str, ...] = (), out: Path | None = None, reporter: Reporter | None = None
+    study: Path,
+    overrides: tuple[str, ...] = (),
+    out: Path | None = None,
+    reporter: Reporter | None = None,
+    *,
+    trust_code: bool = False,
 ) -> Context:
     """The context of a study file, or of a run folder (which holds the study it was made from).
 
@@ -255,19 +298,26 @@ def open_run(
         study: A TOML file, or a run folder.
         overrides: ``"a.b=c"`` each, on top of the study.
         out: The run folder; ``runs/<name of the study>`` unless given.
+        trust_code: Accept a network or data set that is code of its own (``package.module:function``). The context
+            runs that code when it builds them.
 
     Raises:
+        ConsentError: A file names code of its own, and ``trust_code`` is False.
         UserError: The file or folder is missing or wrong.
     """
     reporter = reporter or Reporter()
     if study.is_dir():
-        saved = read_json(study / "study.json", STUDY_SCHEMA)
-        space = saved["config"].get("space")
-        apply_overrides(saved["config"], overrides)
-        config = validate(StudyConfig, saved["config"], where=study / "study.json")
-        spec = validate(SpaceSpec, saved["space"], where=study / "study.json")
+        saved, _ = read_document(study / "study.json", StudyDocument)
+        space = saved.config.get("space")
+        apply_overrides(saved.config, overrides)
+        config = validate(StudyConfig, saved.config, where=study / "study.json")
+        spec = validate(SpaceSpec, saved.space, where=study / "study.json")
+        check_code_of_data(config, overrides, f"{study / 'study.json'}: config", trust_code)
         if config.space != space:
-            spec = load_space(find_toml(config.space, "search_spaces"))
-        return Context(saved["name"], config, spec, run_folder(study, out), reporter)
-    config, spec = load_study(study, overrides)
+            spec = load_space(find_toml(config.space, "search_spaces"), trust_code=trust_code)
+        else:
+            where = f"{study / 'study.json'}: space.network.name"
+            check_network(spec.network.name, where=where, trust_code=trust_code)
+        return Context(saved.name, config, spec, run_folder(study, out), reporter)
+    config, spec = load_study(study, overrides, trust_code=trust_code)
     return Context(study.stem, config, spec, run_folder(study, out), reporter)

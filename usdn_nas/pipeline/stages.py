@@ -14,15 +14,17 @@ from typing import Any, Literal
 
 from usdn_nas.architecture import Architecture
 from usdn_nas.config import RetrainConfig, SupernetConfig
-from usdn_nas.errors import UserError
+from usdn_nas.errors import RunError, UserError
 from usdn_nas.export.document import ArchitectureFile, read_architecture
 from usdn_nas.files import file_digest
+from usdn_nas.parsing import check_path
 from usdn_nas.pipeline import search as searching
 from usdn_nas.pipeline import study as study_stage
 from usdn_nas.pipeline import train
 from usdn_nas.pipeline.context import Context
 from usdn_nas.pipeline.evaluate import evaluate, write_all_figures
 from usdn_nas.pipeline.ledger import Ledger, Stage
+from usdn_nas.pipeline.places import check_places
 from usdn_nas.policy.exact import MAX_CANDIDATES, too_many_candidates
 from usdn_nas.study.samplers import goal
 from usdn_nas.study.session import planned, settings_that_matter
@@ -79,6 +81,7 @@ class Pipeline:
         weights = self.context.study.supernet.weights
         if weights is None:
             return {}
+        check_path(weights, "supernet.weights")
         if Path(weights).is_file():
             return {"supernet.weights": file_digest(Path(weights))}
         known = self.ledger.records.get("pretrain", {}).get("inputs", {}).get("supernet.weights")
@@ -94,7 +97,13 @@ class Pipeline:
     def _stage(
         self, key: str, inputs: dict[str, Any], outputs: tuple[str, ...], run: Work, extent: int | None = None
     ) -> Stage:
-        return Stage(key, {**self._common, **inputs}, outputs, run, extent)
+        def named(stage: Stage) -> None:
+            try:
+                run(stage)
+            except RunError as error:
+                raise error if str(error).startswith(key.split("/")[0]) else RunError(f"{key}: {error}") from error
+
+        return Stage(key, {**self._common, **inputs}, outputs, named, extent)
 
     def pretrain(self) -> Stage:
         """Full-precision pre-training."""
@@ -134,7 +143,7 @@ class Pipeline:
             "search": {**settings_that_matter(settings), "sampler": self._sampler},
             "supernet weights": self._weights("supernet"),
         }
-        outputs: tuple[str, ...] = ("search/front.csv", "search/trials.csv")
+        outputs: tuple[str, ...] = ("search/front.csv", "search/trials.csv", "search/seconds.csv", "search/engine.json")
         if settings.exits != "sampled":
             outputs += ("search/sensitivity.json",)
         return self._stage(
@@ -294,8 +303,9 @@ class Pipeline:
         """Finds what cannot work before anything is written: device, budget, data, weights, and the storage if needed.
 
         Raises:
-            UserError: The first of these.
+            UserError: The first of these, or the run folder holds files of others where a run writes its own.
         """
+        check_places(self.context.folder)
         self.context.check()
         self._start  # noqa: B018
         settings = self.context.study.search

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from usdn_nas.architecture import Architecture, Bits
 from usdn_nas.config import RetrainConfig, SupernetConfig, TrainConfig
 from usdn_nas.cost import full_bops
+from usdn_nas.documents import LadderDocument, write_document
 from usdn_nas.evaluation.outputs import SupernetEvaluator, accuracies, run
-from usdn_nas.files import write_json
 from usdn_nas.networks.chain import MultiExitNetwork
 from usdn_nas.networks.weights import load_weights, save_weights
 from usdn_nas.pipeline.context import Context
@@ -32,9 +32,16 @@ from usdn_nas.training.keep import keep
 from usdn_nas.training.loop import WEIGHTS, fit
 from usdn_nas.training.losses import ExitWeights, Step, cross_entropy_step, distillation_step, sandwich_step
 
-__all__ = ["ladder_rows", "pretrain", "train_retrained", "train_supernet", "train_teacher", "untrained_supernet"]
-
-LADDER_SCHEMA = "usdn-nas/ladder/1"
+__all__ = [
+    "ladder_rows",
+    "pretrain",
+    "refresh_batches",
+    "refresh_paths",
+    "train_retrained",
+    "train_supernet",
+    "train_teacher",
+    "untrained_supernet",
+]
 
 
 def _fit(
@@ -111,7 +118,7 @@ def _calibration_images(context: Context) -> Iterator[Tensor]:
             return
 
 
-def _refresh_batches(context: Context) -> Iterator[Tensor]:
+def refresh_batches(context: Context) -> Iterator[Tensor]:
     """Whole batches of the training split, drawn at random, without augmentation; at least one."""
     settings, train = context.study.supernet, context.data.train
     size = settings.qat.batch_size
@@ -121,7 +128,7 @@ def _refresh_batches(context: Context) -> Iterator[Tensor]:
         yield images.to(context.device)
 
 
-def _refresh_paths(context: Context) -> Callable[[], list[dict[str, Bits]]]:
+def refresh_paths(context: Context) -> Callable[[], list[dict[str, Bits]]]:
     """Draws the configurations that refreshed statistics are of; called for every batch.
 
     They give every group each of its choices, and as many more are as in training where that prefers some.
@@ -163,7 +170,7 @@ def train_supernet(context: Context, fingerprint: str) -> None:
     def finish() -> None:
         warn(context, watch)
         if settings.refresh_images and settings.qat.epochs and space.bit_configurations > 1:
-            refresh_norms(supernet, _refresh_batches(context), _refresh_paths(context))
+            refresh_norms(supernet, refresh_batches(context), refresh_paths(context))
             save_weights(supernet, folder / WEIGHTS)
         _write_ladder(context, evaluator, folder / "ladder.json")
 
@@ -186,7 +193,7 @@ def _write_ladder(context: Context, evaluator: SupernetEvaluator, path: Path) ->
     rows = ladder_rows(evaluator)
     rising = all(row["difference"] is None or row["difference"] >= -2 * row["standard_error"] for row in rows)
     payload = {"split": "search", "n": len(context.data.search), "rows": rows, "monotone": rising}
-    write_json(path, {"schema": LADDER_SCHEMA, **payload, "provenance": context.provenance()})
+    write_document(path, LadderDocument, {**payload, "provenance": context.provenance()})
     if not rising:
         context.reporter.say(
             "supernet: accuracy falls by more than 2 standard errors somewhere along the uniform bit-widths "
