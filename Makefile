@@ -18,9 +18,9 @@ demo: install
 test: $(VENV)/.installed-dev
 	$(PYTEST) --dist worksteal -m "not sweep"
 
-# The long sweeps. Each process takes one test at a time; those with one mark `xdist_group` go to one process.
+# The long sweeps. Each process takes one file at a time, because some have a fixture that takes minutes.
 sweep: $(VENV)/.installed-dev
-	$(PYTEST) --dist loadgroup -m sweep
+	$(PYTEST) --dist loadfile -m sweep
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

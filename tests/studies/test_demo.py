@@ -18,7 +18,7 @@ from usdn_nas.pipeline.evaluate import SCHEMA
 from usdn_nas.pipeline.stages import Pipeline
 from usdn_nas.policy.apply import apply
 
-pytestmark = [pytest.mark.sweep, pytest.mark.xdist_group("demo")]
+pytestmark = pytest.mark.sweep
 FLOOR = 0.9
 
 
