@@ -61,6 +61,11 @@ class Ended:
         """Whether it ended with a traceback, or by a signal that nobody sent."""
         return "Traceback (most recent call last)" in self.stderr + self.stdout or (self.status < 0 and not self.late)
 
+    @property
+    def unforeseen(self) -> bool:
+        """Whether it ended in the line that the program has for exceptions that nobody thought of."""
+        return self.stderr.rpartition("internal error: ")[1] != ""
+
 
 def tidy(ended: Ended) -> bool:
     """Whether a child was refused as promised: status 1 or 2, and one short printable line that ends its output."""
@@ -69,6 +74,7 @@ def tidy(ended: Ended) -> bool:
     return (
         ended.status in (1, 2)
         and not ended.crashed
+        and not ended.unforeseen
         and last.startswith(("error: ", "failed: "))
         and len(last) <= 1500
         and last.isprintable()

@@ -307,5 +307,5 @@ def _why_bad(one: Crafted, ended: Ended, limit: float) -> str | None:
     if ended.crashed:
         return "traceback"
     if ended.status:
-        return None if tidy(ended) else "untidy"
+        return None if tidy(ended) else "internal error" if ended.unforeseen else "untidy"
     return "accepted" if one.refused else None

@@ -252,8 +252,8 @@ def kills(seed: int, number: int, limit: float, say: Callable[[str], None]) -> d
     """Kills runs of the tiny study ``number`` times.
 
     A round begins a fresh run with two settings, A and B, and goes to A, B, A, B, A. On the way to each goal the
-    command is killed and started again; a third of the first goals are given up half-way. Each finished goal is compared with
-    the run of the same settings that nobody disturbed.
+    command is killed and started again; a third of the first goals are given up half-way. Each finished goal is
+    compared with the run of the same settings that nobody disturbed.
     """
     with tempfile.TemporaryDirectory(prefix="storm-kills-") as name:
         storm = _Storm(Path(name), seed, number, limit)

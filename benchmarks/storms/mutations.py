@@ -18,8 +18,8 @@ from storms.study import hooks
 
 __all__ = ["mutations"]
 
-VERDICTS = ("refused", "equal", "another", "untidy", "traceback", "hang", "wrong")
-BAD = ("untidy", "traceback", "hang", "wrong")
+VERDICTS = ("refused", "equal", "another", "untidy", "unforeseen", "traceback", "hang", "wrong")
+BAD = ("untidy", "unforeseen", "traceback", "hang", "wrong")
 
 
 @dataclass
@@ -69,7 +69,7 @@ class _Storm:
         if ended.crashed:
             return "traceback"
         if ended.status:
-            return "refused" if tidy(ended) else "untidy"
+            return "refused" if tidy(ended) else "unforeseen" if ended.unforeseen else "untidy"
         try:
             found = one.reader.observe(one.room, ended)
         except (OSError, ValueError) as error:

@@ -1,43 +1,41 @@
-"""Fresh searches of one study, each in a new folder: they give one set of files."""
+"""Fresh searches of the digits demo, each in a new folder: they give one set of files."""
 
 from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from storms.children import Child, command, run
-from storms.study import STUDY, contents, hooks, write_study
+from storms.children import Child, Job, command, run_all
+from storms.study import contents, hooks
 
 __all__ = ["repeat"]
 
-BUSY = 2
-"""Processes that keep the processors busy under every other search, so that what is measured by the clock differs."""
-
-LARGER = STUDY.replace('backend = "float"\n', 'backend = "auto"\n').replace(
-    "configurations = 6\nbatch = 3", "configurations = 24\nbatch = 4"
-)
+AT_ONCE = 2
 
 
-def repeat(times: int, limit: float, say: Callable[[str], None]) -> dict[str, Any]:
-    """Runs the tiny study ``times`` times up to the search, with the back end chosen by itself."""
+def repeat(times: int, limit: float, say: Callable[[str], None], settings: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Searches ``times`` times, from pre-training on, with the back end that the search chooses by itself.
+
+    Two run at a time. A process that only counts keeps a processor busy under every other pair, so that what a search
+    measures by the clock differs from pair to pair.
+    """
     found: list[dict[str, Any]] = []
     failed: list[str] = []
+    arguments = ["search", "digits", "--quiet", *(part for one in settings for part in ("--set", one))]
     with tempfile.TemporaryDirectory(prefix="storm-repeat-") as name:
-        for number in range(times):
-            folder = Path(name) / str(number)
-            write_study(folder, LARGER)
-            burners = [Child(_burn, folder, limit) for _ in range(BUSY if number % 2 else 0)]
-            ended = run(command("search", "studies/tiny.toml", "--quiet"), folder, limit, hooks)
-            for burner in burners:
+        for pair in range(0, times, AT_ONCE):
+            burner = Child(_count, Path(name), limit) if pair // AT_ONCE % 2 else None
+            for job, ended in run_all(_jobs(arguments, Path(name), range(pair, min(pair + AT_ONCE, times))), limit, 2):
+                if ended.status:
+                    failed.append(f"{job.folder.name}: status {ended.status}: {ended.stderr[-500:]}")
+                found.append(contents(job.folder / "runs/digits"))
+                say(f"repeat: {len(found)} of {times}, {ended.seconds:.0f} s")
+            if burner is not None:
                 burner.kill()
                 burner.wait()
-            if ended.status:
-                failed.append(f"search {number}: status {ended.status}: {ended.stderr[-500:]}")
-            found.append(contents(folder / "runs/tiny"))
-            say(f"repeat: {number + 1} of {times}")
     differ = sorted({key for one in found for key in {*one, *found[0]} if one.get(key) != found[0].get(key)})
     sets: list[dict[str, Any]] = []
     for one in found:
@@ -47,8 +45,14 @@ def repeat(times: int, limit: float, say: Callable[[str], None]) -> dict[str, An
     return {"n": times, "sets of files": len(sets), "passed": len(sets) == 1 and not failed, "findings": findings}
 
 
-def _burn() -> None:
-    os.nice(0)
-    value = 1.0
-    while True:
-        value = value * 1.0000001 % 3
+def _jobs(arguments: list[str], base: Path, numbers: range) -> Iterator[Job]:
+    for number in numbers:
+        folder = base / str(number)
+        folder.mkdir()
+        yield Job(command(*arguments), folder, hooks)
+
+
+def _count() -> None:
+    value = 0
+    while os.getppid() != 1:
+        value += 1

@@ -45,8 +45,8 @@ def _mutations(part: dict[str, Any]) -> tuple[str, str, str]:
     right = f"{part['refused']} refused in one line, {part['equal']} with the usual result"
     tried = f"{part['n']:,} in {len(part['kinds'])} kinds of files: {right}, {part['another']} valid and different"
     found = (
-        f"{part['traceback']} tracebacks, {part['hang']} longer than {part['limit_seconds']:g} s, {part['wrong']} "
-        f"accepted with a wrong result, {part['untidy']} refused in other than one line; "
+        f"{part['traceback']} tracebacks, {part['unforeseen']} internal errors, {part['untidy']} refused in other than "
+        f"one line, {part['wrong']} accepted with a wrong result, {part['hang']} longer than {part['limit_seconds']:g} s; "
         f"the slowest took {part['slowest_seconds']:.1f} s"
     )
     return "Mutated inputs", tried, found
