@@ -46,8 +46,8 @@ def _mutations(part: dict[str, Any]) -> tuple[str, str, str]:
     tried = f"{part['n']:,} in {len(part['kinds'])} kinds of files: {right}, {part['another']} valid and different"
     found = (
         f"{part['traceback']} tracebacks, {part['unforeseen']} internal errors, {part['untidy']} refused in other than "
-        f"one line, {part['wrong']} accepted with a wrong result, {part['hang']} longer than {part['limit_seconds']:g} s; "
-        f"the slowest took {part['slowest_seconds']:.1f} s"
+        f"one line, {part['wrong']} accepted with a wrong result, {part['hang']} longer than "
+        f"{part['limit_seconds']:g} s (the slowest took {part['slowest_seconds']:.1f} s)"
     )
     return "Mutated inputs", tried, found
 
