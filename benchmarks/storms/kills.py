@@ -31,7 +31,7 @@ OTHERS = (
 TRAINED = ("pretrain", "supernet", "search", "teacher", "kd", "ce")
 """Stages with a folder of their own. Others, such as a choice or a page, are made anew in a moment."""
 
-ATTEMPTS = 40
+ATTEMPTS = 10
 """After so many kills on the way to one goal, the next attempt is left alone."""
 
 _WRITES = {"os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.truncate", "shutil.rmtree", "shutil.move", "os.link"}
@@ -217,7 +217,7 @@ class _Storm:
     def _arrow(self) -> Arrow:
         """Early writes are met more often: there, results are moved about."""
         delay = self.chance.choice((None, 0.0, self.chance.uniform(0, 0.003), self.chance.uniform(0, 0.1)))
-        return Arrow(round(2 ** self.chance.uniform(0, 6.5)), delay)
+        return Arrow(round(2 ** self.chance.uniform(0, 7.5)), delay)
 
     def _compare(self, about: str, room: _Room, setting: str | None, users: Users) -> None:
         """Compares a finished run with the one that nobody disturbed."""
