@@ -12,11 +12,11 @@ ROOT = Path(__file__).parents[1]
 
 
 def on_files(files: Files, *, config: Any) -> Files:
-    """Adds README, changelog and notebooks to the pages of ``docs``."""
+    """Adds README, changelog, security policy and notebooks to the pages of ``docs``."""
     readme = (ROOT / "README.md").read_text(encoding="utf-8").replace("](docs/", "](")
-    changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
     files.append(File.generated(config, "index.md", content=readme))
-    files.append(File.generated(config, "CHANGELOG.md", content=changelog))
+    for name in ("CHANGELOG.md", "SECURITY.md"):
+        files.append(File.generated(config, name, content=(ROOT / name).read_text(encoding="utf-8")))
     for path in (ROOT / "CITATION.cff", *sorted((ROOT / "notebooks").glob("*.ipynb"))):
         files.append(File.generated(config, path.relative_to(ROOT).as_posix(), abs_src_path=str(path)))
     return files
@@ -24,7 +24,9 @@ def on_files(files: Files, *, config: Any) -> Files:
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
     """``](../x)`` of a page in ``docs`` is ``](x)`` in the site."""
-    return re.sub(r"\]\(\.\./(notebooks/|README\.md|CHANGELOG\.md)", lambda found: f"]({_home(found[1])}", markdown)
+    return re.sub(
+        r"\]\(\.\./(notebooks/|README\.md|CHANGELOG\.md|SECURITY\.md)", lambda found: f"]({_home(found[1])}", markdown
+    )
 
 
 def _home(target: str) -> str:

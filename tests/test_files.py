@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from usdn_nas.architecture import Architecture
 from usdn_nas.errors import UserError
-from usdn_nas.files import atomic_path, canonical_json, digest, file_digest, read_json, write_json, write_text
+from usdn_nas.files import canonical_json, digest, file_digest, read_json, write_json, write_text
+from usdn_nas.writing import atomic_path
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -114,7 +115,7 @@ def test_atomic_path_leaves_nothing_on_failure(failure: type[BaseException], tmp
 
 def test_nothing_is_left_where_the_rename_fails(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
-    with pytest.raises(OSError), atomic_path(tmp_path / "folder"):
+    with pytest.raises(UserError, match="Is a directory"), atomic_path(tmp_path / "folder"):
         pass
     assert [p.name for p in tmp_path.iterdir()] == ["folder"]
 

@@ -239,12 +239,13 @@ def test_toml_is_a_search_space_or_a_study(page: Path) -> None:
 def test_extending_as_it_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     write_extension(tmp_path)
-    for words in (["inspect", "small"], ["data", "my_data:load"], ["run", "small", "--dry-run"]):
+    consent = "--trust-code"
+    for words in (["inspect", "small", consent], ["data", "my_data:load"], ["run", "small", "--dry-run", consent]):
         result = CliRunner().invoke(app, words)
         assert result.exit_code == 0 and result.stdout, (words, result.stderr)
     assert "27 of 27 bit configurations" in result.stdout
-    study, spec = load_study(Path("studies/small.toml"))
-    data = load_data(study.data, seed=study.seed, input_shape=spec.network.input_shape)
+    study, spec = load_study(Path("studies/small.toml"), trust_code=True)
+    data = load_data(study.data, seed=study.seed, input_shape=spec.network.input_shape, trust_code=True)
     assert [len(part) for part in (data.train, data.search, data.test)] == [2000, 500, 500]
 
 

@@ -23,6 +23,7 @@ from usdn_nas.architecture import Rule
 from usdn_nas.errors import UserError, nearest
 from usdn_nas.files import read_toml
 from usdn_nas.space import SpaceSpec, load_space
+from usdn_nas.trust import check_data
 from usdn_nas.validation import validate
 
 __all__ = [
@@ -35,6 +36,7 @@ __all__ = [
     "SupernetConfig",
     "TrainConfig",
     "apply_overrides",
+    "check_code_of_data",
     "find_toml",
     "list_toml",
     "load_study",
@@ -73,7 +75,7 @@ class DataConfig(_Strict):
 
     ``search`` is the number of training images set aside for the search (stratified, seeded); ``test`` the number
     set aside for the test where the data set has no test split of its own. ``train_limit`` keeps that many
-    training images (stratified).
+    training images (stratified); it is meant for trial runs, and may leave classes without an image.
     """
 
     name: str = "digits"
@@ -396,7 +398,7 @@ def _laid_over(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def load_study(path: Path, overrides: Sequence[str] = ()) -> tuple[StudyConfig, SpaceSpec]:
+def load_study(path: Path, overrides: Sequence[str] = (), *, trust_code: bool = False) -> tuple[StudyConfig, SpaceSpec]:
     """Reads a study and the search space it names.
 
     A study may begin with ``base = "NAME"``: it then changes what it says of that study, and is alike in all else.
@@ -404,11 +406,46 @@ def load_study(path: Path, overrides: Sequence[str] = ()) -> tuple[StudyConfig, 
     Args:
         path: The study's TOML file.
         overrides: ``"a.b=c"`` each; the value is read as TOML, else as a string.
+        trust_code: Accept a network or data set that is code of its own (``package.module:function``). A name that
+            an override gives needs no such consent.
 
     Raises:
+        ConsentError: A file names code of its own, and ``trust_code`` is False.
         UserError: A file is missing or wrong; the message names the file and the dotted path.
     """
     payload = _with_base(path)
     apply_overrides(payload, overrides)
     study = validate(StudyConfig, payload, where=path)
-    return study, load_space(find_toml(study.space, "search_spaces", beside=Path(path).parent))
+    check_code_of_data(study, overrides, _who_names_data(path), trust_code)
+    beside = Path(path).parent
+    return study, load_space(find_toml(study.space, "search_spaces", beside=beside), trust_code=trust_code)
+
+
+def check_code_of_data(study: StudyConfig, overrides: Sequence[str], where: object, trust_code: bool) -> None:
+    """Refuses data from a function that a file names and nobody consented to.
+
+    Args:
+        study: The settings, with ``overrides`` applied. A name that they give is consent to that name.
+        where: The file.
+
+    Raises:
+        ConsentError: The data set is code of its own.
+    """
+    typed: dict[str, Any] = {}
+    apply_overrides(typed, overrides)
+    data = typed.get("data")
+    consented = trust_code or (isinstance(data, dict) and data.get("name") == study.data.name)
+    check_data(study.data.name, where=f"{where}: data.name", trust_code=consented)
+
+
+def _who_names_data(path: Path) -> Path:
+    """The file among a study and its bases whose ``data.name`` counts; the study's own if none has one."""
+    file: Path | None = path
+    while file is not None:
+        payload = read_toml(file)
+        data = payload.get("data")
+        if isinstance(data, dict) and "name" in data:
+            return file
+        base = payload.get("base")
+        file = None if base is None else find_toml(base, "studies", beside=file.parent)
+    return path

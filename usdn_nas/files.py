@@ -1,58 +1,25 @@
-"""Files on disk: atomic writes, digests, JSON with a schema."""
+"""Files on disk: text and JSON with a schema, written atomically; digests."""
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import os
-import re
-import tempfile
 import tomllib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from usdn_nas.errors import UserError
+from usdn_nas.writing import atomic_path
 
 __all__ = [
-    "atomic_path",
     "canonical_json",
     "digest",
     "file_digest",
     "read_json",
     "read_toml",
-    "remove_leftovers",
     "write_json",
     "write_text",
 ]
-
-
-@contextlib.contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
-    """Yields a temporary path beside ``path``; on success it is fsynced and renamed to ``path``, else removed."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def remove_leftovers(folder: Path) -> None:
-    """Removes the temporary files of writers that were killed; to be called while nobody writes in ``folder``."""
-    for path in folder.rglob(".*"):
-        if path.is_file() and re.fullmatch(r"\..+-[a-z0-9_]{8}(\.\w+)?", path.name):
-            path.unlink()
 
 
 def write_text(path: Path, text: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -84,7 +85,8 @@ class Reporter:
     def say(self, text: str) -> None:
         """Prints a line."""
         if self.console is not None:
-            self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+            with contextlib.suppress(OSError):  # a log on a full disk ends no run
+                self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def detail(self, text: str) -> None:
         """Prints a line where details are wanted."""

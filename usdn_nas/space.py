@@ -27,6 +27,7 @@ from usdn_nas.architecture import Architecture, Bits
 from usdn_nas.errors import UserError, nearest
 from usdn_nas.files import digest, read_toml
 from usdn_nas.records import FINAL_EXIT, OPAQUE, ChainRecord, LayerRecord
+from usdn_nas.trust import check_network
 from usdn_nas.validation import validate
 
 __all__ = ["Group", "SearchSpace", "SpaceSpec", "load_space"]
@@ -189,14 +190,20 @@ class SpaceSpec(_Strict):
         return digest(self.model_dump(mode="json"))
 
 
-def load_space(path: Path) -> SpaceSpec:
+def load_space(path: Path, *, trust_code: bool = False) -> SpaceSpec:
     """Reads a search space from TOML.
 
+    Args:
+        trust_code: Accept a network that is code of its own (``package.module:function``); to build it runs that code.
+
     Raises:
+        ConsentError: The network is code of its own, and ``trust_code`` is False.
         UserError: The file is missing, is not TOML, or holds something else than a search space.
     """
     payload = read_toml(path)
-    return validate(SpaceSpec, payload, where=path)
+    spec = validate(SpaceSpec, payload, where=path)
+    check_network(spec.network.name, where=f"{path}: network.name", trust_code=trust_code)
+    return spec
 
 
 @dataclass(frozen=True)

@@ -46,6 +46,7 @@ SETTINGS = {
     "data.name=fashion-mnist": "",
     "data.name=nosuchpackage:load": "nosuchpackage",
     "data.search=100000": "100000",
+    "data.search=1": "data.search: 1 images cannot be set aside",
     "export.budget=1e-9": "export.budget: no configuration has at most 1e-09 average GBOPs; the least that this",
     "search.workers=many": "search.workers: Input should be a valid integer",
     "search.storage=nonsense": "search.storage: expected a storage URL",
@@ -244,7 +245,7 @@ def test_a_truncated_checkpoint(command: Command, tiny_copy: Path) -> None:
     assert result.exit_code == 2 and result.stderr.count("\n") == 1
     assert {name: digest for name, (digest, _) in snapshot(tiny_copy).items()} == before
     line = result.stderr
-    assert f"{checkpoint}: expected a whole checkpoint, got a truncated or foreign file; delete it to train" in line
+    assert f"{checkpoint}: expected a whole checkpoint, got a damaged or foreign file; delete it to train" in line
 
 
 def test_another_process_has_the_folder(command: Command, tiny_copy: Path) -> None:

@@ -74,20 +74,20 @@ def idx_folder(tmp_path: Path) -> Callable[..., Path]:
 
 @pytest.fixture
 def cifar_root(tmp_path: Path) -> Path:
-    """CIFAR-10 and CIFAR-100 with 20 images a file."""
+    """CIFAR-10 and CIFAR-100 with 20 images a file, of 10 classes."""
     generator = np.random.default_rng(1)
     layouts = {
         "cifar-10-batches-py": ([*(f"data_batch_{k}" for k in range(1, 6)), "test_batch"], 10, b"labels"),
-        "cifar-100-python": (["train", "test"], 20, b"fine_labels"),
+        "cifar-100-python": (["train", "test"], 10, b"fine_labels"),
     }
     for folder, (names, classes, key) in layouts.items():
         (tmp_path / folder).mkdir()
         for name in names:
             data = generator.integers(0, 256, (20, 3072), dtype=np.uint8)
             (tmp_path / folder / name).write_bytes(python2_pickle(data, [k % classes for k in range(20)], key))
-    ten, hundred = ([f"class {k}" for k in range(count)] for count in (10, 20))
-    (tmp_path / "cifar-10-batches-py" / "batches.meta").write_bytes(python2_names(ten, b"label_names"))
-    (tmp_path / "cifar-100-python" / "meta").write_bytes(python2_names(hundred, b"fine_label_names"))
+    names = [f"class {k}" for k in range(10)]
+    (tmp_path / "cifar-10-batches-py" / "batches.meta").write_bytes(python2_names(names, b"label_names"))
+    (tmp_path / "cifar-100-python" / "meta").write_bytes(python2_names(names, b"fine_label_names"))
     return tmp_path
 
 

@@ -116,7 +116,7 @@ def test_idx(idx_folder, gzipped):
 
 
 def test_fashion_mnist(idx_folder):
-    root = idx_folder("FashionMNIST/raw", gzipped=True).parents[1]
+    root = idx_folder("FashionMNIST/raw", gzipped=True, classes=10).parents[1]
     splits = load_data(DataConfig(name="fashion-mnist", root=str(root), search=12), seed=0)
     assert splits.class_names[9] == "Ankle boot"
     assert splits.num_classes == 10

@@ -114,8 +114,11 @@ def test_folders_that_cannot_be_used(image_folder):
     (root / "train" / "eel").mkdir()
     with pytest.raises(UserError, match=r"class 'eel' has no images \(.jpg"):
         _load(root)
-    with pytest.raises(UserError, match="expected one folder for each class"):
+    with pytest.raises(UserError, match=r"train/0.jpg: expected images in a folder for each class, got one beside"):
         _load(_flat(root))
+    (root / "flat/train/0.jpg").rename(root / "flat/train/0.txt")
+    with pytest.raises(UserError, match="expected one folder for each class"):
+        _load(root / "flat")
     with pytest.raises(UserError, match="imagenet has a test split of its own"):
         _load(image_folder({"train/a/train": 1, "train/a/val": 1}) / "train/a", name="imagenet", test=3)
 

@@ -22,9 +22,15 @@ def test_choice_has_its_size_and_shares(labels, data):
         assert abs((labels[chosen] == value).sum() - share) < 1
 
 
-@given(labels_strategy.filter(lambda v: len(v) >= 10), st.integers(0, 9), st.integers(0, 3), st.integers(1, 2))
+@given(labels_strategy.filter(lambda v: len(v) >= 10), st.integers(0, 9), st.integers(0, 3), st.integers(2, 3))
 def test_parts_are_disjoint_and_complete(labels, seed, test, search):
-    parts = partition(labels, DataConfig(test=test or None, search=search), seed, own_test=False)
+    config = DataConfig(test=test or None, search=search)
+    try:
+        parts = partition(labels, config, seed, own_test=False)
+    except UserError as error:
+        assert "no training image is left of class" in str(error)
+        parts = partition(labels, config.model_copy(update={"train_limit": 100}), seed, own_test=False)
+        assert set(labels) - set(labels[parts.train])
     assert parts.search is not None and parts.test is not None
     assert len(parts.search) == search
     assert len(parts.test) == (test or round(0.2 * len(labels)))
@@ -55,8 +61,17 @@ def test_a_function_of_the_seed():
         ({"search": 80}, False, "data.search: 80 images cannot be set aside from 80"),
         ({"test": 100}, False, "data.test: 100 images cannot be set aside from 100"),
         ({"test": 10}, True, "data.test: .* has a test split of its own; leave this key out"),
+        ({"search": 1}, True, "data.search: 1 images cannot be set aside from 100 .* to a number from 2 to 99"),
+        ({"search": 98}, True, "data: digits: no training image is left of class"),
     ],
 )
 def test_impossible_parts(settings, own_test, message):
     with pytest.raises(UserError, match=message):
         partition(np.arange(100) % 4, DataConfig(**settings), 0, own_test=own_test)
+
+
+def test_one_image_a_class():
+    with pytest.raises(UserError, match="no training image is left of class"):
+        partition(np.arange(10), DataConfig(), 0, own_test=False)
+    limited = partition(np.arange(10), DataConfig(train_limit=5), 0, own_test=False)  # a trial run may leave some out
+    assert len(limited.train) == 5

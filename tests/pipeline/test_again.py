@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,13 @@ def other_point(folder: Path) -> str:
     now = next(row for row in front if row["trial"] == exported(folder)["source"]["trial"])
     groups = list(exported(folder)["bits"])
     return next(row["trial"] for row in front if row["exits"] != now["exits"] or any(row[g] != now[g] for g in groups))
+
+
+def aside(folder: Path) -> Path:
+    """The one folder of the stage pretrain that is set aside."""
+    (found,) = folder.glob("pretrain.*")
+    assert re.fullmatch(r"pretrain\.[0-9a-f]{12}", found.name)
+    return found
 
 
 def test_nothing_to_do(tiny_copy: Path) -> None:
@@ -225,10 +233,11 @@ def test_a_refused_stage_leaves_what_was_there(tiny_copy: Path) -> None:
 def test_results_set_aside_are_kept_once(tiny_copy: Path) -> None:
     weights = (tiny_copy / "pretrain/weights.safetensors").read_bytes()
     run(tiny_copy, "seed=4", until="pretrain")
-    assert (tiny_copy / "pretrain.old/weights.safetensors").read_bytes() == weights
-    assert (tiny_copy / "pretrain/weights.safetensors").read_bytes() != weights
+    assert (aside(tiny_copy) / "weights.safetensors").read_bytes() == weights
+    others = (tiny_copy / "pretrain/weights.safetensors").read_bytes()
+    assert others != weights
     run(tiny_copy, "seed=5", until="pretrain")
-    assert sorted(p.name for p in tiny_copy.glob("pretrain*")) == ["pretrain", "pretrain.old"]
+    assert (aside(tiny_copy) / "weights.safetensors").read_bytes() == others
 
 
 def test_results_set_aside_are_taken_back(tiny_copy: Path) -> None:
@@ -240,9 +249,17 @@ def test_results_set_aside_are_taken_back(tiny_copy: Path) -> None:
         assert (tiny_copy / "pretrain/weights.safetensors").read_bytes() == expected
     # All that came after it is as it was, so nothing runs; what was damaged meanwhile is not taken back.
     assert run(tiny_copy) == []
-    (tiny_copy / "pretrain.old/weights.safetensors").write_bytes(others[:-9])
+    (aside(tiny_copy) / "weights.safetensors").write_bytes(others[:-9])
     assert run(tiny_copy, "seed=4", until="pretrain") == ["pretrain"]
     assert (tiny_copy / "pretrain/weights.safetensors").read_bytes() == others
+    assert (aside(tiny_copy) / "weights.safetensors").read_bytes() == weights
+
+
+def test_thresholds_go_with_the_network_they_are_of(tiny_copy: Path) -> None:
+    """They lie in its folder: set aside and taken back together, neither is made again."""
+    setting = "retrain.compare_ce=false"
+    assert "retrain/kd thresholds" in run(tiny_copy, setting, "retrain.alpha=0.9", until="retrain")
+    assert run(tiny_copy, setting, "retrain.alpha=0.3", until="retrain") == []
 
 
 def test_a_foreign_ledger_is_refused(tiny_copy: Path) -> None:

@@ -165,6 +165,19 @@ class ChangedTwice(nn.Module):
         return y + z
 
 
+class ChangedInPart(nn.Module):
+    """A part of a tensor is changed in place, and all of it is read afterwards."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(6, 6, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv(x)
+        y[:, 2:].mul_(0.5)
+        return y
+
+
 def _mean(x: Tensor) -> float:
     """Analysed on the meta device, where no value is to be had."""
     return 0.0 if x.is_meta else float(x.mean())
@@ -218,8 +231,12 @@ def test_what_cannot_be_traced_runs_as_it_stands(monkeypatch: pytest.MonkeyPatch
         patch.setattr(ControlFlow, "forward", lambda self, x: self.conv(x))
         net = net_of(ControlFlow(), PreActivation())
     assert check(net).traced == (True, False, True, True, True)
-    net = net_of(ChangedTwice(), PreActivation())
+    net = net_of(ChangedInPart(), PreActivation())
     assert check(net).traced == (True, False, True, True, True)
+
+
+def test_a_tensor_changed_in_place_is_read_as_changed() -> None:
+    assert all(check(net_of(ChangedTwice(), PreActivation())).traced)
 
 
 def test_a_graph_that_computes_something_else_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 import io
 import json
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -80,6 +81,16 @@ def test_costs_show_three_digits_and_one_number_of_decimals(values: list[float],
 
 def test_markup_in_names_is_shown_as_it_is() -> None:
     assert "[bold]x" in _text(render(pd.DataFrame({"exit": ["[bold]x"]})))
+
+
+@pytest.mark.parametrize("format", ["table", "csv", "json"])
+def test_control_characters_in_names_do_not_reach_the_terminal(format: Any) -> None:
+    evil = "\x1b]0;title\x07\x1b[31mred\x9b"
+    frame = pd.DataFrame([{"name": f"a{evil}b\n", evil: 3}])
+    rendered = render(frame, format, title=evil)
+    text = rendered if isinstance(rendered, str) else _text(rendered)
+    assert not set(text) & {chr(code) for code in (*range(0x20), *range(0x7F, 0xA0))} - {"\n"}
+    assert "title" in text
 
 
 def test_unknown_format() -> None:

@@ -49,10 +49,12 @@ def write_cifar(root: Path) -> None:
         "cifar-100-python": hundred,
     }.items():
         (root / folder).mkdir(parents=True)
-        for name in names:
+        for number, name in enumerate(names):
             count = 100 if name == "train" else 4
             data = generator.integers(0, 256, (count, 3072), dtype=np.uint8)
-            (root / folder / name).write_bytes(python2_pickle(data, [k % classes for k in range(count)], key))
+            (root / folder / name).write_bytes(
+                python2_pickle(data, [(4 * number + k) % classes for k in range(count)], key)
+            )
         (root / folder / meta).write_bytes(python2_names([f"class {k}" for k in range(classes)], of_names))
 
 

@@ -49,7 +49,7 @@ def test_a_foreign_study_of_the_same_name(tmp_path: Path) -> None:
         ("sqlite:////no/such/folder/study.db", "cannot open 'sqlite"),
         ("redis://localhost", "cannot open 'redis://localhost'"),
         ("nosuch://me:secret@host/db", r"cannot open 'nosuch://me:\*\*\*@host/db'"),
-        ("/proc/nowhere/study.journal", "cannot open the journal"),
+        ("/proc/nowhere/study.journal", "cannot be written"),
     ],
 )
 def test_bad_storages_are_one_line(url: str, match: str, tmp_path: Path) -> None:

@@ -136,7 +136,7 @@ def test_a_damaged_checkpoint_is_one_line(stopped: Path) -> None:
         path.write_bytes(content)
         with pytest.raises(UserError) as caught:
             train(*classifier(0), stopped)
-        expected = "expected a whole checkpoint, got a truncated or foreign file; delete it to train this stage anew"
+        expected = "expected a whole checkpoint, got a damaged or foreign file; delete it to train this stage anew"
         assert str(caught.value) == f"{path}: {expected}"
         assert path.read_bytes() == content
 
@@ -148,13 +148,13 @@ def test_a_checkpoint_of_something_else_is_one_line(stopped: Path) -> None:
     assert str(caught.value) == (
         f"{path}: checkpoint of other settings or data; delete it to train this stage anew"
     )  # fmt: skip
-    with pytest.raises(UserError, match="truncated or foreign"):
+    with pytest.raises(UserError, match="cannot have left such a checkpoint: weights of another network"):
         train(*supernet(0), stopped)
     torch.save({"fingerprint": "f"}, path)
-    with pytest.raises(UserError, match="truncated or foreign"):
+    with pytest.raises(UserError, match="damaged or foreign"):
         train(*classifier(0), stopped)
     torch.save([1, 2], path)
-    with pytest.raises(UserError, match="truncated or foreign"):
+    with pytest.raises(UserError, match="damaged or foreign"):
         train(*classifier(0), stopped)
 
 
@@ -164,7 +164,7 @@ def test_a_checkpoint_executes_nothing(stopped: Path) -> None:
             return (Path.touch, (stopped / "touched",))
 
     torch.save({"fingerprint": "f", "network": Malicious()}, stopped / CHECKPOINT)
-    with pytest.raises(UserError, match="truncated or foreign"):
+    with pytest.raises(UserError, match="damaged or foreign"):
         train(*classifier(0), stopped)
     assert not (stopped / "touched").exists()
 

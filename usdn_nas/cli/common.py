@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import signal
@@ -17,6 +18,8 @@ from rich.console import Console
 
 from usdn_nas.errors import RunError, UserError
 from usdn_nas.progress import Reporter
+from usdn_nas.trust import TRUST_VARIABLE, ConsentError
+from usdn_nas.writing import os_failure
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,16 +34,19 @@ __all__ = [
     "QuietOption",
     "SetOption",
     "StudyArgument",
+    "TrustOption",
     "VerboseOption",
     "command",
     "complete_spaces",
     "complete_studies",
     "find_run",
     "open_study_or_run",
+    "path_parser",
     "print_bits",
     "print_frame",
     "print_gap",
     "stdout",
+    "stored_run",
     "under_torchrun",
 ]
 
@@ -71,6 +77,17 @@ def _names(folder: Literal["studies", "search_spaces"], incomplete: str) -> list
     return [name for name in list_toml(folder) if name.startswith(incomplete)]
 
 
+def path_parser(option: str) -> Callable[[str], Path]:
+    """What makes a path of the text given for ``option``. No text is no path, although `Path` takes it for ``.``."""
+
+    def parse(text: str) -> Path:
+        if not text.strip():
+            raise _fail(f"error: {option}: expected a name, got {text!r}", 2)
+        return Path(text)
+
+    return parse
+
+
 StudyArgument = Annotated[
     str,
     typer.Argument(
@@ -84,11 +101,22 @@ SetOption = Annotated[
     typer.Option("--set", metavar="KEY=VALUE", help="Overrides a setting, e.g. search.configurations=256. Repeatable."),
 ]
 OutOption = Annotated[
-    Path | None, typer.Option("--out", metavar="DIR", help="The run folder.", show_default="runs/<study>")
+    Path | None,
+    typer.Option(
+        "--out", metavar="DIR", help="The run folder.", show_default="runs/<study>", parser=path_parser("--out")
+    ),
 ]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")]
 VerboseOption = Annotated[
     bool, typer.Option("--verbose", "-v", help="Also a line for every epoch and trial, and where an error came from.")
+]
+TrustOption = Annotated[
+    bool,
+    typer.Option(
+        "--trust-code",
+        envvar=TRUST_VARIABLE,
+        help="Consents to run code that a file names (package.module:function). Only for files that you trust.",
+    ),
 ]
 FormatOption = Annotated[Format, typer.Option("--format", help="For people (table), or for programs (csv, json).")]
 
@@ -102,7 +130,8 @@ def _fail(text: str, status: int, *, trace: bool = False) -> typer.Exit:
     if not under_torchrun() or _first_to_fail():
         if trace:
             traceback.print_exc()
-        sys.stderr.write(text + "\n")
+        with contextlib.suppress(OSError):  # there is nowhere else to say it
+            sys.stderr.write(text + "\n")
     return typer.Exit(status)
 
 
@@ -121,6 +150,12 @@ def _terminated(number: int, frame: object) -> None:
     raise KeyboardInterrupt
 
 
+def _drop_output() -> None:
+    """Lets what is still to be printed go nowhere, because Python would fail once more to write it at its end."""
+    with contextlib.suppress(OSError):  # a test's output is no file
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def command(function: F) -> F:
     """Turns what a command raises into one line on stderr and an exit status."""
 
@@ -130,6 +165,7 @@ def command(function: F) -> F:
         verbose = bool(kwargs.get("verbose"))
         try:
             function(*args, **kwargs)
+            sys.stdout.flush()
         except UserError as error:
             raise _fail(f"error: {error}", 2, trace=verbose) from None
         except RunError as error:
@@ -138,8 +174,12 @@ def command(function: F) -> F:
             signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun sends it after the terminal's Ctrl-C
             raise _fail("interrupted; the same command goes on from here", 130) from None
         except BrokenPipeError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            _drop_output()
             raise typer.Exit(1) from None
+        except OSError as error:
+            if error.filename is None:
+                _drop_output()
+            raise _fail(f"failed: {os_failure(error)}", 1, trace=verbose) from None
 
     return wrapped  # type: ignore[return-value]
 
@@ -150,21 +190,25 @@ def open_study_or_run(
     out: Path | None = None,
     quiet: bool = True,
     verbose: bool = False,
+    trust_code: bool = False,
 ) -> Context:
     """The context of a study's file or name, or of a run's folder.
 
     Raises:
-        UserError: There is no such thing.
+        ConsentError: A file names code of its own, and ``trust_code`` is False.
+        UserError: There is no such study or folder.
     """
     from usdn_nas.pipeline.context import open_run
 
     reporter = Reporter() if quiet else Reporter(Console(stderr=True), verbose=verbose)
-    return open_run(_study_or_run(study), tuple(overrides or ()), out, reporter)
+    return open_run(_study_or_run(study), tuple(overrides or ()), out, reporter, trust_code=trust_code)
 
 
 def _study_or_run(study: str) -> Path:
     from usdn_nas.config import find_toml
 
+    if not study.strip():
+        raise UserError(f"expected a study or the folder of a run, got {study!r}")
     return Path(study) if (Path(study) / "study.json").is_file() else find_toml(study, "studies")
 
 
@@ -178,6 +222,32 @@ def find_run(study: str, out: Path | None = None) -> Run:
     from usdn_nas.report import load_run
 
     return load_run(run_folder(_study_or_run(study), out))
+
+
+def stored_run(study: str, out: Path | None, refusal: ConsentError, *, changes: bool) -> Run:
+    """A finished run whose stored results are shown because its code may not run.
+
+    Args:
+        refusal: Why the code may not run.
+        changes: Whether the user asked for something that is not stored.
+
+    Raises:
+        ConsentError: ``refusal``, if the run is not finished or ``changes`` is True.
+    """
+    from usdn_nas.report import MissingPartError
+
+    if changes:
+        raise refusal
+    try:
+        run = find_run(study, out)
+    except UserError:
+        raise refusal from None
+    try:
+        run.evaluation  # noqa: B018
+    except MissingPartError:
+        raise refusal from None
+    sys.stderr.write("shown as stored: nothing is computed again without --trust-code\n")
+    return run
 
 
 def print_gap(evaluation: Mapping[str, Any]) -> None:

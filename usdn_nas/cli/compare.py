@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from usdn_nas.cli.common import Format, FormatOption, command, find_run, print_frame, stdout
+from usdn_nas.cli.common import Format, FormatOption, command, find_run, path_parser, print_frame, stdout
 
 __all__ = ["compare"]
 
@@ -20,7 +20,8 @@ def compare(
     ] = "kd",
     format: FormatOption = Format.table,
     to: Annotated[
-        Path | None, typer.Option("--to", metavar="FILE", help="Also draws them: a .pdf, .svg or .png.")
+        Path | None,
+        typer.Option("--to", metavar="FILE", help="Also draws them: a .pdf, .svg or .png.", parser=path_parser("--to")),
     ] = None,
 ) -> None:
     """Prints evaluated runs side by side: accuracy, average BOPs, exit rates, calibration, bits, MACs (test split).

@@ -48,7 +48,7 @@ def dashboard(
     from usdn_nas.report import load_run
     from usdn_nas.study.dashboard import attach, serve
 
-    context = open_study_or_run(study, set_, out)
+    context = open_study_or_run(study, set_, out, trust_code=True)  # no network and no data are built here
     found = read(context)
     artifacts = context.folder / "search" / "artifacts"
     with TemporaryDirectory() as folder:

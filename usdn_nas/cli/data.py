@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import csv
 import json
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from usdn_nas.cli.common import Format, FormatOption, command, stdout
+from usdn_nas.cli.common import Format, FormatOption, command, path_parser, stdout
 
 __all__ = ["data"]
 
@@ -18,7 +20,9 @@ def data(
     name: Annotated[
         str, typer.Argument(metavar="NAME", help="digits, fashion-mnist, cifar10, ... or package.module:function")
     ],
-    root: Annotated[Path | None, typer.Option("--root", metavar="DIR", help="Where to look.")] = None,
+    root: Annotated[
+        Path | None, typer.Option("--root", metavar="DIR", help="Where to look.", parser=path_parser("--root"))
+    ] = None,
     format: FormatOption = Format.table,
 ) -> None:
     """Says whether a data set is there, where it was looked for, and how to get it. Status 1: it is not there.
@@ -30,29 +34,41 @@ def data(
         usdn-nas data fashion-mnist --root data/fashion
     """
     from rich.table import Table
+    from rich.text import Text
 
     from usdn_nas.config import DataConfig
     from usdn_nas.data import describe_data
 
-    found = describe_data(DataConfig(name=name, root=None if root is None else str(root)))
+    def printable(path: Path) -> str:
+        text = str(path)
+        return text if text.isprintable() else repr(text)[1:-1]
+
+    # Whoever types the name of a function consents to it.
+    found = describe_data(DataConfig(name=name, root=None if root is None else str(root)), trust_code=True)
     if format is Format.table:
         console = stdout()
-        console.print(f"{name}: {'present' if found.present else 'not there'}", highlight=False)
+
+        def line(text: str) -> None:
+            console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+        line(f"{name}: {'present' if found.present else 'not there'}")
         for place in found.looked_in:
-            console.print(f"  looked in {place}", highlight=False, soft_wrap=True)
+            line(f"  looked in {printable(place)}")
         if found.files:
             table = Table()
             for heading in ("file", "found", "bytes"):
                 table.add_column(heading, overflow="fold", justify="right" if heading == "bytes" else "left")
             for file in found.files:
                 size = "" if file.size_bytes is None else f"{file.size_bytes:,}"
-                table.add_row(file.name, "-" if file.path is None else str(file.path), size)
+                table.add_row(file.name, Text("-" if file.path is None else printable(file.path)), size)
             console.print(table)
-        console.print(found.how_to_get, highlight=False)
+        console.print(found.how_to_get, highlight=False, markup=False)
     elif format is Format.csv:
-        typer.echo("file,found,bytes")
+        rows = csv.writer(sys.stdout, lineterminator="\n")
+        rows.writerow(("file", "found", "bytes"))
         for file in found.files:
-            typer.echo(f"{file.name},{file.path or ''},{file.size_bytes or ''}")
+            path = "" if file.path is None else printable(file.path)
+            rows.writerow((file.name, path, "" if file.size_bytes is None else file.size_bytes))
     else:
         payload = {
             "name": name,

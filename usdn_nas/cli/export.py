@@ -13,9 +13,11 @@ from usdn_nas.cli.common import (
     QuietOption,
     SetOption,
     StudyArgument,
+    TrustOption,
     VerboseOption,
     command,
     open_study_or_run,
+    path_parser,
     stdout,
 )
 
@@ -42,13 +44,26 @@ def export(
         ),
     ] = None,
     front: Annotated[
-        Path | None, typer.Option("--front", metavar="DIR", help="Writes every point of the front into DIR.")
+        Path | None,
+        typer.Option(
+            "--front",
+            metavar="DIR",
+            help="Writes every point of the front into DIR.",
+            parser=path_parser("--front"),
+        ),
     ] = None,
     to: Annotated[
-        Path | None, typer.Option("--to", metavar="FILE", show_default="export/architecture.json in the run folder")
+        Path | None,
+        typer.Option(
+            "--to",
+            metavar="FILE",
+            show_default="export/architecture.json in the run folder",
+            parser=path_parser("--to"),
+        ),
     ] = None,
     set_: SetOption = None,
     out: OutOption = None,
+    trust_code: TrustOption = False,
     quiet: QuietOption = False,
     verbose: VerboseOption = False,
 ) -> None:
@@ -80,7 +95,7 @@ def export(
         if trial is not None or front is not None:
             raise UserError(f"--smoothed is for choosing a point, {'--front' if trial is None else '--trial'} names it")
         set_ = [*(set_ or []), f"export.score={'smoothed' if smoothed else 'measured'}"]
-    context = open_study_or_run(study, set_, out, quiet, verbose)
+    context = open_study_or_run(study, set_, out, quiet, verbose, trust_code)
     pick = context.study.export
     if best or budget is not None or tr is not None or trial is not None:  # in place of the study's own pick
         score = "measured" if trial is not None else pick.score
@@ -88,11 +103,15 @@ def export(
         context = dataclasses.replace(context, study=context.study.model_copy(update={"export": pick}))
     pipeline = Pipeline(context)
     pipeline.check()
-    pipeline.ledger.require(pipeline.search(), f"usdn-nas search {study}")
-    if front is None:
-        search.choose(context, pick)
+    if to is not None:
+        search.check_target(to)
+    if not pipeline.ledger.unsettled:  # else the folders are put in order first, below
+        pipeline.ledger.require(pipeline.search(), f"usdn-nas search {study}")
     with locked(context.folder):
         pipeline = Pipeline(context)
+        pipeline.ledger.require(pipeline.search(), f"usdn-nas search {study}")
+        if front is None:
+            search.choose(context, pick)
         if front is not None:
             for path in search.export_front(context, front):
                 stdout().print(path, highlight=False, soft_wrap=True)

@@ -32,7 +32,7 @@ def init(
     from usdn_nas.files import write_text
 
     source = find_toml(study, "studies")
-    settings, _ = load_study(source)
+    settings, _ = load_study(source, trust_code=True)  # files are copied, nothing that they name is built
     space = find_toml(settings.space, "search_spaces", beside=source.parent)
     study_copy = Path("studies") / f"{name or source.stem}.toml"
     space_copy = Path("search_spaces") / f"{name or space.stem}.toml"

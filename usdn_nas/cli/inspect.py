@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from usdn_nas.cli.common import Format, FormatOption, command, complete_spaces, stdout
+from usdn_nas.cli.common import Format, FormatOption, TrustOption, command, complete_spaces, stdout
 from usdn_nas.errors import UserError
 
 __all__ = ["inspect"]
@@ -38,6 +38,7 @@ def inspect(
             min=1, help="Of a network: about how many segments of equal MACs.", show_default="one for every block"
         ),
     ] = None,
+    trust_code: TrustOption = False,
 ) -> None:
     """Prints the chain of a search space: segments, layers, MACs, groups, choices, exits, size, BOPs.
 
@@ -60,12 +61,12 @@ def inspect(
     from usdn_nas.report import render
     from usdn_nas.space import load_space
 
-    if ":" in space:
+    if ":" in space:  # whoever types the name of a function consents to it
         spec = space_of(space, input_shape, segments)
     elif input_shape is not None or segments is not None:
         raise UserError("--input and --segments belong to a network", remedy="the search space's file sets them")
     else:
-        spec = load_space(find_toml(space, "search_spaces"))
+        spec = load_space(find_toml(space, "search_spaces"), trust_code=trust_code)
     found = inspect_space(resolve_shapes(spec))
     if format is Format.json:
         typer.echo(json.dumps(found, indent=2))

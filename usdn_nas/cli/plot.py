@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from usdn_nas.cli.common import command, find_run, stdout
+from usdn_nas.cli.common import TrustOption, command, find_run, path_parser, stdout
 from usdn_nas.errors import UserError, nearest
 
 if TYPE_CHECKING:
@@ -45,7 +45,13 @@ def plot(
     ],
     to: Annotated[
         Path | None,
-        typer.Option("--to", metavar="FILE", help="A .pdf, .svg or .png.", show_default="<figure>.pdf"),
+        typer.Option(
+            "--to",
+            metavar="FILE",
+            help="A .pdf, .svg or .png.",
+            show_default="<figure>.pdf",
+            parser=path_parser("--to"),
+        ),
     ] = None,
     trial: Annotated[
         list[str] | None,
@@ -54,6 +60,7 @@ def plot(
     share: Annotated[
         ShareName | None, typer.Option("--share", help="Of 'bits': also each layer's part of the MACs or BOPs.")
     ] = None,
+    trust_code: TrustOption = False,
 ) -> None:
     """Draws one figure into a file: vectors for a paper (.pdf, .svg), or a picture (.png).
 
@@ -77,7 +84,7 @@ def plot(
         raise UserError(f"no such figure: '{figure}'", remedy=nearest(figure, FIGURES))
     if figure != "bits" and (trial or share):
         raise UserError("--trial and --share belong to the figure 'bits'")
-    axes = _bits(what, trial or [], share) if figure == "bits" else _of_runs(figure, what)
+    axes = _bits(what, trial or [], share, trust_code) if figure == "bits" else _of_runs(figure, what)
     path = save_figure(laid_out(axes), to or Path(f"{figure}.pdf"))
     stdout().print(path, highlight=False, soft_wrap=True)
 
@@ -96,10 +103,10 @@ def _of_runs(figure: str, what: list[str]) -> Axes | list[Axes]:
     return FIGURES[figure](run)
 
 
-def _bits(what: list[str], trials: list[str], share: Any) -> Axes:
+def _bits(what: list[str], trials: list[str], share: Any, trust_code: bool) -> Axes:
     from usdn_nas.report import plot_bits
 
-    found = {name: pair for one in what for name, pair in _architectures(one, trials).items()}
+    found = {name: pair for one in what for name, pair in _architectures(one, trials, trust_code).items()}
     if len(found) < len(what) * max(len(trials), 1):
         raise UserError("two of the architectures have one name", remedy="files of different names")
     spaces = [space for space, _ in found.values()]
@@ -109,14 +116,14 @@ def _bits(what: list[str], trials: list[str], share: Any) -> Axes:
     return plot_bits(spaces[0], several if len(several) > 1 else next(iter(several.values())), share=share)
 
 
-def _architectures(what: str, trials: list[str]) -> dict[str, tuple[SearchSpace, Architecture]]:
+def _architectures(what: str, trials: list[str], trust_code: bool) -> dict[str, tuple[SearchSpace, Architecture]]:
     """Name -> search space and architecture, of a file, of a run's winner or of points of its front."""
     if what.endswith(".json"):
         from usdn_nas.export.document import read_architecture
 
         if trials:
             raise UserError("--trial is a point of a run's front", where=what)
-        file = read_architecture(what)
+        file = read_architecture(what, trust_code=trust_code)
         return {Path(what).stem: (file.space, file.architecture)}
     run = find_run(what)
     if not trials:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -15,20 +15,33 @@ from usdn_nas.cli.common import (
     QuietOption,
     SetOption,
     StudyArgument,
+    TrustOption,
     VerboseOption,
     command,
     open_study_or_run,
+    path_parser,
     print_bits,
     print_frame,
     print_gap,
     stdout,
+    stored_run,
 )
+from usdn_nas.trust import ConsentError
+
+if TYPE_CHECKING:
+    from usdn_nas.pipeline.context import Context
 
 __all__ = ["evaluate", "retrain"]
 
 ArchitectureOption = Annotated[
     Path | None,
-    typer.Option("--architecture", metavar="FILE", help="Another architecture.json.", show_default="the exported one"),
+    typer.Option(
+        "--architecture",
+        metavar="FILE",
+        help="Another architecture.json.",
+        show_default="the exported one",
+        parser=path_parser("--architecture"),
+    ),
 ]
 
 
@@ -38,6 +51,7 @@ def retrain(
     architecture: ArchitectureOption = None,
     set_: SetOption = None,
     out: OutOption = None,
+    trust_code: TrustOption = False,
     quiet: QuietOption = False,
     verbose: VerboseOption = False,
 ) -> None:
@@ -54,7 +68,7 @@ def retrain(
     from usdn_nas.pipeline.ledger import locked
     from usdn_nas.pipeline.stages import Pipeline, retrain_folder
 
-    context = open_study_or_run(study, set_, out, quiet, verbose)
+    context = open_study_or_run(study, set_, out, quiet, verbose, trust_code)
     if architecture:
         Pipeline(context).architecture(architecture)
     Pipeline(context).check()
@@ -82,6 +96,7 @@ def evaluate(
     ] = False,
     set_: SetOption = None,
     out: OutOption = None,
+    trust_code: TrustOption = False,
     quiet: QuietOption = False,
     verbose: VerboseOption = False,
 ) -> None:
@@ -101,16 +116,15 @@ def evaluate(
         usdn-nas evaluate digits --architecture mine.json --format json
     """
     from usdn_nas.files import read_json
-    from usdn_nas.pipeline.ledger import locked
-    from usdn_nas.pipeline.stages import Pipeline
 
     overrides = [*(set_ or ()), *(() if threshold is None else (f"evaluate.threshold={threshold}",))]
-    context = open_study_or_run(study, overrides, out, quiet, verbose)
-    if architecture:
-        Pipeline(context).architecture(architecture)
-    Pipeline(context).check()
-    with locked(context.folder):
-        path = Pipeline(context).evaluate_all(architecture)
+    try:
+        context = open_study_or_run(study, overrides, out, quiet, verbose, trust_code)
+    except ConsentError as refusal:
+        changes = bool(overrides) or architecture is not None
+        path = stored_run(study, out, refusal, changes=changes).path / "evaluation.json"
+    else:
+        path = _evaluated(context, architecture)
     if format is Format.json:
         typer.echo(path.read_text(encoding="utf-8"), nl=False)
         return
@@ -119,6 +133,18 @@ def evaluate(
         _print_protocols(evaluation, format, budgeted, overthinking)
     else:
         _print(evaluation, format)
+
+
+def _evaluated(context: Context, architecture: Path | None) -> Path:
+    """Runs the stages that are missing; the file with the results."""
+    from usdn_nas.pipeline.ledger import locked
+    from usdn_nas.pipeline.stages import Pipeline
+
+    if architecture:
+        Pipeline(context).architecture(architecture)
+    Pipeline(context).check()
+    with locked(context.folder):
+        return Pipeline(context).evaluate_all(architecture)
 
 
 def _print_protocols(evaluation: Mapping[str, Any], format: Format, budgeted: bool, overthinking: bool) -> None:

@@ -13,6 +13,7 @@ from usdn_nas.cli.common import (
     QuietOption,
     SetOption,
     StudyArgument,
+    TrustOption,
     VerboseOption,
     command,
     open_study_or_run,
@@ -33,6 +34,7 @@ def run(
     study: StudyArgument,
     set_: SetOption = None,
     out: OutOption = None,
+    trust_code: TrustOption = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Shows settings, size of the space and planned work; needs no data.")
     ] = False,
@@ -51,7 +53,7 @@ def run(
 
         usdn-nas run fashion_mnist --set data.root=data/fashion --dry-run
     """
-    context = open_study_or_run(study, set_, out, quiet, verbose)
+    context = open_study_or_run(study, set_, out, quiet, verbose, trust_code)
     if dry_run:
         _show_plan(context)
         return

@@ -13,21 +13,27 @@ from usdn_nas.cli.common import (
     QuietOption,
     SetOption,
     StudyArgument,
+    TrustOption,
     VerboseOption,
     command,
     open_study_or_run,
     stdout,
+    stored_run,
 )
+from usdn_nas.trust import ConsentError
 
 if TYPE_CHECKING:
     from usdn_nas.pipeline.context import Context
+    from usdn_nas.report import Run
 
 __all__ = ["pretrain", "report", "run_until", "search", "supernet"]
 
 
-def run_until(stage: str, study: str, set_: list[str] | None, out: Path | None, quiet: bool, verbose: bool) -> None:
+def run_until(
+    stage: str, study: str, set_: list[str] | None, out: Path | None, quiet: bool, verbose: bool, trust_code: bool
+) -> None:
     """Runs what is missing up to ``stage`` and says where its files are."""
-    _run_until(stage, open_study_or_run(study, set_, out, quiet, verbose))
+    _run_until(stage, open_study_or_run(study, set_, out, quiet, verbose, trust_code))
 
 
 def _run_until(stage: str, context: Context) -> None:
@@ -46,6 +52,7 @@ def pretrain(
     study: StudyArgument,
     set_: SetOption = None,
     out: OutOption = None,
+    trust_code: TrustOption = False,
     quiet: QuietOption = False,
     verbose: VerboseOption = False,
 ) -> None:
@@ -55,7 +62,7 @@ def pretrain(
 
         usdn-nas pretrain digits --set supernet.pretrain.epochs=40
     """
-    run_until("pretrain", study, set_, out, quiet, verbose)
+    run_until("pretrain", study, set_, out, quiet, verbose, trust_code)
 
 
 @command
@@ -63,6 +70,7 @@ def supernet(
     study: StudyArgument,
     set_: SetOption = None,
     out: OutOption = None,
+    trust_code: TrustOption = False,
     quiet: QuietOption = False,
     verbose: VerboseOption = False,
 ) -> None:
@@ -72,7 +80,7 @@ def supernet(
 
         usdn-nas supernet digits --set supernet.random_paths=4
     """
-    run_until("supernet", study, set_, out, quiet, verbose)
+    run_until("supernet", study, set_, out, quiet, verbose, trust_code)
 
 
 @command
@@ -80,6 +88,7 @@ def search(
     study: StudyArgument,
     set_: SetOption = None,
     out: OutOption = None,
+    trust_code: TrustOption = False,
     workers: Annotated[
         int | None,
         typer.Option("--workers", metavar="N", help="Processes that share the study; the same as search.workers."),
@@ -105,7 +114,7 @@ def search(
         usdn-nas search digits --set search.storage=sqlite:///study.db --set search.sampler=tpe
     """
     overrides = [*(set_ or ()), *(() if workers is None else (f"search.workers={workers}",))]
-    context = open_study_or_run(study, overrides, out, quiet, verbose)
+    context = open_study_or_run(study, overrides, out, quiet, verbose, trust_code)
     _run_until("search", _exhaustive(context) if exhaustive else context)
 
 
@@ -129,6 +138,7 @@ def report(
     study: StudyArgument,
     set_: SetOption = None,
     out: OutOption = None,
+    trust_code: TrustOption = False,
     quiet: QuietOption = False,
     verbose: VerboseOption = False,
 ) -> None:
@@ -138,4 +148,20 @@ def report(
 
         usdn-nas report runs/digits
     """
-    run_until("report", study, set_, out, quiet, verbose)
+    try:
+        context = open_study_or_run(study, set_, out, quiet, verbose, trust_code)
+    except ConsentError as refusal:
+        _draw(stored_run(study, out, refusal, changes=bool(set_)))
+    else:
+        _run_until("report", context)
+
+
+def _draw(run: Run) -> None:
+    """Draws a finished run from what it holds."""
+    from usdn_nas.pipeline.ledger import locked
+    from usdn_nas.report import draw_figures, write_figures, write_report
+
+    with locked(run.path):
+        drawn = draw_figures(run)
+        write_figures(run, run.path / "figures", drawn=drawn)
+        stdout().print(write_report(run, run.path / "report.html", drawn=drawn), highlight=False, soft_wrap=True)

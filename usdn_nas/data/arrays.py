@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from usdn_nas.config import DataConfig
 from usdn_nas.data.augment import CropFlip
-from usdn_nas.data.images import ImageSet, check_labels
+from usdn_nas.data.images import ImageSet, check_classes, check_labels
 from usdn_nas.data.splits import Batches, DataSplits, Split, generator_for
 from usdn_nas.data.stratify import partition
 from usdn_nas.errors import UserError
@@ -114,10 +114,14 @@ def _check(data: ArrayData, name: str, input_shape: tuple[int, int, int] | None)
                 where=f"{name}: {kind} images",
                 remedy="network.input_shape in the search space must be the images' shape; they are not resized",
             )
+    check_classes(data.train.labels, len(data.class_names), f"{name}: training images")
 
 
 def _statistics(images: NDArray[np.generic]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """(C,) mean and standard deviation of the pixels; a constant channel has deviation 1."""
+    """(C,) mean and standard deviation of the pixels; a constant channel has deviation 1.
+
+    The deviation of a constant channel comes out as a rounding error, far below the mean, rather than as 0.
+    """
     sums = squares = np.zeros(images.shape[1])
     for begin in range(0, len(images), _STATISTICS_CHUNK):
         chunk = images[begin : begin + _STATISTICS_CHUNK].astype(np.float64)
@@ -126,7 +130,8 @@ def _statistics(images: NDArray[np.generic]) -> tuple[NDArray[np.float64], NDArr
     count = images.size / images.shape[1]
     mean = sums / count
     std = np.sqrt(np.maximum(squares / count - mean**2, 0))
-    return mean, np.where(std > 0, std, 1.0)
+    constant = std <= np.maximum(1e-7 * np.abs(mean), np.finfo(np.float32).tiny)
+    return mean, np.where(constant, 1.0, std)
 
 
 def _content(images: ImageSet | None) -> list[str] | None:

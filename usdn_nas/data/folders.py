@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
+import os
+import stat
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,15 +11,16 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
-from torchvision.datasets.folder import IMG_EXTENSIONS, find_classes, make_dataset
 from torchvision.transforms import v2
 
 from usdn_nas.config import DataConfig
+from usdn_nas.data.decode import check_header, decode
 from usdn_nas.data.places import find_files
-from usdn_nas.data.splits import Batches, DataSplits, Split, generator_for
+from usdn_nas.data.reading import path_status
+from usdn_nas.data.scan import EXTENSIONS, find_classes, find_images
+from usdn_nas.data.splits import LEAST_SEARCH, Batches, DataSplits, Split, generator_for
 from usdn_nas.data.stratify import partition
 from usdn_nas.errors import UserError
 from usdn_nas.files import digest
@@ -31,7 +33,17 @@ IMAGENET_SEARCH = 50_000
 _MEANS = {3: (0.485 * 255, 0.456 * 255, 0.406 * 255), 1: (0.449 * 255,)}
 _STDS = {3: (0.229 * 255, 0.224 * 255, 0.225 * 255), 1: (0.226 * 255,)}
 _MODES = {3: "RGB", 1: "L"}
+_MOST_HEADERS = 20_000
+"""Most files of a split whose headers are checked at once; that takes 2 seconds."""
+_MOST_DECODED = 50_000_000
+"""Most pixels of a split that are decoded at once; that takes about a second."""
+MOST_WORKERS = 256
 _AUGMENTATION = 1
+
+
+def _smaller_side(shape: tuple[int, int, int]) -> int:
+    """To which length an image's smaller side is resized before its center is cropped."""
+    return round(max(shape[1:]) * 256 / 224)
 
 
 def _transform(shape: tuple[int, int, int], augment: bool) -> v2.Compose:
@@ -40,7 +52,7 @@ def _transform(shape: tuple[int, int, int], augment: bool) -> v2.Compose:
     crop = (
         [v2.RandomResizedCrop(size), v2.RandomHorizontalFlip()]
         if augment
-        else [v2.Resize(round(max(size) * 256 / 224)), v2.CenterCrop(size)]
+        else [v2.Resize(_smaller_side(shape)), v2.CenterCrop(size)]
     )
     normalize = v2.Normalize(mean=_MEANS[channels], std=_STDS[channels])
     return v2.Compose([*crop, v2.PILToTensor(), v2.ToDtype(torch.float32), normalize])
@@ -52,16 +64,14 @@ class _Decoded(Dataset[tuple[Any, int]]):
     def __init__(self, split: FolderSplit, seed: tuple[int, ...] | None) -> None:
         self.paths, self.labels, self.mode = split.paths, split.labels, _MODES[split.shape[0]]
         self.transform = _transform(split.shape, augment=seed is not None)
+        self.smaller_side = _smaller_side(split.shape)
         self.seed = seed
 
     def __getitem__(self, index: int) -> tuple[Any, int]:
-        path = self.paths[index].decode()
         try:
-            with Image.open(path) as file:
-                image = file.convert(self.mode)
-        except (OSError, ValueError, SyntaxError) as error:
-            # Returned: raised in a worker it would come with that worker's traceback in its text.
-            return UserError(f"no image can be read from it: {error}", where=path), -1
+            image = decode(os.fsdecode(self.paths[index]), self.mode, self.smaller_side)
+        except UserError as error:
+            return error, -1  # Returned: raised in a worker it would come with that worker's traceback in its text.
         if self.seed is None:
             return self.transform(image), int(self.labels[index])
         with torch.random.fork_rng(devices=[]):
@@ -121,17 +131,30 @@ def load_folders(config: DataConfig, seed: int, input_shape: tuple[int, int, int
     where both are there, else a part of ``train/``. ImageNet's test split is its ``val/``.
 
     Raises:
-        UserError: Files are missing, a folder's classes are not those of ``train/``, or a split cannot be made.
+        UserError: Files are missing or no images, a folder's classes are not those of ``train/``, or a split cannot be
+            made.
     """
     shape = input_shape or IMAGENET_SHAPE
     if shape[0] not in _MODES:
         raise UserError(f"image files have 1 or 3 channels, the network takes {shape[0]}", where=config.name)
+    if config.workers > MOST_WORKERS:
+        raise UserError(f"expected at most {MOST_WORKERS} processes, got {config.workers}", where="data.workers")
     folder = find_files(config)[0].parent
-    classes = _classes(folder / "train")
-    kinds = {name: _read(folder / name, classes, shape, config.workers) for name in _kinds(folder, config.name)}
-    train = kinds["train"]
-    test = kinds.get("test", kinds.get("val"))
-    search = kinds.get("val") if "test" in kinds else None
+    kinds = _kinds(folder, config.name)
+    _check_separate([folder / kind for kind in kinds])
+    classes = find_classes(folder / "train")
+    files = {kind: find_images(folder / kind, classes, folder) for kind in kinds}
+    if (empty := np.setdiff1d(np.arange(len(classes)), files["train"].labels)).size:
+        extensions = ", ".join(EXTENSIONS)
+        raise UserError(f"class '{classes[empty[0]]}' has no images ({extensions})", where=folder / "train")
+    splits = {kind: FolderSplit(found.paths, found.labels, shape, config.workers) for kind, found in files.items()}
+    train = splits["train"]
+    test = splits.get("test", splits.get("val"))
+    search = splits.get("val") if "test" in splits else None
+    if search is not None and len(search) < LEAST_SEARCH:
+        raise UserError(
+            f"expected at least {LEAST_SEARCH} images for the search, got {len(search)}", where=folder / "val"
+        )
     parts = partition(
         train.labels,
         config,
@@ -140,6 +163,8 @@ def load_folders(config: DataConfig, seed: int, input_shape: tuple[int, int, int
         own_search=search is not None,
         search=IMAGENET_SEARCH if config.name == "imagenet" else None,
     )
+    for split in splits.values():
+        _check_images(split)
     return DataSplits(
         train=train.take(parts.train),
         search=train.take(parts.search) if parts.search is not None else _given(search),
@@ -149,13 +174,28 @@ def load_folders(config: DataConfig, seed: int, input_shape: tuple[int, int, int
         class_names=classes,
         mean=_MEANS[shape[0]],
         std=_STDS[shape[0]],
-        digest=digest([config.name, {kind: _content(files, folder) for kind, files in kinds.items()}, parts.digest]),
+        digest=digest([config.name, {kind: found.digest for kind, found in files.items()}, parts.digest]),
     )
 
 
 def _kinds(folder: Path, name: str) -> list[str]:
+    """Names of the splits that the folder has."""
     kinds = ("train", "val") if name == "imagenet" else ("train", "val", "test")
-    return [kind for kind in kinds if (folder / kind).is_dir()]
+    there = [kind for kind in kinds if os.path.lexists(folder / kind)]
+    for kind in there:
+        status = path_status(folder / kind)
+        if status is None or not stat.S_ISDIR(status.st_mode):
+            raise UserError("expected a folder, or a link to one, got something else", where=folder / kind)
+    return there
+
+
+def _check_separate(folders: Sequence[Path]) -> None:
+    """Refuses splits of which one is, through a link, another or in another: test images would be trained on."""
+    resolved = [folder.resolve() for folder in folders]
+    for folder, real in zip(folders, resolved, strict=True):
+        for other in resolved:
+            if real in other.parents or (real == other and resolved.count(real) > 1):
+                raise UserError(f"this folder and another split's are one, or in one another ({other})", where=folder)
 
 
 def _given(split: FolderSplit | None) -> FolderSplit:
@@ -163,35 +203,16 @@ def _given(split: FolderSplit | None) -> FolderSplit:
     return split
 
 
-def _classes(folder: Path) -> tuple[str, ...]:
-    try:
-        return tuple(find_classes(folder)[0])
-    except FileNotFoundError:
-        raise UserError("expected one folder for each class", where=folder) from None
+def _check_images(split: FolderSplit) -> None:
+    """Finds images that cannot be used before anything is trained.
 
-
-def _read(folder: Path, classes: tuple[str, ...], shape: tuple[int, int, int], workers: int) -> FolderSplit:
-    """All images below ``folder``, labelled by the position of their folder's name in ``classes``."""
-    if unknown := set(_classes(folder)) - set(classes):
-        raise UserError(f"class '{min(unknown)}' is not among those of train", where=folder)
-    try:
-        samples = make_dataset(
-            folder, {name: label for label, name in enumerate(classes)}, IMG_EXTENSIONS, allow_empty=True
-        )
-    except OSError as error:
-        raise UserError(f"cannot be read: {error}", where=folder) from None
-    labels = np.array([label for _, label in samples], dtype=np.int64)
-    empty = np.setdiff1d(np.arange(len(classes)), labels)
-    if (empty.size and folder.name == "train") or not samples:
-        raise UserError(f"class '{classes[empty[0]]}' has no images ({', '.join(IMG_EXTENSIONS)})", where=folder)
-    paths = np.array([str(Path(path).absolute()).encode() for path, _ in samples])
-    return FolderSplit(paths, labels, shape, workers)
-
-
-def _content(split: FolderSplit, folder: Path) -> str:
-    """SHA-256 over relative paths and sizes of the files; a path tells the label."""
-    state = hashlib.sha256()
-    for encoded in split.paths:
-        path = Path(encoded.decode())
-        state.update(f"{path.relative_to(folder.absolute()).as_posix()} {path.stat().st_size}\n".encode())
-    return state.hexdigest()
+    Headers are read unless there are very many files, and all pixels where these are few, so that it takes seconds.
+    What is damaged in larger data sets is found when it is decoded.
+    """
+    if len(split) > _MOST_HEADERS:
+        return
+    side = _smaller_side(split.shape)
+    paths = [os.fsdecode(path) for path in split.paths]
+    if sum(check_header(path, side) for path in paths) <= _MOST_DECODED:
+        for path in paths:
+            decode(path, _MODES[split.shape[0]], side)

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import math
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from usdn_nas.data.reading import check_memory, shown
 from usdn_nas.errors import UserError
 
-__all__ = ["ImageSet", "check_labels", "image_set"]
+__all__ = ["ImageSet", "check_classes", "check_labels", "class_names", "image_set"]
+
+_LARGEST_LABEL = 2**31 - 1
+_LARGEST_PIXEL = 1e9
+"""Squares of pixels and sums of squares stay far from the end of what a float32 holds."""
+_LONGEST_NAME = 200
 
 
 @dataclass(frozen=True)
@@ -39,28 +48,33 @@ def image_set(images: Any, labels: Any, where: object) -> ImageSet:
 
     Args:
         images: (N, C, H, W) or (N, H, W), uint8 or float.
-        labels: (N,) integers.
+        labels: (N,) integers from 0.
         where: Named in errors.
 
     Raises:
-        UserError: Shapes, types or lengths are wrong, or a pixel is not finite.
+        UserError: Shapes, types or lengths are wrong, a pixel is not finite or too large, or a label is negative.
     """
-    images, labels = np.asarray(images), np.asarray(labels)
+    images, labels = _array(images, "images", where), _array(labels, "labels", where)
     if images.ndim == 3:
         images = images[:, None]
     if images.ndim != 4 or not images.size:
         raise UserError(f"expected images (N, C, H, W) or (N, H, W), got shape {images.shape}", where=where)
-    if images.dtype != np.uint8:
-        if images.dtype.kind != "f":
-            raise UserError(f"expected uint8 or float images, got {images.dtype}", where=where)
-        if not np.isfinite(images).all():
-            raise UserError("expected finite pixels, got NaN or infinity", where=where)
-        images = images.astype(np.float32)
+    if images.dtype != np.uint8 and images.dtype.kind != "f":
+        raise UserError(f"expected uint8 or float images, got {images.dtype}", where=where)
     if labels.dtype.kind not in "iu" or labels.ndim != 1:
         raise UserError(f"expected (N,) integer labels, got {labels.dtype} of shape {labels.shape}", where=where)
     if len(labels) != len(images):
         raise UserError(f"{len(images)} images need as many labels, got {len(labels)}", where=where)
-    return ImageSet(np.require(images, requirements=["C", "W"]), labels.astype(np.int64))
+    check_memory(images.size * (1 if images.dtype == np.uint8 else 4) + labels.size * 8, where)
+    if labels.min() < 0 or labels.max() > _LARGEST_LABEL:
+        outside = labels.min() if labels.min() < 0 else labels.max()
+        raise UserError(f"expected labels from 0, got {outside}", where=where)
+    try:
+        if images.dtype != np.uint8:
+            images = _float_images(images, where)
+        return ImageSet(np.require(images, requirements=["C", "W"]), labels.astype(np.int64))
+    except MemoryError:
+        raise UserError(f"not enough memory for images of shape {images.shape}", where=where) from None
 
 
 def check_labels(labels: NDArray[np.int64], num_classes: int, where: object) -> None:
@@ -68,3 +82,59 @@ def check_labels(labels: NDArray[np.int64], num_classes: int, where: object) -> 
     outside = labels[(labels < 0) | (labels >= num_classes)]
     if outside.size:
         raise UserError(f"expected labels from 0 to {num_classes - 1}, got {outside[0]}", where=where)
+
+
+def check_classes(labels: NDArray[np.int64], num_classes: int, where: object) -> None:
+    """Raises `UserError` unless each of ``num_classes`` classes has an image; ``labels`` are those of the images.
+
+    What it allocates depends on the number of labels alone, not on their values.
+    """
+    present = np.unique(labels)
+    if len(present) == num_classes:
+        return
+    missing = next((number for number, label in enumerate(present) if number != label), len(present))
+    raise UserError(f"class {missing} of {num_classes} has no images; labels count from 0 without a gap", where=where)
+
+
+def class_names(names: Iterable[str], where: object) -> tuple[str, ...]:
+    """Returns ``names`` if they can be printed and told apart.
+
+    Raises:
+        UserError: There are none, one comes twice, or one is empty, longer than 200 characters or not printable.
+    """
+    checked = tuple(names)
+    if not checked:
+        raise UserError("expected class names, got none", where=where)
+    for name in checked:
+        if not name or len(name) > _LONGEST_NAME or not name.isprintable():
+            raise UserError(
+                f"expected a printable class name of 1 to {_LONGEST_NAME} characters, got {shown(name)}", where=where
+            )
+    name, times = Counter(checked).most_common(1)[0]
+    if times > 1:
+        raise UserError(f"the class name {shown(name)} comes {times} times", where=where)
+    return checked
+
+
+def _array(values: Any, noun: str, where: object) -> NDArray[Any]:
+    try:
+        return np.asarray(values)
+    except Exception as error:  # a foreign type may raise anything; ragged lists raise ValueError
+        raise UserError(
+            f"expected {noun} that make one array (all of one shape, on the CPU, without gradients), "
+            f"got {type(values).__name__} from which numpy makes none ({type(error).__name__})",
+            where=where,
+        ) from None
+
+
+def _float_images(images: NDArray[Any], where: object) -> NDArray[np.float32]:
+    with np.errstate(over="ignore", invalid="ignore"):
+        images = images.astype(np.float32)
+    low, high = float(images.min()), float(images.max())  # NaN if a pixel is
+    if not (math.isfinite(low) and math.isfinite(high)):
+        raise UserError("expected finite pixels, got NaN or infinity", where=where)
+    if max(-low, high) > _LARGEST_PIXEL:
+        raise UserError(
+            f"expected pixels from {-_LARGEST_PIXEL:g} to {_LARGEST_PIXEL:g}, got {max(-low, high):g}", where=where
+        )
+    return images

@@ -6,11 +6,14 @@ from usdn_nas.config import DataConfig
 from usdn_nas.data.arrays import split_arrays
 from usdn_nas.data.places import check_name
 from usdn_nas.data.splits import DataSplits
+from usdn_nas.trust import check_data
 
 __all__ = ["load_data"]
 
 
-def load_data(config: DataConfig, *, seed: int, input_shape: tuple[int, int, int] | None = None) -> DataSplits:
+def load_data(
+    config: DataConfig, *, seed: int, input_shape: tuple[int, int, int] | None = None, trust_code: bool = False
+) -> DataSplits:
     """Reads, checks and splits a data set.
 
     Args:
@@ -18,11 +21,15 @@ def load_data(config: DataConfig, *, seed: int, input_shape: tuple[int, int, int
         seed: The study's seed; with ``config`` it determines who is in which split.
         input_shape: (C, H, W) that the network takes. Images in memory must have this shape, image files are brought
             to it. None: the images' own, for image files 3x224x224.
+        trust_code: Run the function that ``config.name`` names, if it names one. The settings may come from a run
+            folder of somebody else's.
 
     Raises:
-        UserError: The data is not there, damaged, of another shape, or too small for the splits asked for.
+        UserError: The data is not there, damaged, of another shape, or too small for the splits asked for; or it comes
+            from a function that nobody consented to.
     """
     check_name(config.name)
+    check_data(config.name, where="data.name", trust_code=trust_code)
     if config.name in ("imagenet", "imagefolder"):
         from usdn_nas.data.folders import load_folders
 

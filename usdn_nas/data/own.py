@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import importlib
-import os
-import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+import itertools
+from collections.abc import Mapping
 from typing import Any
 
-from usdn_nas.config import DataConfig
-from usdn_nas.data.images import ImageSet, image_set
-from usdn_nas.errors import UsdnError, UserError, nearest
+import numpy as np
 
-__all__ = ["CONTRACT", "call_function", "find_function"]
+from usdn_nas.config import DataConfig
+from usdn_nas.data.images import ImageSet, class_names, image_set
+from usdn_nas.data.reading import shown
+from usdn_nas.errors import UsdnError, UserError
+from usdn_nas.trust import find_function, users_code, what_was_raised
+
+__all__ = ["CONTRACT", "call_function"]
 
 CONTRACT = (
     "The function is called with the keywords root (data.root, or None) and seed (the study's) and returns a mapping: "
@@ -22,62 +23,37 @@ CONTRACT = (
 )
 
 
-@contextmanager
-def _working_directory_importable() -> Iterator[None]:
-    """A console script, unlike ``python -m``, does not look for modules in the working directory."""
-    folder = os.getcwd()
-    sys.path.append(folder)
-    try:
-        yield
-    finally:
-        sys.path.remove(folder)
-
-
-def find_function(name: str) -> Callable[..., Any]:
-    """Imports ``package.module:function``; the working directory is searched last.
-
-    Raises:
-        UserError: There is no such module or function.
-    """
-    module_name, _, attribute = name.partition(":")
-    try:
-        with _working_directory_importable():
-            module = importlib.import_module(module_name)
-    except (ImportError, ValueError) as error:
-        raise UserError(f"cannot import '{module_name}': {error}", where="data.name") from None
-    function = getattr(module, attribute, None)
-    if not callable(function):
-        functions = [key for key, value in vars(module).items() if callable(value)] or ["none"]
-        raise UserError(
-            f"'{module_name}' has no function '{attribute}'", where="data.name", remedy=nearest(attribute, functions)
-        )
-    return function
-
-
 def call_function(config: DataConfig, seed: int) -> tuple[ImageSet, ImageSet | None, tuple[str, ...] | None]:
     """Training images, test images (or None) and class names (or None) from the function; see `CONTRACT`.
 
     Raises:
         UserError: The function failed, or returned something else.
     """
-    function = find_function(config.name)
+    function = find_function(config.name, where="data.name")
     try:
-        with _working_directory_importable():
+        with users_code(config.name, "data.name"):
             parts = function(root=config.root, seed=seed)
     except UsdnError:
         raise
     except Exception as error:
-        raise UserError(f"the function raised {type(error).__name__}: {error}", where=config.name) from error
+        raise UserError(f"the function raised {what_was_raised(error)}", where=config.name) from error
     if not isinstance(parts, Mapping) or "train" not in parts:
         raise UserError(f"expected a mapping with 'train', got {_outline(parts)}", where=config.name, remedy=CONTRACT)
     if unknown := [key for key in parts if key not in ("train", "test", "class_names")]:
-        raise UserError(f"unknown key '{unknown[0]}'", where=config.name, remedy=CONTRACT)
+        raise UserError(f"unknown key {shown(unknown[0])}", where=config.name, remedy=CONTRACT)
     names = parts.get("class_names")
     return (
         _part(parts["train"], f"{config.name}: train"),
         _part(parts["test"], f"{config.name}: test") if "test" in parts else None,
-        None if names is None else tuple(str(name) for name in names),
+        None if names is None else _names(names, f"{config.name}: class_names"),
     )
+
+
+def _names(names: Any, where: str) -> tuple[str, ...]:
+    listed = names.tolist() if isinstance(names, np.ndarray) else names
+    if not isinstance(listed, tuple | list) or not all(isinstance(name, str | int) for name in listed):
+        raise UserError(f"expected a list of texts, got {_outline(names)}", where=where)
+    return class_names(map(str, listed), where)
 
 
 def _part(pair: Any, where: str) -> ImageSet:
@@ -88,5 +64,5 @@ def _part(pair: Any, where: str) -> ImageSet:
 
 def _outline(value: Any) -> str:
     if isinstance(value, Mapping):
-        return f"one with {', '.join(map(repr, value)) or 'no keys'}"
+        return f"one with {', '.join(map(shown, itertools.islice(value, 5))) or 'no keys'}"
     return f"{type(value).__name__} of {len(value)}" if isinstance(value, tuple | list) else type(value).__name__

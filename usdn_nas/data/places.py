@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 
 from usdn_nas.config import DataConfig
-from usdn_nas.data.own import CONTRACT, find_function
+from usdn_nas.data.own import CONTRACT
+from usdn_nas.data.reading import path_status, shown
 from usdn_nas.errors import UserError, nearest
+from usdn_nas.trust import check_data, find_function
 
 __all__ = ["DATASETS", "DataReport", "FileReport", "check_name", "describe_data", "find_files"]
 
@@ -69,7 +72,8 @@ _PLACES = {
         ("train/",),
         (".",),
         "Your own images: train/<class>/*.jpg below the root, and test/<class>/ or val/<class>/ beside it; with both, "
-        "val is the search split; with neither, a stratified part of train is held out for the test.",
+        "val is the search split; with neither, a stratified part of train is held out for the test. Links below these "
+        "folders are not followed.",
     ),
     "idx": _Place(
         _IDX_FILES,
@@ -114,11 +118,17 @@ class DataReport:
 def check_name(name: str) -> None:
     """Raises `UserError` where ``name`` is neither of `DATASETS` nor of the form ``package.module:function``."""
     if name not in _PLACES and ":" not in name:
-        raise UserError(f"unknown data set '{name}'", where="data.name", remedy=nearest(name, DATASETS))
+        raise UserError(f"unknown data set {shown(name)}", where="data.name", remedy=nearest(name, DATASETS))
 
 
 def _candidates(place: _Place, root: str | None) -> tuple[Path, ...]:
-    base = Path(root or os.environ.get(ROOT_VARIABLE) or DEFAULT_ROOT).expanduser()
+    if root == "":
+        raise UserError("expected a folder, got an empty text", where="data.root", remedy="leave this key out")
+    given = root or os.environ.get(ROOT_VARIABLE) or DEFAULT_ROOT
+    try:
+        base = Path(given).expanduser()
+    except RuntimeError:
+        raise UserError(f"there is no home folder for {shown(given)}", where="data.root") from None
     elsewhere = () if root else place.elsewhere
     return (*(base / folder for folder in place.folders), *map(Path, elsewhere))
 
@@ -127,25 +137,30 @@ def _look(place: _Place, folder: Path) -> tuple[FileReport, ...]:
     found = []
     for name in place.files:
         options = [folder / name, folder / f"{name}.gz"] if place.gzipped else [folder / name]
-        exists = Path.is_dir if name.endswith("/") else Path.is_file
-        path = next((option for option in options if exists(option)), None)
-        size = path.stat().st_size if path and path.is_file() else None
+        is_kind = stat.S_ISDIR if name.endswith("/") else stat.S_ISREG
+        status = {option: there for option in options if (there := path_status(option)) and is_kind(there.st_mode)}
+        path = next(iter(status), None)
+        size = None if path is None or is_kind is stat.S_ISDIR else status[path].st_size
         found.append(FileReport(name, path, size))
     return tuple(found)
 
 
-def describe_data(config: DataConfig) -> DataReport:
+def describe_data(config: DataConfig, *, trust_code: bool = False) -> DataReport:
     """Says whether the data set is there, where it was looked for, and how to get it.
 
     ``config.root``, else the environment variable ``USDN_DATA``, else ``./data``, and then, where no root was
     given, the system's well-known places.
 
+    Args:
+        trust_code: Import the function that ``config.name`` names.
+
     Raises:
-        UserError: The name is unknown, or names a function that cannot be imported.
+        UserError: The name is unknown, or names a function that cannot be imported or that nobody consented to.
     """
     check_name(config.name)
     if config.name not in _PLACES:
-        find_function(config.name)
+        check_data(config.name, where="data.name", trust_code=trust_code)
+        find_function(config.name, where="data.name")
         return DataReport(config.name, True, None, (), (), CONTRACT)
     place = _PLACES[config.name]
     looked_in = _candidates(place, config.root)

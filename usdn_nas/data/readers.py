@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from pathlib import Path
 
 import numpy as np
 from sklearn.datasets import load_digits
@@ -14,9 +15,10 @@ from usdn_nas.data.arrays import ArrayData
 from usdn_nas.data.augment import CropFlip
 from usdn_nas.data.cifar import read_batch, read_names
 from usdn_nas.data.idx import read_idx
-from usdn_nas.data.images import ImageSet, image_set
+from usdn_nas.data.images import ImageSet, check_classes, image_set
 from usdn_nas.data.own import call_function
 from usdn_nas.data.places import find_files
+from usdn_nas.data.reading import open_regular
 
 __all__ = ["read_arrays"]
 
@@ -37,26 +39,33 @@ def read_arrays(config: DataConfig, seed: int) -> ArrayData:
             return ArrayData(train, test, tuple(FashionMNIST.classes), CropFlip(2, flip=True), search=10_000)
         case "idx":
             train, test = _read_idx_pairs(config)
-            return ArrayData(train, test, _numbered(train), _shift(train))
+            return ArrayData(train, test, _numbered(train, "idx: training images"), _shift(train))
         case "cifar10" | "cifar100":
             return _read_cifar(config)
         case _:
             own_train, own_test, names = call_function(config, seed)
-            return ArrayData(own_train, own_test, names or _numbered(own_train), _shift(own_train))
+            return ArrayData(
+                own_train, own_test, names or _numbered(own_train, f"{config.name}: train"), _shift(own_train)
+            )
 
 
 def _read_digits() -> ArrayData:
     """1,797 images of 8x8, grey levels 0 to 16."""
     digits = load_digits()
     images = image_set(digits.images.astype(np.uint8), digits.target, "digits")
-    return ArrayData(images, None, _numbered(images), CropFlip(1, flip=False))
+    return ArrayData(images, None, _numbered(images, "digits"), CropFlip(1, flip=False))
 
 
 def _read_idx_pairs(config: DataConfig) -> tuple[ImageSet, ImageSet]:
     """Training and test images from the four files of MNIST's format."""
-    paths = find_files(config)
-    arrays = [read_idx(path) for path in paths]
-    return image_set(arrays[0], arrays[1], paths[0]), image_set(arrays[2], arrays[3], paths[2])
+    train_images, train_labels, test_images, test_labels = find_files(config)
+    return _read_idx_pair(train_images, train_labels), _read_idx_pair(test_images, test_labels)
+
+
+def _read_idx_pair(images: Path, labels: Path) -> ImageSet:
+    """Labels first: they are small, and tell how many images there must be before these are unpacked."""
+    of_images = read_idx(labels, dimensions=(1,))
+    return image_set(read_idx(images, dimensions=(3, 4), count=len(of_images)), of_images, images)
 
 
 def _read_cifar(config: DataConfig) -> ArrayData:
@@ -64,7 +73,7 @@ def _read_cifar(config: DataConfig) -> ArrayData:
     reference = {"cifar10": CIFAR10, "cifar100": CIFAR100}[config.name]
     labels, names = ("labels", "label_names") if config.name == "cifar10" else ("fine_labels", "fine_label_names")
     for name, md5 in [*reference.train_list, *reference.test_list]:
-        if hashlib.md5((folder / name).read_bytes(), usedforsecurity=False).hexdigest() != md5:
+        if _md5(folder / name) != md5:
             logger.warning("%s: not the published file (its checksum differs); read all the same", folder / name)
     batches = [read_batch(folder / name, labels) for name, _ in reference.train_list]
     train = ImageSet(
@@ -75,9 +84,20 @@ def _read_cifar(config: DataConfig) -> ArrayData:
     return ArrayData(train, test, class_names, CropFlip(4, flip=True), search=5_000)
 
 
-def _numbered(images: ImageSet) -> tuple[str, ...]:
-    """Class names where there are none: the labels themselves."""
-    return tuple(map(str, range(int(images.labels.max()) + 1)))
+def _md5(path: Path) -> str:
+    with open_regular(path) as file:
+        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+
+
+def _numbered(images: ImageSet, where: object) -> tuple[str, ...]:
+    """Returns the labels themselves, for data without class names.
+
+    Raises:
+        UserError: A label below the largest has no image. There are no more names than images, whatever a label says.
+    """
+    count = int(images.labels.max()) + 1
+    check_classes(images.labels, count, where)
+    return tuple(map(str, range(count)))
 
 
 def _shift(images: ImageSet) -> CropFlip:

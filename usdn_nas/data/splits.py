@@ -10,7 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-__all__ = ["Batches", "DataSplits", "Split", "generator_for"]
+__all__ = ["LEAST_SEARCH", "Batches", "DataSplits", "Split", "generator_for"]
+
+LEAST_SEARCH = 2
+"""Fewest images of the search split: the standard error of a difference between configurations needs two."""
 
 Batches = Iterator[tuple[Tensor, Tensor]]
 """Images (B, C, H, W) float32, normalized; labels (B,) int64."""

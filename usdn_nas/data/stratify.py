@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from usdn_nas.config import DataConfig
-from usdn_nas.data.splits import generator_for
+from usdn_nas.data.splits import LEAST_SEARCH, generator_for
 from usdn_nas.errors import UserError
 from usdn_nas.files import digest
 
@@ -19,6 +19,9 @@ HELD_OUT_SHARE = 0.2
 """Of the images, where a data set has no custom of its own."""
 
 _TEST, _SEARCH, _LIMIT = 0, 1, 2
+
+_LEAST = {_TEST: 1, _SEARCH: LEAST_SEARCH}
+"""Fewest images of a part that is set aside."""
 
 
 def stratified_choice(labels: NDArray[np.int64], count: int, generator: np.random.Generator) -> NDArray[np.int64]:
@@ -71,7 +74,8 @@ def partition(
         search: Default size of the search split; None: `HELD_OUT_SHARE` of N.
 
     Raises:
-        UserError: A split is asked for that the data set has itself, or more images than there are.
+        UserError: A split is asked for that the data set has itself, or more images than there are, or so many that a
+            class is left without training images.
     """
     share = round(HELD_OUT_SHARE * len(labels))
     rest = np.arange(len(labels))
@@ -88,15 +92,28 @@ def partition(
             taken.append(None)
             continue
         count = default if asked is None else asked
-        if not 1 <= count < len(rest):
+        least = _LEAST[key]
+        if not least <= count < len(rest):
             raise UserError(
                 f"{count} images cannot be set aside from {len(rest)} of {config.name}",
                 where=f"data.{kind}",
-                remedy=f"set it to a number from 1 to {len(rest) - 1}" if len(rest) > 1 else None,
+                remedy=f"set it to a number from {least} to {len(rest) - 1}" if len(rest) > least else None,
             )
         chosen = rest[stratified_choice(labels[rest], count, generator_for((seed,), key))]
         taken.append(chosen)
         rest = np.setdiff1d(rest, chosen, assume_unique=True)
+    _check_rest(labels, rest, config)
     if config.train_limit is not None and config.train_limit < len(rest):
         rest = rest[stratified_choice(labels[rest], config.train_limit, generator_for((seed,), _LIMIT))]
     return Partition(rest, taken[1], taken[0])
+
+
+def _check_rest(labels: NDArray[np.int64], rest: NDArray[np.int64], config: DataConfig) -> None:
+    """Refuses to set so much aside that a class cannot be learned. With a ``train_limit`` that is asked for."""
+    unlearned = np.setdiff1d(labels, labels[rest])
+    if unlearned.size and config.train_limit is None:
+        raise UserError(
+            f"no training image is left of class {unlearned[0]} after the search and test images are set aside",
+            where=f"data: {config.name}",
+            remedy="set fewer images aside with data.search and data.test, or add images of this class",
+        )

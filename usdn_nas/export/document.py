@@ -17,12 +17,14 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from usdn_nas.architecture import Architecture, Rule
 from usdn_nas.cost import exit_costs, full_bops, layer_table, mean_bits, reference_bops
 from usdn_nas.errors import UserError
+from usdn_nas.export.summary import DataSummary
 from usdn_nas.files import read_json, write_json
-from usdn_nas.networks.build import resolve_space
+from usdn_nas.networks.build import build_network, chain_record
 from usdn_nas.space import SearchSpace, SpaceSpec
+from usdn_nas.trust import check_network
 from usdn_nas.validation import validate
 
-__all__ = ["SCHEMA", "ArchitectureFile", "Objective", "read_architecture", "write_architecture"]
+__all__ = ["SCHEMA", "ArchitectureFile", "Objective", "read_architecture", "without_weights", "write_architecture"]
 
 SCHEMA = "usdn-nas/architecture/1"
 
@@ -56,7 +58,7 @@ class _Document(BaseModel):
     metrics: dict[str, Any] | None = None
     source: dict[str, Any] | None = None
     provenance: dict[str, Any] | None = None
-    data: dict[str, Any] | None = None
+    data: DataSummary | None = None
     space_digest: str | None = None
     digest: str | None = None
     layers: list[dict[str, Any]] | None = None
@@ -136,13 +138,20 @@ def write_architecture(
     write_json(path, document)
 
 
-def read_architecture(path: Path | str, within: SearchSpace | None = None) -> ArchitectureFile:
+def read_architecture(
+    path: Path | str, within: SearchSpace | None = None, *, trust_code: bool = False
+) -> ArchitectureFile:
     """Reads an architecture, searched or handwritten.
+
+    The network of its search space is built to check the file. That runs no code of the file's unless ``trust_code``
+    allows it, and reads no other file.
 
     Args:
         within: The search space that it must belong to; None: its own.
+        trust_code: Accept a network that is code of its own (``package.module:function``), and run that code.
 
     Raises:
+        ConsentError: The network is code of its own, and ``trust_code`` is False.
         UserError: The file is missing, malformed, of another space, no point of its space, or holds derived figures
             that do not follow from its choice.
     """
@@ -151,7 +160,11 @@ def read_architecture(path: Path | str, within: SearchSpace | None = None) -> Ar
     if within is not None and document.space != within.spec:
         ours, theirs = within.spec.model_dump(mode="json"), document.space.model_dump(mode="json")
         raise UserError(f"architecture of another search space: {_difference(ours, theirs)}", where=path)
-    space = within or resolve_space(document.space)[0]
+    if within is None:
+        check_network(document.space.network.name, where=f"{path}: space.network.name", trust_code=trust_code)
+    space = within or _resolved(document.space)
+    if document.data is not None:
+        document.data.check(document.space.network, where=f"{path}: data")
     if len(document.exits) != len(document.thresholds):
         raise UserError(
             f"{len(document.exits)} exits need as many thresholds, got {len(document.thresholds)}",
@@ -183,8 +196,18 @@ def read_architecture(path: Path | str, within: SearchSpace | None = None) -> Ar
         document.metrics,
         document.source,
         document.provenance,
-        document.data,
+        document.data.model_dump(mode="json", exclude_unset=True) if document.data else None,
     )
+
+
+def without_weights(spec: SpaceSpec) -> SpaceSpec:
+    """``spec`` without the file of pretrained weights, which whoever gets an architecture file does not have."""
+    return spec.model_copy(update={"network": spec.network.model_copy(update={"weights": None})})
+
+
+def _resolved(spec: SpaceSpec) -> SearchSpace:
+    network = build_network(without_weights(spec))
+    return SearchSpace(spec, chain_record(network, spec.network))
 
 
 def _agrees(given: Any, expected: Any) -> bool:

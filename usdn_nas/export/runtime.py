@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from usdn_nas.architecture import Architecture
 from usdn_nas.cost import exit_costs
 from usdn_nas.errors import UserError
-from usdn_nas.export.document import read_architecture
+from usdn_nas.export.document import read_architecture, without_weights
 from usdn_nas.networks.build import build_network
 from usdn_nas.networks.chain import MultiExitNetwork
 from usdn_nas.networks.weights import load_weights
@@ -150,17 +150,24 @@ class EarlyExitNetwork(nn.Module):
         return surer if number == len(self.architecture.thresholds) else leaving | surer
 
 
-def load_model(architecture: Path | str, weights: Path | str, *, device: str = "cpu") -> EarlyExitNetwork:
+def load_model(
+    architecture: Path | str, weights: Path | str, *, device: str = "cpu", trust_code: bool = False
+) -> EarlyExitNetwork:
     """A retrained network from its two files, ready to `EarlyExitNetwork.predict`.
 
     Args:
         architecture: ``architecture.json``.
         weights: ``weights.safetensors`` of a network retrained for it.
+        trust_code: Accept a network that is code of its own (``package.module:function``), and run that code. Files
+            whose network is built in or torchvision's run no code.
 
     Raises:
-        UserError: A file is missing, malformed, or they do not belong together.
+        ConsentError: The network is code of its own, and ``trust_code`` is False.
+        UserError: A file is missing or malformed, holds numbers that no trained network has, or the files do not
+            belong together.
     """
-    file = read_architecture(Path(architecture))
-    network = materialize(Supernet(build_network(file.space.spec), file.space), file.architecture)
+    file = read_architecture(Path(architecture), trust_code=trust_code)
+    full_precision = build_network(without_weights(file.space.spec))
+    network = materialize(Supernet(full_precision, file.space), file.architecture)
     load_weights(network, Path(weights))
     return EarlyExitNetwork(network, file.architecture, file.space, file.data).to(device).eval()

@@ -12,17 +12,17 @@ import operator
 import os
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, cast
 
 import torch
 from torch import fx, nn
-from torchvision.ops import StochasticDepth
 
 from usdn_nas.errors import UserError
 from usdn_nas.networks.graph import is_layer
 from usdn_nas.networks.kept import ByMode, Kept
+from usdn_nas.networks.tracing import Tracer, make_functional, name_of
 
 __all__ = ["Captured", "capture", "owner_of"]
 
@@ -50,28 +50,6 @@ def owner_of(node: fx.Node) -> tuple[tuple[str, type], ...]:
     """The modules in whose ``forward`` a node's call stands, (path, type) each, outermost first; without the root."""
     stack = node.meta.get("nn_module_stack") or {}
     return tuple((path, kind) for path, kind in stack.values() if path and path != node.target)
-
-
-class _Tracer(fx.Tracer):
-    """Remembers the innermost module in which tracing failed."""
-
-    def __init__(self, leaves: Mapping[str, str]) -> None:
-        super().__init__()
-        self.leaves = leaves
-        self.failed: str | None = None
-
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        known = module_qualified_name in self.leaves or isinstance(m, StochasticDepth | Kept)
-        return known or super().is_leaf_module(m, module_qualified_name)
-
-    def call_module(
-        self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Any:
-        try:
-            return super().call_module(m, forward, args, kwargs)
-        except Exception:
-            self.failed = self.failed or self.path_of_module(m)
-            raise
 
 
 def capture(model: nn.Module, name: str) -> Captured:
@@ -110,18 +88,23 @@ def _trace(model: nn.Module, kept: dict[str, str], mode: bool, name: str) -> fx.
     model.train(mode)
     try:
         while True:
-            tracer = _Tracer(kept)
+            tracer = Tracer(leaf_paths=kept)
             try:
-                return _clean(tracer.trace(model, _defaults(model)))
+                graph = _clean(tracer.trace(model, _defaults(model)))
+                torn = make_functional(graph, lambda node: _called(model, node))
+                if torn is None:
+                    return _without_unused(graph)
+                where = next((path for path, _ in reversed(owner_of(torn))), None)
+                why = f"'{name_of(torn)}' changes a part of a tensor in place that is read again later"
             except Exception as error:  # any code may run here
                 where, why = tracer.failed, _reason(error)
-                if where is None or where in kept:
-                    raise UserError(
-                        f"torch.fx cannot trace {type(model).__name__}.forward: {why}",
-                        where=name,
-                        remedy="move what depends on values into a module of its own, which is then kept as it is",
-                    ) from None
-                kept[where] = f"torch.fx cannot trace it ({why})"
+            if where is None or where in kept:
+                raise UserError(
+                    f"torch.fx cannot trace {type(model).__name__}.forward: {why}",
+                    where=name,
+                    remedy="move what depends on values into a module of its own, which is then kept as it is",
+                )
+            kept[where] = f"torch.fx cannot trace it ({why})"
     finally:
         for module, before in modes.items():
             module.training = before
@@ -141,37 +124,30 @@ def _defaults(model: nn.Module) -> dict[str, Any]:
     return {a.name: a.default for a in arguments if a.default is not inspect.Parameter.empty}
 
 
+def _called(model: nn.Module, node: fx.Node) -> nn.Module | None:
+    """The module that ``node`` calls; None if it calls none."""
+    return model.get_submodule(str(node.target)) if node.op == "call_module" else None
+
+
 def _clean(graph: fx.Graph) -> fx.Graph:
-    """Without assertions, with the logits as only output, without what they do not need."""
+    """Removes assertions, and makes the logits the only output."""
     for node in list(graph.nodes):
         if node.op == "call_function" and node.target in _ASSERTS:
             graph.erase_node(node)
-        elif not node.users and _changes_its_input(node):
-            _use_instead(node.all_input_nodes[0], node)
     output = next(iter(reversed(graph.nodes)))
     logits = _logits(output.args[0])
     if not isinstance(logits, fx.Node):
         raise TypeError("it returns something else than a tensor of logits")
     output.args = (logits,)
+    return graph
+
+
+def _without_unused(graph: fx.Graph) -> fx.Graph:
+    """Removes what the output does not need, from a functional graph."""
     for node in reversed(graph.nodes):
         if not node.users and node.op not in ("placeholder", "output"):
             graph.erase_node(node)
     return graph
-
-
-def _changes_its_input(node: fx.Node) -> bool:
-    named = str(getattr(node.target, "__name__", node.target))
-    in_place = named.endswith("_") and not named.endswith("__")
-    return bool(node.all_input_nodes) and (in_place or node.kwargs.get("inplace") is True)
-
-
-def _use_instead(source: fx.Node, changed: fx.Node) -> None:
-    """Lets what comes after ``changed`` read it instead of ``source``, whose memory it changed."""
-    later, node = set(), changed.next
-    while node.op != "root":
-        later.add(node)
-        node = node.next
-    source.replace_all_uses_with(changed, delete_user_cb=lambda user: user in later)
 
 
 def _logits(returned: Any) -> Any:

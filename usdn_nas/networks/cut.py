@@ -6,7 +6,6 @@ inside a block: a module of a class that joins branches (by a sum, a product, a 
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -17,6 +16,7 @@ from torch import Tensor, fx, nn
 from usdn_nas.errors import UserError
 from usdn_nas.networks.capture import Captured, owner_of
 from usdn_nas.networks.graph import is_layer
+from usdn_nas.networks.tracing import spare_inputs
 
 __all__ = ["Piece", "cut", "module_of_piece", "places"]
 
@@ -258,8 +258,9 @@ def module_of_piece(piece: Piece, captured: Captured) -> fx.GraphModule:
 
     for node in piece.nodes:
         values[node] = copied(node)
-    _spare_the_state(values[piece.source], targets)
     graph.output(values[piece.result])
+    # The head of an exit may read the state that comes in, too.
+    spare_inputs(graph, lambda node: targets[str(node.target)] if node.op == "call_module" else None)
     return fx.GraphModule(targets, graph, class_name="Segment")
 
 
@@ -267,17 +268,3 @@ def _relative(target: str, name: str, what: Any) -> str:
     if target == name:
         return type(what).__name__.lower().removesuffix("2d")
     return target.removeprefix(f"{name}.")
-
-
-_INSTEAD = {operator.iadd: operator.add, operator.imul: operator.mul, operator.isub: operator.sub}
-
-
-def _spare_the_state(state: fx.Node, targets: dict[str, Any]) -> None:
-    """What reads the state that comes in does not change it: an exit's head may read it too."""
-    for user in state.users:
-        if user.op == "call_module" and getattr(targets[str(user.target)], "inplace", False):
-            targets[str(user.target)].inplace = False
-        elif user.target in _INSTEAD and user.args[0] is state:
-            user.target = _INSTEAD[user.target]
-        elif user.kwargs.get("inplace") is True:
-            user.kwargs = {**user.kwargs, "inplace": False}

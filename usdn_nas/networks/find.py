@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import functools
-import importlib
 import inspect
-import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +13,11 @@ from torch import nn
 from usdn_nas.errors import UserError, nearest
 from usdn_nas.networks.foreign import load_foreign
 from usdn_nas.space import NetworkSpec
+from usdn_nas.trust import TORCHVISION, find_function, users_code, what_was_raised
 
 __all__ = ["PREFIX", "call_function", "is_own", "make_model", "own_size", "torchvision_names"]
 
-PREFIX = "torchvision:"
+PREFIX = TORCHVISION
 _WHERE = "network.name"
 
 
@@ -89,17 +87,24 @@ def _torchvision(spec: NetworkSpec) -> nn.Module:
 
 
 def call_function(name: str, num_classes: int | None) -> nn.Module:
-    """What a function of the user's returns; ``num_classes`` is handed over where it takes that."""
-    function = _find(name)
+    """The network that a function of the user's returns; ``num_classes`` is handed over where it takes that.
+
+    Raises:
+        UserError: There is no such function, it may not be called, it fails, or returns something else.
+    """
+    function = find_function(name, where=_WHERE, classes=(nn.Module,))
     try:
         parameters = inspect.signature(function).parameters
     except (TypeError, ValueError):
         parameters = {}  # type: ignore[assignment]
     keywords = {"num_classes": num_classes} if "num_classes" in parameters and num_classes is not None else {}
     try:
-        model = function(**keywords)
+        with users_code(name, _WHERE):
+            model = function(**keywords)
+    except UserError:
+        raise
     except Exception as error:  # the user's code
-        raise UserError(f"{name}({_given(keywords)}) failed: {type(error).__name__}: {error}", where=_WHERE) from None
+        raise UserError(f"{name}({_given(keywords)}) failed: {what_was_raised(error)}", where=_WHERE) from None
     if not isinstance(model, nn.Module):
         raise UserError(f"{name} returned {type(model).__name__}, expected a torch.nn.Module", where=_WHERE)
     return model
@@ -107,33 +112,3 @@ def call_function(name: str, num_classes: int | None) -> nn.Module:
 
 def _given(keywords: dict[str, Any]) -> str:
     return ", ".join(f"{key}={value}" for key, value in keywords.items())
-
-
-def _find(name: str) -> Callable[..., Any]:
-    """The function that ``"package.module:function"`` names; modules of the working directory are found too."""
-    module_name, _, attribute = name.partition(":")
-    if not module_name or not attribute:
-        raise UserError(f"expected 'package.module:function', got '{name}'", where=_WHERE)
-    here = str(Path.cwd())
-    if here not in sys.path:
-        sys.path.append(here)
-    try:
-        module = importlib.import_module(module_name)
-    except Exception as error:  # the user's code runs
-        remedy = "install it, set PYTHONPATH, or start from the folder that it is in"
-        missing = isinstance(error, ModuleNotFoundError) and module_name.startswith(error.name or "?")
-        why = "is not found" if missing else f"cannot be imported: {type(error).__name__}: {error}"
-        raise UserError(f"module '{module_name}' {why}", where=_WHERE, remedy=remedy if missing else None) from None
-    found: Any = module
-    for part in attribute.split("."):
-        if not hasattr(found, part):
-            functions = [n for n, value in vars(module).items() if callable(value) and not n.startswith("_")]
-            raise UserError(
-                f"module '{module_name}' has no '{attribute}'",
-                where=_WHERE,
-                remedy=nearest(attribute, functions) if functions else None,
-            )
-        found = getattr(found, part)
-    if not callable(found):
-        raise UserError(f"'{name}' is no function, its type is {type(found).__name__}", where=_WHERE)
-    return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from usdn_nas.errors import UserError
+from usdn_nas.networks.values import find_wrong_value
 
 __all__ = ["load_foreign", "read_tensors"]
 
@@ -30,7 +32,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     """
     if not path.is_file():
         raise UserError("no such file", where=path)
-    found = load_file(path) if _is_safetensors(path) else _unpickled(path)
+    found = _safetensors(path) if path.suffix == ".safetensors" else _unpickled(path)
     for nest in _NESTS:
         if isinstance(found, Mapping) and isinstance(found.get(nest), Mapping):
             found = found[nest]
@@ -41,19 +43,24 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     return {str(key).removeprefix("module.") if plain else str(key): value for key, value in found.items()}
 
 
-def _is_safetensors(path: Path) -> bool:
-    if path.suffix != ".safetensors":
-        return False
+def _safetensors(path: Path) -> dict[str, Tensor]:
     try:
-        load_file(path)
+        return load_file(path)
+    except OSError as error:
+        raise UserError(f"cannot be read: {error.strerror or error}", where=path) from None
     except SafetensorError as error:
         raise UserError(f"expected a whole safetensors file: {error}", where=path) from None
-    return True
 
 
 def _unpickled(path: Path) -> Any:
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        found = torch.load(path, map_location="cpu", weights_only=True)
+        damaged = zipfile.ZipFile(path).testzip() if zipfile.is_zipfile(path) else None  # torch does not look
+        if damaged is not None:
+            raise UserError(f"damaged: '{damaged}' does not agree with its checksum", where=path)
+        return found
+    except UserError:
+        raise
     except pickle.UnpicklingError as error:
         why = str(error).strip().splitlines()[0]
         raise UserError(
@@ -70,7 +77,8 @@ def load_foreign(model: nn.Module, path: Path) -> None:
     """Puts the weights of a file into ``model``; all names and shapes must agree. (On the meta device it only checks.)
 
     Raises:
-        UserError: The file cannot be read, or names or shapes differ; they are named.
+        UserError: The file cannot be read, names, shapes or kinds of numbers differ (they are named), or it holds
+            values that no trained network has.
     """
     given = read_tensors(path)
     wanted = model.state_dict()
@@ -86,9 +94,15 @@ def load_foreign(model: nn.Module, path: Path) -> None:
                 if key in given and given[key].shape != wanted[key].shape
             ],
         ),
+        _listed(
+            "of another kind of number",
+            [key for key in wanted if key in given and _kind(given[key]) != _kind(wanted[key])],
+        ),
     ]
     if any(problems):
         raise UserError(f"weights of another network: {'; '.join(filter(None, problems))}", where=path)
+    if wrong := find_wrong_value(model, given):
+        raise UserError(f"weights that no trained network has: {wrong}", where=path)
     if not any(tensor.is_meta for tensor in wanted.values()):
         model.load_state_dict(given, strict=False)
 
@@ -98,6 +112,11 @@ def _listed(what: str, names: list[str]) -> str:
         return ""
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     return f"{len(names)} {what}: {', '.join(names[:_SHOWN])}{more}"
+
+
+def _kind(tensor: Tensor) -> str:
+    """Whole, real or complex numbers; how many bits they have does not matter."""
+    return "complex" if tensor.is_complex() else "real" if tensor.is_floating_point() else "whole"
 
 
 def _shape(tensor: Tensor) -> str:

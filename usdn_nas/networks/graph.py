@@ -18,9 +18,9 @@ from torch import Tensor, fx, nn
 from torch.nn.utils import parametrize
 from torch.utils._pytree import tree_map
 from torch.utils.flop_counter import FlopCounterMode
-from torchvision.ops import StochasticDepth
 
 from usdn_nas.networks.kept import Kept
+from usdn_nas.networks.tracing import Tracer
 from usdn_nas.records import OPAQUE, LayerRecord
 
 __all__ = ["PartGraph", "analyze", "is_layer", "meta_copy", "propagate"]
@@ -123,15 +123,10 @@ def propagate(module: fx.GraphModule, *state: Tensor) -> None:
         _Propagate(module.eval(), counter).run(*state)
 
 
-class _Tracer(fx.Tracer):
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return isinstance(m, StochasticDepth | Kept) or super().is_leaf_module(m, module_qualified_name)
-
-
 def _graph_module(module: nn.Module) -> fx.GraphModule:
     """A copy on the meta device as a graph; one that already is a graph is not traced again."""
     twin = meta_copy(module).train()
-    return twin if isinstance(twin, fx.GraphModule) else fx.GraphModule(twin, _Tracer().trace(twin))
+    return twin if isinstance(twin, fx.GraphModule) else fx.GraphModule(twin, Tracer().trace(twin))
 
 
 def analyze(module: nn.Module, prefix: str, state: Sequence[Tensor], non_negative: Sequence[bool]) -> PartGraph:

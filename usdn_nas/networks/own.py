@@ -14,6 +14,7 @@ from usdn_nas.networks.find import PREFIX, call_function, make_model, own_size
 from usdn_nas.networks.graph import meta_copy, propagate
 from usdn_nas.networks.resnet import Backbone
 from usdn_nas.space import NetworkSpec
+from usdn_nas.trust import users_code
 
 __all__ = ["classes_of", "own_backbone"]
 
@@ -24,7 +25,8 @@ def classes_of(name: str, input_shape: tuple[int, int, int]) -> int:
         own_size(name)  # refuses names that there are not
         return 1000
     model = call_function(name, None)
-    captured = _captured(model, name, input_shape)
+    with users_code(name, "network.name"):
+        captured = _captured(model, name, input_shape)
     return int(_logits(captured).shape[-1])
 
 
@@ -76,7 +78,8 @@ def own_backbone(spec: NetworkSpec) -> Backbone:
         UserError: It is not found, cannot be traced or cut, or gives something else than ``num_classes`` logits.
     """
     model = make_model(spec)
-    captured = _captured(model, spec.name, spec.input_shape)
+    with users_code(spec.name, "network.name"):  # to trace a model is to run its forward
+        captured = _captured(model, spec.name, spec.input_shape)
     logits = tuple(_logits(captured).shape)
     if logits != (1, spec.num_classes):
         shape = "x".join(map(str, logits[1:])) or "nothing"

@@ -11,7 +11,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 from torch import nn
 
-from usdn_nas.config import StudyConfig, apply_overrides, find_toml, load_study, run_folder
+from usdn_nas.config import (
+    StudyConfig,
+    TrainConfig,
+    apply_overrides,
+    check_code_of_data,
+    find_toml,
+    load_study,
+    run_folder,
+)
 from usdn_nas.cost import least_bops
 from usdn_nas.errors import UserError
 from usdn_nas.evaluation.outputs import Batches
@@ -27,7 +35,8 @@ from usdn_nas.seeds import derive
 from usdn_nas.space import SearchSpace, SpaceSpec, load_space
 from usdn_nas.training.curves import check_tensorboard
 from usdn_nas.training.distributed import processes
-from usdn_nas.training.shares import micro_batches
+from usdn_nas.training.shares import Plan, micro_batches
+from usdn_nas.trust import check_network
 from usdn_nas.validation import validate
 
 if TYPE_CHECKING:
@@ -122,20 +131,51 @@ class Context:
         self.device  # noqa: B018
         self._check_training()
         self._check_budget()
-        self.data  # noqa: B018
+        self._check_steps()
 
-    def _check_training(self) -> None:
+    def _trainings(self) -> dict[str, TrainConfig]:
         supernet, retrain = self.study.supernet, self.study.retrain
-        trainings = {
+        return {
             "supernet.pretrain": supernet.pretrain,
             "supernet.qat": supernet.qat,
             "retrain.teacher": retrain.teacher,
             "retrain.train": retrain.train,
         }
-        for where, settings in trainings.items():
+
+    def _check_training(self) -> None:
+        for where, settings in self._trainings().items():
             micro_batches(settings, where)
         if self.study.tensorboard:
             check_tensorboard()
+
+    def _check_steps(self) -> None:
+        """Refuses trainings that have too few images for a step.
+
+        Raises:
+            UserError: The data cannot be used; there are fewer training images than micro-batches; or a micro-batch
+                is one image, and the network has a BatchNorm that needs more.
+        """
+        for where, settings in self._trainings().items():
+            if not settings.epochs:
+                continue
+            plan = Plan.of(self.data.train, settings, where)
+            if plan.size == 1 and not self._learns_from_one_image():
+                raise UserError(
+                    "training would run one image at a time, and this network's BatchNorm needs at least two values a "
+                    "channel",
+                    where=where,
+                    remedy="raise batch_size, lower accumulate, or train on more images",
+                )
+
+    def _learns_from_one_image(self) -> bool:
+        """Runs one image through the network in training mode: BatchNorm refuses feature maps of a single value."""
+        network = self._build(self.spec).train()
+        try:
+            with torch.no_grad():
+                network(torch.zeros(1, *self.spec.network.input_shape))
+        except ValueError:
+            return False
+        return True
 
     def _check_budget(self) -> None:
         """Refuses a budget that nothing in the search space can meet, before anything is trained.
@@ -164,7 +204,7 @@ class Context:
         from usdn_nas.data import load_data
 
         network = self.spec.network
-        splits = load_data(self.study.data, seed=self.study.seed, input_shape=network.input_shape)
+        splits = load_data(self.study.data, seed=self.study.seed, input_shape=network.input_shape, trust_code=True)
         if splits.num_classes != network.num_classes:
             raise UserError(
                 f"data set '{self.study.data.name}' has {splits.num_classes} classes, "
@@ -247,7 +287,12 @@ def _says(path: Path, payload: dict[str, Any]) -> bool:
 
 
 def open_run(
-    study: Path, overrides: tuple[str, ...] = (), out: Path | None = None, reporter: Reporter | None = None
+    study: Path,
+    overrides: tuple[str, ...] = (),
+    out: Path | None = None,
+    reporter: Reporter | None = None,
+    *,
+    trust_code: bool = False,
 ) -> Context:
     """The context of a study file, or of a run folder (which holds the study it was made from).
 
@@ -255,8 +300,11 @@ def open_run(
         study: A TOML file, or a run folder.
         overrides: ``"a.b=c"`` each, on top of the study.
         out: The run folder; ``runs/<name of the study>`` unless given.
+        trust_code: Accept a network or data set that is code of its own (``package.module:function``). The context
+            runs that code when it builds them.
 
     Raises:
+        ConsentError: A file names code of its own, and ``trust_code`` is False.
         UserError: The file or folder is missing or wrong.
     """
     reporter = reporter or Reporter()
@@ -266,8 +314,12 @@ def open_run(
         apply_overrides(saved["config"], overrides)
         config = validate(StudyConfig, saved["config"], where=study / "study.json")
         spec = validate(SpaceSpec, saved["space"], where=study / "study.json")
+        check_code_of_data(config, overrides, f"{study / 'study.json'}: config", trust_code)
         if config.space != space:
-            spec = load_space(find_toml(config.space, "search_spaces"))
+            spec = load_space(find_toml(config.space, "search_spaces"), trust_code=trust_code)
+        else:
+            where = f"{study / 'study.json'}: space.network.name"
+            check_network(spec.network.name, where=where, trust_code=trust_code)
         return Context(saved["name"], config, spec, run_folder(study, out), reporter)
-    config, spec = load_study(study, overrides)
+    config, spec = load_study(study, overrides, trust_code=trust_code)
     return Context(study.stem, config, spec, run_folder(study, out), reporter)

@@ -126,14 +126,21 @@ def _network(context: Context, file: ArchitectureFile, folder: Path, name: str) 
 
 
 def write_all_figures(context: Context) -> None:
-    """Every figure that the run has data for, and ``report.html``."""
+    """Writes every figure that the run has data for, and ``report.html``.
+
+    Figures of an earlier report that have no data any longer are removed: ``figures`` is the run's own folder.
+    """
     from usdn_nas.report import draw_figures, load_run, write_figures, write_report
+    from usdn_nas.report.figures.write import FIGURES, SUFFIXES
 
     finished = load_run(context.folder)
     with context.reporter.task("report", 3) as task:
         drawn = draw_figures(finished)
         task.advance("drawn")
-        write_figures(finished, context.folder / "figures", drawn=drawn)
+        folder = context.folder / "figures"
+        written = write_figures(finished, folder, drawn=drawn)
+        for path in {folder / f"{name}{suffix}" for name in FIGURES for suffix in SUFFIXES} - set(written):
+            path.unlink(missing_ok=True)
         task.advance("figures")
         write_report(finished, context.folder / "report.html", drawn=drawn)
         task.advance("report.html")

@@ -1,24 +1,29 @@
-"""``stages.json``: which stages of a run folder are done, from which inputs, with which outputs."""
+"""The ledger of a run folder: which stages are done, from which inputs, with which outputs.
+
+Results of other settings are set aside rather than overwritten, and taken back when the settings come back. How that
+survives a kill at any moment is told in `usdn_nas.pipeline.stagefile`.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
-import shutil
+import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from usdn_nas.errors import UserError
-from usdn_nas.files import digest, file_digest, read_json, remove_leftovers, write_json
+from usdn_nas.errors import UsdnError, UserError
+from usdn_nas.files import digest, file_digest
+from usdn_nas.pipeline.places import holds_anything
+from usdn_nas.pipeline.stagefile import CHECKPOINT, Moves, Records, StageFile
 from usdn_nas.progress import Reporter
+from usdn_nas.writing import remove_leftovers, writing
 
 __all__ = ["Ledger", "Stage", "locked"]
-
-SCHEMA = "usdn-nas/stages/1"
-CHECKPOINT = "checkpoint.pt"
 
 
 @dataclass(frozen=True)
@@ -44,6 +49,11 @@ class Stage:
         """Digest of the inputs."""
         return digest(self.inputs)
 
+    @property
+    def has_folder(self) -> bool:
+        """Whether the stage has a folder of its own, named after its key."""
+        return all(name.startswith(f"{self.key}/") for name in self.outputs)
+
 
 class Ledger:
     """Runs stages once, and again when what they depend on changed.
@@ -55,18 +65,18 @@ class Ledger:
 
     def __init__(self, folder: Path, reporter: Reporter) -> None:
         self.folder = folder
-        self.path = folder / "stages.json"
         self.reporter = reporter
-        self.records: dict[str, dict[str, Any]] = {}
-        if self.path.exists():
-            self.records = read_json(self.path, SCHEMA)["stages"]
+        self._file = StageFile(folder)
 
-    def _write(self) -> None:
-        write_json(self.path, {"schema": SCHEMA, "stages": self.records})
+    @property
+    def records(self) -> Records:
+        """What is known of each stage."""
+        return self._file.stages
 
-    def _intact(self, record: dict[str, Any]) -> bool:
-        paths = {self.folder / name: expected for name, expected in record["outputs"].items()}
-        return all(path.is_file() and file_digest(path) == expected for path, expected in paths.items())
+    @property
+    def unsettled(self) -> bool:
+        """Whether a kill left folders between their places; whoever holds the run folder next puts them there."""
+        return self._file.moves is not None
 
     def is_done(self, stage: Stage) -> bool:
         """Whether the stage finished with these inputs and its files are as it left them."""
@@ -76,66 +86,51 @@ class Ledger:
             and record["status"] == "done"
             and record["fingerprint"] == stage.fingerprint
             and (stage.extent is None or record["extent"] >= stage.extent)
-            and self._intact(record)
+            and all(_is(self.folder / name, expected) for name, expected in record["outputs"].items())
         )
 
     def ensure(self, stage: Stage) -> bool:
         """Runs the stage unless it is done. Returns whether it ran.
 
         Raises:
-            UserError: The stage cannot work with its input; what an earlier run of it left is as it was.
+            UserError: The stage cannot work with its input. What was there before is as it was. What the stage has
+                written until then is kept as the work of an interrupted one.
         """
+        self._file.settle()
+        if self.is_done(stage):
+            self.reporter.say(f"{stage.key}: done before ({self.records[stage.key]['seconds']:.0f} s), nothing to do")
+            return False
+        if self._changed(stage) and stage.has_folder and self._take_back(stage):
+            self.reporter.say(f"{stage.key}: made with these settings before, taken back")
+            if self.is_done(stage):
+                return False
         before = self.records.get(stage.key)
-        if before is not None and self.is_done(stage):
-            self.reporter.say(f"{stage.key}: done before ({before['seconds']:.0f} s), nothing to do")
-            return False
-        changed = [] if before is None else self._changed(stage, before)
-        if changed and self._take_back(stage):
-            return False
-        self._explain(stage, before, changed)
-        seconds = before["seconds"] if before and not changed else 0.0
-        entry = {
-            "status": "running",
-            "fingerprint": stage.fingerprint,
-            "inputs": stage.inputs,
-            "extent": stage.extent,
-            "seconds": seconds,
-            "outputs": {},
-        }
-        if changed:  # first, so that a kill in between leaves no stale checkpoint under the new record
-            self._set_aside(stage.key)
-        self.records[stage.key] = entry
-        self._write()
-        start = time.monotonic()
+        self._explain(stage)
+        entry = self._begin(stage)
+        start, seconds = time.monotonic(), entry["seconds"]
         try:
             stage.run(stage)
         except UserError:
-            self._restore(stage.key, before, changed)
+            self._undo(stage, before)
             raise
-        finally:
+        except BaseException:
             entry["seconds"] = round(seconds + time.monotonic() - start, 2)
-            self._write()
-        entry["status"] = "done"
-        entry["finished"] = time.strftime("%Y-%m-%dT%H:%M:%S%z")
-        entry["outputs"] = {name: file_digest(self.folder / name) for name in self._written(stage)}
-        self._write()
-        (self.folder / stage.key / CHECKPOINT).unlink(missing_ok=True)  # last: no kill in between trains anew
+            with contextlib.suppress(UsdnError):  # the first failure says more, and the disk may be full
+                self._file.write()
+            raise
+        self._finish(stage, entry | {"seconds": round(seconds + time.monotonic() - start, 2)})
         return True
 
-    def _written(self, stage: Stage) -> list[str]:
-        """Names of the stage's files, patterns resolved."""
-        return [
-            str(path.relative_to(self.folder))
-            for pattern in stage.outputs
-            for path in (sorted(self.folder.glob(pattern)) if "*" in pattern else [self.folder / pattern])
-        ]
-
-    def _changed(self, stage: Stage, record: dict[str, Any]) -> list[str]:
-        """Names of the inputs that are not those of ``record``."""
+    def _changed(self, stage: Stage) -> list[str]:
+        """Names of the inputs that differ from those of the stage's record; empty if there is none."""
+        record = self.records.get(stage.key)
+        if record is None or record["fingerprint"] == stage.fingerprint:
+            return []
         before, now = record["inputs"], stage.inputs
         return sorted(key for key in {*before, *now} if before.get(key) != now.get(key))
 
-    def _explain(self, stage: Stage, record: dict[str, Any] | None, changed: list[str]) -> None:
+    def _explain(self, stage: Stage) -> None:
+        record, changed = self.records.get(stage.key), self._changed(stage)
         if record is None:
             return
         if changed:
@@ -147,56 +142,108 @@ class Ledger:
         else:
             self.reporter.say(f"{stage.key}: its files changed since, so it runs again")
 
-    def _aside(self, key: str) -> Path:
-        folder = self.folder / key
-        return folder.with_name(f"{folder.name}.old")
+    def _begin(self, stage: Stage) -> dict[str, Any]:
+        """Records that the stage runs, and sets aside what it made with other settings. Returns the new record."""
+        key, before, changed = stage.key, self.records.get(stage.key), self._changed(stage)
+        entry = {
+            "status": "running",
+            "fingerprint": stage.fingerprint,
+            "inputs": stage.inputs,
+            "extent": stage.extent,
+            "seconds": before["seconds"] if before is not None and not changed else 0.0,
+            "outputs": {},
+        }
+        if not (changed and stage.has_folder):
+            self._file.rearrange({**self.records, key: entry}, self._aside(key), Moves(key))
+            return entry
+        stages, aside, away = self._set_aside(key, {key: entry})
+        damaged = (_name(entry),) if _name(entry) in aside else ()  # else it would have been taken back
+        for name in damaged:
+            del aside[name]
+        self._file.rearrange(stages, aside, Moves(key, away=away, drop=damaged))
+        return entry
 
-    def _set_aside(self, key: str) -> None:
-        """Moves a stage's folder to ``<key>.old``, in place of an earlier one; an unfinished for no finished one."""
-        if not (self.folder / key).is_dir():
-            return
-        old = f"{key}.old"
-        finished = self.records[key]["status"] == "done"
-        if not finished and self.records.get(old, {}).get("status") == "done" and self._aside(key).is_dir():
-            shutil.rmtree(self.folder / key)
-            return
-        shutil.rmtree(self._aside(key), ignore_errors=True)
-        (self.folder / key).rename(self._aside(key))
-        self.records[old] = self.records[key]
+    def _finish(self, stage: Stage, entry: dict[str, Any]) -> None:
+        """Records that the stage is done; of what was set aside, only the latest that is finished stays."""
+        key, aside = stage.key, self._aside(stage.key)
+        finished = [name for name, records in aside.items() if records[key]["status"] == "done"]
+        kept = finished[-1:]
+        entry |= {
+            "status": "done",
+            "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            "outputs": {name: file_digest(self.folder / name) for name in self._written(stage)},
+        }
+        checkpoint = (self.folder / key / CHECKPOINT).exists()
+        moves = Moves(key, drop=tuple(name for name in aside if name not in kept), checkpoint=checkpoint)
+        self._file.rearrange({**self.records, key: entry}, {name: aside[name] for name in kept}, moves)
+
+    def _written(self, stage: Stage) -> list[str]:
+        """Names of the stage's files, patterns resolved."""
+        return [
+            str(path.relative_to(self.folder))
+            for pattern in stage.outputs
+            for path in (sorted(self.folder.glob(pattern)) if "*" in pattern else [self.folder / pattern])
+        ]
+
+    def _aside(self, key: str) -> dict[str, Records]:
+        """A copy of what a stage has set aside."""
+        return dict(self._file.aside.get(key, {}))
+
+    def _set_aside(self, key: str, new: Records) -> tuple[Records, dict[str, Records], str | None]:
+        """The records after a stage's folder is set aside; nothing is changed yet.
+
+        Args:
+            key: The stage.
+            new: Records that take the place of those of the folder.
+
+        Returns:
+            The records of all stages; what the stage has aside then; the name that the folder gets, None if there is
+            no folder.
+        """
+        inside = {
+            other: record
+            for other, record in self.records.items()
+            if other == key or (record["outputs"] and all(name.startswith(f"{key}/") for name in record["outputs"]))
+        }
+        both = {**self.records, **new}  # in the order in which the stages ran first
+        stages = {other: record for other, record in both.items() if other in new or other not in inside}
+        if not os.path.lexists(self.folder / key):
+            return stages, self._aside(key), None
+        away = _name(self.records[key])
+        return stages, {**self._aside(key), away: inside}, away
 
     def _take_back(self, stage: Stage) -> bool:
-        """Puts ``<key>.old`` back in its place where it is what the stage would make; what was there goes aside."""
-        key, old, aside = stage.key, f"{stage.key}.old", self._aside(stage.key)
-        kept = self.records.get(old)
-        if kept is None or kept["status"] != "done" or kept["fingerprint"] != stage.fingerprint or not aside.is_dir():
+        """Puts a folder that was set aside back if it was made with the stage's settings. Returns whether it was."""
+        key, back = stage.key, stage.fingerprint[:12]
+        kept, place = self._aside(key).get(back), self._file.place(stage.key, back)
+        if kept is None or not place.is_dir() or not self._intact(kept[key], key, place):
             return False
-        present, parked = self.folder / key, aside.with_name(f"{aside.name}er")
-        shutil.rmtree(parked, ignore_errors=True)
-        if present.is_dir():
-            present.rename(parked)
-        aside.rename(present)
-        if self.records[key]["status"] == "done" and parked.is_dir():
-            parked.rename(aside)
-            self.records[key], self.records[old] = kept, self.records[key]
-        else:
-            shutil.rmtree(parked, ignore_errors=True)
-            self.records[key] = self.records.pop(old)
-        self._write()
-        if not self.is_done(stage):
-            return False
-        self.reporter.say(f"{key}: made with these settings before, taken back")
+        stages, aside, away = self._set_aside(key, kept)
+        del aside[back]
+        self._file.rearrange(stages, aside, Moves(key, away=away, back=back))
         return True
 
-    def _restore(self, key: str, record: dict[str, Any] | None, changed: list[str]) -> None:
-        """Undoes what `ensure` did before the stage refused its input."""
-        if changed and f"{key}.old" in self.records and self._aside(key).is_dir():
-            shutil.rmtree(self.folder / key, ignore_errors=True)
-            self._aside(key).rename(self.folder / key)
-            self.records[key] = self.records.pop(f"{key}.old")
-        elif record is None:
-            del self.records[key]
-        else:
-            self.records[key] = record
+    def _intact(self, record: Mapping[str, Any], key: str, place: Path) -> bool:
+        """Whether the files of a stage that were set aside are as it left them."""
+        outputs = record["outputs"].items()
+        return all(_is(place / name.removeprefix(f"{key}/"), expected) for name, expected in outputs)
+
+    def _undo(self, stage: Stage, before: dict[str, Any] | None) -> None:
+        """Puts back what was there before the stage refused its input."""
+        key, back = stage.key, None if before is None else _name(before)
+        places = [self.folder / key] if stage.has_folder else map(self.folder.joinpath, self._written(stage))
+        empty = not any(map(holds_anything, places))
+        if back is not None and back in self._aside(key):
+            stages, aside, away = self._set_aside(key, self._aside(key)[back])
+            drop = (away,) if empty and away is not None else ()
+            for name in (back, *drop):
+                del aside[name]
+            self._file.rearrange(stages, aside, Moves(key, away=away, back=back, drop=drop))
+        elif before is not None:
+            self._file.rearrange({**self.records, key: before}, self._aside(key), Moves(key))
+        elif empty:
+            stages = {other: record for other, record in self.records.items() if other != key}
+            self._file.rearrange(stages, self._aside(key), Moves(key))
 
     def output_digest(self, key: str, name: str | None = None) -> str:
         """Digest over the files of a stage, or over the one called ``name``; ``"missing"`` unless the stage is done."""
@@ -213,22 +260,37 @@ class Ledger:
             raise UserError(finding, where=self.folder, remedy=f"run '{command}' first")
 
 
+def _name(record: Mapping[str, Any]) -> str:
+    """The name under which the folder of a record is set aside."""
+    return str(record["fingerprint"])[:12]
+
+
+def _is(path: Path, expected: str) -> bool:
+    return path.is_file() and file_digest(path) == expected
+
+
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Holds the run folder; a second process is refused.
+    """Holds the run folder; a second process is refused. Finishes what a killed process left half done.
+
+    The lock is the file ``.lock``. Its content does not matter and is never changed.
 
     Raises:
-        UserError: Another process holds it.
+        UserError: Another process holds the folder, or it cannot be one.
+        RunError: The folder cannot be written to.
     """
-    try:
+    with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / ".lock").open("w")
-    except OSError as error:
-        raise UserError(f"cannot be a run folder: {error.strerror}", where=folder) from None
-    with lock as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise UserError("another process works in this run folder", where=folder) from None
-        remove_leftovers(folder)
+        lock = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
+    try:
+        with writing(folder / ".lock"):
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise UserError("another process works in this run folder", where=folder) from None
+        file = StageFile(folder)
+        file.settle()
+        remove_leftovers(file.folders())
         yield
+    finally:
+        os.close(lock)

@@ -13,6 +13,7 @@ from multiprocessing.context import SpawnProcess
 from typing import Any
 
 from usdn_nas.errors import RunError, UserError
+from usdn_nas.writing import os_failure
 
 __all__ = ["orphaned", "supervise"]
 
@@ -126,6 +127,9 @@ def _work(sender: Connection, work: Callable[..., None], arguments: tuple[Any, .
         sys.exit(2)
     except RunError as error:
         sender.send(("run", str(error)))
+        sys.exit(1)
+    except OSError as error:
+        sender.send(("run", str(os_failure(error))))
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from usdn_nas.config import ExportConfig
 from usdn_nas.cost import exit_costs, reference_bops
+from usdn_nas.errors import UserError
 from usdn_nas.evaluation.outputs import SupernetEvaluator, run
 from usdn_nas.evaluation.summary import policy_metrics
-from usdn_nas.export.document import ArchitectureFile, Objective, write_architecture
+from usdn_nas.export.document import SCHEMA, ArchitectureFile, Objective, write_architecture
+from usdn_nas.files import read_json
 from usdn_nas.networks.chain import MultiExitNetwork
 from usdn_nas.networks.weights import load_weights
 from usdn_nas.pipeline.context import Context
@@ -21,7 +24,7 @@ from usdn_nas.policy.thresholds import fit_thresholds
 from usdn_nas.quant.supernet import Supernet, materialize
 from usdn_nas.study.points import FrontPoint, best_point, find_point, front_points, select, smoothed_front
 
-__all__ = ["choose", "export", "export_front", "load_retrained", "objective_of", "refit"]
+__all__ = ["check_target", "choose", "export", "export_front", "load_retrained", "objective_of", "refit"]
 
 
 def selection_metrics(result: PolicyResult, names: Sequence[str], reference: int, n: int) -> dict[str, Any]:
@@ -105,14 +108,34 @@ def export(context: Context, path: Path, pick: ExportConfig) -> None:
 
 
 def export_front(context: Context, folder: Path) -> list[Path]:
-    """Writes every point of the front as ``<trial.policy>.json``; returns the files."""
+    """Writes every point of the front as ``<trial.policy>.json``; returns the files.
+
+    Raises:
+        UserError: A file of such a name is there and is no architecture. Nothing is written then.
+    """
+    points = {folder / f"{point.name}.json": point for point in front_points(read(context), context.space)}
+    for path in points:
+        check_target(path)
     evaluator = SupernetEvaluator(context.supernet(), context.search_batches)
-    paths = []
-    for point in front_points(read(context), context.space):
-        paths.append(folder / f"{point.name}.json")
+    for path, point in points.items():
         objective = Objective(mode="budget", budget_bops=point.bops)
-        _write(context, paths[-1], point, objective, evaluator(point.bits))
-    return paths
+        _write(context, path, point, objective, evaluator(point.bits))
+    return list(points)
+
+
+def check_target(path: Path) -> None:
+    """Refuses to write an architecture over a file of another kind.
+
+    Raises:
+        UserError: ``path`` is there and is no architecture file.
+    """
+    if os.path.lexists(path):
+        try:
+            read_json(path, SCHEMA)
+        except UserError:
+            raise UserError(
+                "is there already and is no architecture file", where=path, remedy="move it away, or give another name"
+            ) from None
 
 
 def objective_of(context: Context, file: ArchitectureFile) -> Objective:

@@ -23,6 +23,7 @@ from usdn_nas.pipeline import train
 from usdn_nas.pipeline.context import Context
 from usdn_nas.pipeline.evaluate import evaluate, write_all_figures
 from usdn_nas.pipeline.ledger import Ledger, Stage
+from usdn_nas.pipeline.places import check_places
 from usdn_nas.policy.exact import MAX_CANDIDATES, too_many_candidates
 from usdn_nas.study.samplers import goal
 from usdn_nas.study.session import planned, settings_that_matter
@@ -294,8 +295,9 @@ class Pipeline:
         """Finds what cannot work before anything is written: device, budget, data, weights, and the storage if needed.
 
         Raises:
-            UserError: The first of these.
+            UserError: The first of these, or the run folder holds files of others where a run writes its own.
         """
+        check_places(self.context.folder)
         self.context.check()
         self._start  # noqa: B018
         settings = self.context.study.search

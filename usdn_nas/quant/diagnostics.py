@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from typing import Any
 
 import torch
@@ -59,6 +61,22 @@ class _Oscillations:
         return {"codes": self.codes, "direction": self.direction, "frequency": self.frequency}
 
     def load_state_dict(self, state: dict[str, Tensor | None]) -> None:
+        """Goes on from a state.
+
+        Raises:
+            ValueError: It is a state of other weights, or one that cannot come about.
+        """
+        types = {"codes": torch.int16, "direction": torch.int8, "frequency": self.frequency.dtype}
+        if set(state) != set(types):
+            raise ValueError("oscillations without codes, direction or frequency")
+        for name, value in state.items():
+            if value is None and name == "codes":  # no step was watched yet
+                continue
+            if not isinstance(value, Tensor) or value.shape != self.frequency.shape or value.dtype != types[name]:
+                raise ValueError(f"oscillations of other weights ({name})")
+        frequency = state["frequency"]
+        if frequency is not None and not bool(((frequency >= 0) & (frequency <= 1)).all()):
+            raise ValueError("a frequency of oscillation outside 0 to 1")
         device = self.frequency.device
         vars(self).update({name: None if value is None else value.to(device) for name, value in state.items()})
 
@@ -136,10 +154,35 @@ class QuantizerWatch:
         return {"quantizers": self.quantizers, "oscillations": oscillations}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes on from a state of the same supernet."""
+        """Goes on from a state of the same supernet.
+
+        Raises:
+            ValueError: It is a state of another supernet, or one that cannot come about.
+        """
+        _check_records(state["quantizers"], self.quantizers)
+        if set(state["oscillations"]) != set(self._oscillations):
+            raise ValueError("oscillations at other bit-widths")
         self.quantizers = state["quantizers"]
         for width, found in self._oscillations.items():
             found.load_state_dict(state["oscillations"][width])
+
+
+def _check_records(records: Any, own: list[dict[str, Any]]) -> None:
+    """Checks stored records of quantizers against those of the supernet that is trained.
+
+    Raises:
+        ValueError: They are of other quantizers, or hold impossible figures.
+    """
+    if not isinstance(records, list) or len(records) != len(own):
+        raise ValueError("records of other quantizers")
+    for record, expected in zip(records, own, strict=True):
+        if set(record) != set(expected) or any(record[key] != expected[key] for key in ("layer", "tensor", "bits")):
+            raise ValueError("records of other quantizers")
+        series = [record["step"], *([record["oscillating"]] if "oscillating" in record else [])]
+        if any(len(values) != len(records[0]["step"]) for values in series):
+            raise ValueError(f"records of '{record['layer']}' over another number of epochs")
+        if not all(type(x) is float and 0 <= x < math.inf for x in [record["start"], *itertools.chain(*series)]):
+            raise ValueError(f"impossible figures of a quantizer of '{record['layer']}'")
 
 
 def _trained_norms(supernet: Supernet) -> dict[str, nn.BatchNorm2d]:

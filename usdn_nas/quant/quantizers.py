@@ -71,6 +71,9 @@ class LearnedStep(nn.Module):
             of an input.
     """
 
+    never_zero = ("step",)
+    """Values are divided by it; `usdn_nas.networks.values` refuses a file in which it is zero."""
+
     def __init__(self, width: int, *, signed: bool, offset: bool, count: int) -> None:
         super().__init__()
         self.width = width

@@ -115,6 +115,11 @@ def _shown(name: str) -> tuple[str, Callable[[Sequence[Any]], list[str]] | None]
     return name.replace("_", " ").capitalize() if name.islower() and "." not in name else name, None
 
 
+_UNPRINTABLE = dict.fromkeys((*range(0x20), *range(0x7F, 0xA0)), "\ufffd")
+"""Control characters, which could drive a terminal."""
+_SHOWN_IN_CSV = {code: mark for code, mark in _UNPRINTABLE.items() if chr(code) not in "\t\n\r"}
+
+
 def _is_missing(value: object) -> bool:
     return value is None or value is pd.NA or (isinstance(value, float) and math.isnan(value))
 
@@ -134,8 +139,8 @@ def columns(frame: pd.DataFrame) -> list[Column]:
         there = [value for value in values if not _is_missing(value)]
         numeric = bool(there) and all(isinstance(v, int | float | np.number) for v in there)
         texts = iter(form(there) if form and numeric else [_plain(v) for v in there])
-        cells = tuple(_NONE if _is_missing(value) else next(texts) for value in values)
-        out.append(Column(label, cells, numeric))
+        cells = tuple(_NONE if _is_missing(value) else next(texts).translate(_UNPRINTABLE) for value in values)
+        out.append(Column(label.translate(_UNPRINTABLE), cells, numeric))
     return out
 
 
@@ -166,13 +171,13 @@ def render(frame: pd.DataFrame, format: Format = "table", *, title: str | None =
         UserError: Another format.
     """
     if format == "csv":
-        return str(_as_csv(frame).to_csv(index=False, lineterminator="\n"))
+        return str(_as_csv(frame).to_csv(index=False, lineterminator="\n")).translate(_SHOWN_IN_CSV)
     if format == "json":
         records = [{str(k): _as_json(v) for k, v in row.items()} for row in frame.to_dict("records")]
         return json.dumps(records, indent=2, allow_nan=False) + "\n"
     if format != "table":
         raise UserError(f"unknown format '{format}'", remedy=nearest(format, ("table", "csv", "json")))
-    table = FittedTable(title)
+    table = FittedTable(None if title is None else title.translate(_UNPRINTABLE))
     shown = columns(frame)
     for column in shown:
         table.add(column.label, numeric=column.numeric)

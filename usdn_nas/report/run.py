@@ -13,7 +13,7 @@ import pandas as pd
 from usdn_nas.architecture import Architecture, Bits
 from usdn_nas.config import StudyConfig
 from usdn_nas.errors import UserError, nearest
-from usdn_nas.files import read_json
+from usdn_nas.files import file_digest, read_json
 from usdn_nas.records import ChainRecord
 from usdn_nas.space import SearchSpace, SpaceSpec
 from usdn_nas.validation import validate
@@ -46,6 +46,8 @@ def load_run(path: Path | str) -> Run:
 class Run:
     """A run folder. Every property reads its file once, and raises `MissingPartError` where there is none yet.
 
+    A file that was changed or damaged after its stage had finished is refused with a `UserError`.
+
     Args:
         path: The folder; `load_run` checks that it is one.
     """
@@ -57,13 +59,33 @@ class Run:
         return f"Run({str(self.path)!r})"
 
     def _part(self, relative: str, stage: str) -> Path:
-        """Path of a part, which must be there."""
+        """Path of a part, which must be there and as its stage left it.
+
+        Raises:
+            MissingPartError: It is not there.
+            UserError: Its content is not that of which ``stages.json`` holds the digest.
+        """
         path = self.path / relative
         if not path.is_file():
             raise MissingPartError(
                 "not written yet", where=path, remedy=f"stage '{stage}' writes it: usdn-nas {stage} {self.path}"
             )
+        expected = self._digests().get(relative)
+        if expected is not None and file_digest(path) != expected:
+            raise UserError(
+                f"was changed or damaged since stage '{stage}' wrote it",
+                where=path,
+                remedy=f"usdn-nas {stage} {self.path} writes it again",
+            )
         return path
+
+    def _digests(self) -> dict[str, str]:
+        """File -> digest, of all that finished stages wrote. Read anew each time, because a stage may run meanwhile."""
+        path = self.path / "stages.json"
+        records = read_json(path, "usdn-nas/stages/1")["stages"].values() if path.exists() else ()
+        return {
+            name: value for record in records if record["status"] == "done" for name, value in record["outputs"].items()
+        }
 
     def _json(self, relative: str, stage: str, schema: str) -> dict[str, Any]:
         return read_json(self._part(relative, stage), schema)

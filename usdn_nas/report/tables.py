@@ -410,13 +410,13 @@ def ladder_table(ladder: Mapping[str, Any]) -> pd.DataFrame:
 
 
 def stage_table(run: Run) -> pd.DataFrame:
-    """How long each stage took, what was put aside and the report itself left out.
+    """How long each stage took, except for the report itself.
 
     Columns: ``stage``, ``status``, ``seconds``.
     """
     rows = [
         {"stage": name, "status": stage["status"], "seconds": stage["seconds"]}
         for name, stage in run.stages.items()
-        if name != "report" and not name.endswith(".old")
+        if name != "report"
     ]
     return pd.DataFrame(rows, columns=["stage", "status", "seconds"]).astype({"seconds": float})

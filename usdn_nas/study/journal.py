@@ -20,12 +20,16 @@ from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.storages.journal._storage import JournalOperation
 from optuna.trial import FrozenTrial, TrialState
 
+from usdn_nas.writing import writing
+
 if sys.platform != "win32":
     import fcntl
 
 __all__ = ["Journal", "JournalLock", "StudyJournal"]
 
 SECONDS_BETWEEN_SYNCS = 1.0
+_HEAD = b'{"op_code":'
+"""How every line of a journal begins."""
 
 
 class JournalLock(JournalFileOpenLock):
@@ -54,7 +58,11 @@ class JournalLock(JournalFileOpenLock):
                 os.close(handle)
                 raise
             self._handle = handle
-        _cut_torn_line(self._path)
+        try:
+            _cut_torn_line(self._path)
+        except BaseException:
+            self.release()
+            raise
         return True
 
     def release(self) -> None:
@@ -75,9 +83,15 @@ class Journal(JournalFileBackend):
 
     Args:
         path: An existing file. It is mended at once if its last line is torn.
+
+    Raises:
+        ValueError: The file is no journal, so that its last line must not be cut off.
     """
 
     def __init__(self, path: Path) -> None:
+        with path.open("rb") as file:
+            if not _HEAD.startswith(file.read(len(_HEAD))):
+                raise ValueError("its first line is not that of a journal")
         self._path = path
         self._own_lock = JournalLock(path)
         self._own_lock.acquire()
@@ -86,14 +100,18 @@ class Journal(JournalFileBackend):
         super().__init__(str(path), lock_obj=self._own_lock)
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
-        """Appends a line for each of ``logs``."""
+        """Appends a line for each of ``logs``.
+
+        Raises:
+            RunError: The disk is full, or the file cannot be written. It is as it was before.
+        """
         lines = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs)
-        self._own_lock.acquire()
-        try:
-            with self._path.open("ab") as file:
-                file.write(lines.encode())
-        finally:
-            self._own_lock.release()
+        with writing(self._path):
+            self._own_lock.acquire()
+            try:
+                _append(self._path, lines.encode())
+            finally:
+                self._own_lock.release()
         self._unsynced |= any(log.get("op_code") == JournalOperation.SET_TRIAL_STATE_VALUES for log in logs)
         if self._unsynced and time.monotonic() - self._synced >= SECONDS_BETWEEN_SYNCS:
             self.sync()
@@ -101,7 +119,7 @@ class Journal(JournalFileBackend):
     def sync(self) -> None:
         """Waits until the disk holds every change of a trial's state."""
         if self._unsynced:
-            with self._path.open("rb") as file:
+            with writing(self._path), self._path.open("rb") as file:
                 os.fsync(file.fileno())
             self._synced, self._unsynced = time.monotonic(), False
 
@@ -182,6 +200,18 @@ class StudyJournal(JournalStorage):
     def _sync_with_backend(self) -> None:
         if self._writer != threading.get_ident():
             super()._sync_with_backend()
+
+
+def _append(path: Path, data: bytes) -> None:
+    """Appends ``data`` whole, or not at all: what a full disk had room for is cut off again."""
+    with path.open("ab", buffering=0) as file:
+        before, left = file.seek(0, os.SEEK_END), memoryview(data)
+        try:
+            while left:
+                left = left[file.write(left) :]
+        except OSError:
+            file.truncate(before)
+            raise
 
 
 def _cut_torn_line(path: Path) -> None:

@@ -14,6 +14,7 @@ from optuna.storages._cached_storage import _CachedStorage
 from usdn_nas.errors import UserError
 from usdn_nas.study.journal import StudyJournal
 from usdn_nas.study.transaction import one_transaction
+from usdn_nas.writing import write_failure
 
 __all__ = ["one_write", "open_storage", "place_of", "quiet", "sync"]
 
@@ -94,7 +95,7 @@ def open_storage(url: str | None, default: Path) -> BaseStorage:
         try:
             return _open_journal(path)
         except OSError as error:
-            raise UserError(f"cannot open the journal: {error.strerror or error}", where=path) from None
+            raise write_failure(error, path) from None
         except ValueError as error:
             raise UserError(
                 f"the journal is damaged: {error}", where=path, remedy="move it away and search again"

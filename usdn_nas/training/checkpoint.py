@@ -9,9 +9,15 @@ import torch
 from torch import nn
 
 from usdn_nas.errors import UserError
-from usdn_nas.files import atomic_path
+from usdn_nas.training.checks import check_network, check_optimizer, check_progress
+from usdn_nas.training.seal import is_sealed, seal
+from usdn_nas.writing import atomic_path
 
 __all__ = ["Progress", "Watch", "load_checkpoint", "save_checkpoint"]
+
+SCHEMA = "usdn-nas/checkpoint/2"
+_KEYS = {"schema", "fingerprint", "network", "optimizer", "progress", "watch"}
+_REMEDY = "delete it to train this stage anew"
 
 
 class Progress:
@@ -35,7 +41,11 @@ class Watch(Protocol):
         """All that it needs to go on."""
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes on from a state."""
+        """Goes on from a state.
+
+        Raises:
+            ValueError: It cannot have left that state.
+        """
 
 
 def save_checkpoint(
@@ -47,18 +57,21 @@ def save_checkpoint(
     watch: Watch | None = None,
 ) -> None:
     """Writes ``path``; ``fingerprint`` is that of the settings and inputs."""
+    # Given a path, torch writes the file itself and does not say why that failed.
     with atomic_path(path) as temporary:
-        torch.save(
-            {
-                "schema": "usdn-nas/checkpoint/1",
-                "fingerprint": fingerprint,
-                "network": network.state_dict(),
-                "optimizer": optimizer.state_dict(),
-                "progress": vars(at),
-                "watch": None if watch is None else watch.state_dict(),
-            },
-            temporary,
-        )
+        with temporary.open("wb") as file:
+            torch.save(
+                {
+                    "schema": SCHEMA,
+                    "fingerprint": fingerprint,
+                    "network": network.state_dict(),
+                    "optimizer": optimizer.state_dict(),
+                    "progress": vars(at),
+                    "watch": None if watch is None else watch.state_dict(),
+                },
+                file,
+            )
+        seal(temporary)
 
 
 def load_checkpoint(
@@ -68,25 +81,51 @@ def load_checkpoint(
     at: Progress,
     fingerprint: str,
     watch: Watch | None = None,
+    *,
+    steps: int,
+    per_epoch: int,
 ) -> None:
     """Puts ``network``, ``optimizer``, ``at`` and ``watch`` where they were.
 
+    A checkpoint that cannot be used is refused and left where it is: whoever trains decides to start anew.
+
+    Args:
+        steps: Number of steps of the whole training.
+        per_epoch: Number of steps of an epoch.
+
     Raises:
-        UserError: The file is truncated, foreign, or has another fingerprint.
+        UserError: The file is damaged in any bit, is foreign, has another fingerprint, or holds what this training
+            cannot have left.
     """
-    remedy = "delete it to train this stage anew"
+    state = _read(path)
+    if state["fingerprint"] != fingerprint:
+        raise UserError("checkpoint of other settings or data", where=path, remedy=_REMEDY)
     try:
-        state = torch.load(path, weights_only=True, map_location="cpu")
-        if state.get("fingerprint") != fingerprint:
-            raise UserError("checkpoint of other settings or data", where=path, remedy=remedy)
-        network.load_state_dict(state["network"])
-        optimizer.load_state_dict(state["optimizer"])
-        vars(at).update(state["progress"])
+        check_network(network, state["network"])
+        check_optimizer(optimizer, state["optimizer"])
+        check_progress(state["progress"], steps, per_epoch)
+        if (watch is None) != (state["watch"] is None):
+            raise ValueError("figures of quantizers that are not watched, or none of those that are")
         if watch is not None:
             watch.load_state_dict(state["watch"])
-    except UserError:
-        raise
-    except Exception:  # torch.load raises whatever the damage leads to, IndexError and OSError among others
+    except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
         raise UserError(
-            "expected a whole checkpoint, got a truncated or foreign file", where=path, remedy=remedy
+            f"this training cannot have left such a checkpoint: {error}", where=path, remedy=_REMEDY
         ) from None
+    network.load_state_dict(state["network"])
+    # Rates and decays are those of the settings, whatever the file says.
+    groups = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict({"state": state["optimizer"]["state"], "param_groups": groups})
+    vars(at).update(state["progress"])
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """The content of a checkpoint that is whole."""
+    try:
+        whole = is_sealed(path)
+        state = torch.load(path, weights_only=True, map_location="cpu") if whole else None
+    except Exception:  # torch.load raises whatever the damage leads to, IndexError and OSError among others
+        state = None
+    if not isinstance(state, dict) or set(state) != _KEYS or state["schema"] != SCHEMA:
+        raise UserError("expected a whole checkpoint, got a damaged or foreign file", where=path, remedy=_REMEDY)
+    return state

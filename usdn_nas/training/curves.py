@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +13,7 @@ from torch import nn
 
 from usdn_nas.errors import UserError
 from usdn_nas.quant.quantizers import LearnedStep
+from usdn_nas.writing import writing
 
 __all__ = ["Curves", "check_tensorboard", "open_curves", "step_sizes"]
 
@@ -29,8 +32,9 @@ def check_tensorboard() -> None:
 class Curves:
     """Where points go: an event file, or nowhere (``writer`` None)."""
 
-    def __init__(self, writer: Any = None) -> None:
+    def __init__(self, writer: Any = None, folder: Path | None = None) -> None:
         self._writer = writer
+        self._folder = folder
 
     @property
     def wanted(self) -> bool:
@@ -40,13 +44,15 @@ class Curves:
     def add(self, group: str, figures: Mapping[str, float], step: int) -> None:
         """A point of each of the curves ``group/name``."""
         if self._writer is not None:
-            for name, value in figures.items():
-                self._writer.add_scalar(f"{group}/{name}", value, step)
+            with writing(self._folder):
+                for name, value in figures.items():
+                    self._writer.add_scalar(f"{group}/{name}", value, step)
 
     def flush(self) -> None:
         """Writes what is still in memory."""
         if self._writer is not None:
-            self._writer.flush()
+            with writing(self._folder):
+                self._writer.flush()
 
 
 @contextmanager
@@ -60,8 +66,33 @@ def open_curves(folder: Path | None, first: int) -> Iterator[Curves]:
         return
     from torch.utils.tensorboard import SummaryWriter
 
-    with SummaryWriter(str(folder), purge_step=first) as writer:
-        yield Curves(writer)
+    with _silent_threads():
+        with writing(folder):
+            writer = SummaryWriter(str(folder), purge_step=first)
+        try:
+            yield Curves(writer, folder)
+        except BaseException:
+            with contextlib.suppress(OSError):  # the first failure says more
+                writer.close()
+            raise
+        with writing(folder):
+            writer.close()
+
+
+@contextmanager
+def _silent_threads() -> Iterator[None]:
+    """Within this context, a thread that cannot write prints no traceback: the next call of its writer raises it."""
+    before = threading.excepthook
+
+    def hook(arguments: threading.ExceptHookArgs) -> None:
+        if not isinstance(arguments.exc_value, OSError):
+            before(arguments)
+
+    threading.excepthook = hook
+    try:
+        yield
+    finally:
+        threading.excepthook = before
 
 
 def step_sizes(network: nn.Module) -> dict[str, float]:

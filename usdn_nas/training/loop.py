@@ -105,7 +105,7 @@ def fit(
         tensorboard: Write curves into ``folder``, as TensorBoard reads them.
 
     Raises:
-        UserError: The checkpoint is truncated or belongs to other settings, or a batch cannot be shared evenly.
+        UserError: The checkpoint is damaged or belongs to other settings, or a batch cannot be shared evenly.
         RunError: The loss is no longer finite, or another process is gone.
     """
     reporter = reporter or Reporter()
@@ -121,7 +121,9 @@ def fit(
     if leads:
         folder.mkdir(parents=True, exist_ok=True)
     if checkpoint.exists():
-        load_checkpoint(checkpoint, network, optimizer, at, fingerprint, watch)
+        load_checkpoint(
+            checkpoint, network, optimizer, at, fingerprint, watch, steps=plan.steps, per_epoch=plan.per_epoch
+        )
         reporter.say(f"{title}: goes on from step {at.step} of {steps}")
     same_state(network, at.step)
     saved = resumed = time.monotonic()

@@ -52,16 +52,18 @@ class Plan:
     steps: int
 
     @classmethod
-    def of(cls, split: Split, settings: TrainConfig) -> Plan:
+    def of(cls, split: Split, settings: TrainConfig, where: object = None) -> Plan:
         """A split smaller than a batch is used whole, or as much of it as can be shared evenly.
+
+        ``where`` names the settings in errors.
 
         Raises:
             UserError: It has fewer images than a step has micro-batches, or these cannot be shared evenly.
         """
-        count = micro_batches(settings)
+        count = micro_batches(settings, where)
         size = min(settings.batch_size, len(split)) // count
         if size == 0:
-            raise UserError(f"{len(split)} training images cannot be shared by {count} micro-batches")
+            raise UserError(f"{len(split)} training images cannot be shared by {count} micro-batches", where=where)
         per_epoch = len(split) // (size * count)
         steps = settings.epochs * per_epoch
         return cls(count, size, per_epoch, min(steps, settings.max_steps or steps))

@@ -56,6 +56,7 @@ _SETTINGS: Any = {
     "legend.labelcolor": INK,
     "lines.linewidth": 1.6,
     "text.color": INK,
+    "text.parse_math": False,  # a "$" in a name is a dollar, and no formula
     "xtick.color": MUTED,
     "ytick.color": MUTED,
     "xtick.labelcolor": INK,

@@ -11,7 +11,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from usdn_nas.errors import UserError
-from usdn_nas.files import atomic_path
 from usdn_nas.report.figures._style import lay_out
 from usdn_nas.report.figures.bits import plot_bits
 from usdn_nas.report.figures.curves import plot_curves
@@ -26,6 +25,7 @@ from usdn_nas.report.figures.sensitivity import plot_sensitivity
 from usdn_nas.report.figures.thresholds import plot_thresholds
 from usdn_nas.report.figures.training import plot_ladder, plot_training
 from usdn_nas.report.run import MissingPartError, Run
+from usdn_nas.writing import atomic_path
 
 __all__ = ["FIGURES", "SUFFIXES", "Drawn", "draw_figures", "figure_svg", "laid_out", "save_figure", "write_figures"]
 
@@ -96,21 +96,23 @@ def save_figure(figure: Figure, path: Path | str) -> Path:
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:
         raise UserError(f"expected a name that ends in {', '.join(SUFFIXES)}", where=path)
+    drawn = io.BytesIO()  # in memory, because Pillow does not say why a write failed
+    if suffix == ".svg":
+        drawn.write(figure_svg(figure).encode())
+    elif suffix == ".pdf":
+        with rc_context({"pdf.fonttype": 42}):  # TrueType: some publishers refuse Type 3
+            figure.savefig(drawn, format="pdf", metadata={"CreationDate": None})
+    else:
+        figure.savefig(drawn, format="png", dpi=_DPI, metadata={"Software": None})
     with atomic_path(path) as temporary:
-        if suffix == ".svg":
-            temporary.write_text(figure_svg(figure), encoding="utf-8")
-        elif suffix == ".pdf":
-            with rc_context({"pdf.fonttype": 42}):  # TrueType: some publishers refuse Type 3
-                figure.savefig(temporary, format="pdf", metadata={"CreationDate": None})
-        else:
-            figure.savefig(temporary, format="png", dpi=_DPI, metadata={"Software": None})
+        temporary.write_bytes(drawn.getbuffer())
     return path
 
 
 def write_figures(run: Run, folder: Path | str, *, drawn: Drawn | None = None) -> list[Path]:
     """Writes every figure for which ``run`` has the data as ``<name>.png``, ``.svg`` and ``.pdf``, atomically.
 
-    A figure of an earlier time whose data is gone is removed.
+    Other files in ``folder`` are left alone, also a figure of an earlier time whose data is gone.
 
     Args:
         drawn: Of the same run, from `draw_figures`; default: they are drawn.
@@ -123,11 +125,8 @@ def write_figures(run: Run, folder: Path | str, *, drawn: Drawn | None = None) -
     """
     paths = []
     for name, figure in (draw_figures(run) if drawn is None else drawn).items():
-        for path in (Path(folder) / f"{name}{suffix}" for suffix in SUFFIXES):
-            if isinstance(figure, MissingPartError):
-                path.unlink(missing_ok=True)
-            else:
-                paths.append(save_figure(figure, path))
+        if isinstance(figure, Figure):
+            paths += [save_figure(figure, Path(folder) / f"{name}{suffix}") for suffix in SUFFIXES]
     if not paths:
         raise UserError("nothing to draw yet", where=run.path, remedy="usdn-nas run STUDY goes on from here")
     return paths

@@ -1,0 +1,56 @@
+"""The places in a run folder that a run writes to, and whether something else lies there."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from usdn_nas.errors import UserError
+from usdn_nas.files import read_json
+from usdn_nas.pipeline.context import CHAIN_SCHEMA, STUDY_SCHEMA
+from usdn_nas.pipeline.stagefile import StageFile
+
+__all__ = ["check_places", "holds_anything"]
+
+_PLACES = {
+    "pretrain": ("pretrain",),
+    "supernet": ("supernet",),
+    "search": ("search",),
+    "export": ("export",),
+    "evaluate": ("evaluation.json",),
+    "report": ("report.html", "figures"),
+}
+"""Each stage's files and folders. Those inside ``retrain`` have names that nothing else has."""
+
+_DESCRIPTION = {"study.json": STUDY_SCHEMA, "chain.json": CHAIN_SCHEMA}
+
+
+def holds_anything(path: Path) -> bool:
+    """Whether a file is there, or a folder that is not empty."""
+    return any(path.iterdir()) if path.is_dir() else os.path.lexists(path)
+
+
+def check_places(folder: Path) -> None:
+    """Refuses a run folder in which a run would overwrite files that no run wrote.
+
+    Raises:
+        UserError: Such a file is there, or ``folder`` is a file.
+    """
+    for needed in (folder, folder / "retrain"):
+        if os.path.lexists(needed) and not needed.is_dir():
+            raise _refusal(needed, "is a file, and a run needs a folder")
+    taken = [(key, folder / name) for key, names in _PLACES.items() for name in names if holds_anything(folder / name)]
+    records = StageFile(folder)  # read after the look: a stage is recorded before it writes its files
+    for key, path in taken:
+        if key not in records.stages:
+            raise _refusal(path, "is there already, and no run wrote it")
+    for name, schema in _DESCRIPTION.items():
+        if not records.path.exists() and os.path.lexists(folder / name):
+            try:
+                read_json(folder / name, schema)
+            except UserError:
+                raise _refusal(folder / name, "is there already, and no run wrote it") from None
+
+
+def _refusal(path: Path, finding: str) -> UserError:
+    return UserError(finding, where=path, remedy="choose another run folder (--out), or move it away")
