@@ -108,7 +108,7 @@ class Chooser:
     def engine(self) -> Engine:
         """Runs the supernet over the search split."""
         supernet, batches = self.context.supernet(), self.context.search_batches
-        return Engine(supernet, batches, choose_settings(supernet, batches, self.context.study.search.backend))
+        return Engine(supernet, batches, choose_settings(supernet, self.context.study.search.backend))
 
     @cached_property
     def _supernet_digest(self) -> str:

@@ -95,7 +95,7 @@ class Enumerated:
         self.folder.mkdir(parents=True, exist_ok=True)
         batches = self.context.search_batches if self.split == "search" else self.context.test_batches
         supernet = self.context.supernet()
-        settings = settings or choose_settings(supernet, batches)
+        settings = settings or choose_settings(supernet)
         engine = Engine(supernet, batches, settings, memory_bytes=memory_bytes)
         confidence, correct = self._arrays("r+" if self.record["done"] else "w+")
         done = self.record["done"]

@@ -68,7 +68,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
             "plain_seconds": plain_seconds(context, 5),
             "runs": {},
         }
-    settings = choose_settings(context.supernet(), context.search_batches)
+    settings = choose_settings(context.supernet())
     results["engine"] = {"backend": settings.backend, "images": settings.images}
     bench = Bench(Live(context, context.search_batches))
     test = Live(context, context.test_batches)

@@ -84,7 +84,7 @@ def train_and_record(context: Context, retrainings: Retrainings, name: str, over
     outputs = engine.run([one.bits for one in retrainings.configurations])
     others = engine.run(searched(made.space, retrainings.configurations))
     ladder = read_json(folder / "supernet" / "ladder.json", "usdn-nas/ladder/1")["rows"]
-    record(made, retrainings, name, repeat, outputs, ladder, others)
+    record(retrainings, name, repeat, measured(made, retrainings, outputs, ladder, others))
     (folder / "supernet" / CHECKPOINT).unlink()
 
 
@@ -108,19 +108,29 @@ def recalibrate_and_record(
         {"bits": list(next(iter(bits.values()))), "accuracy": float(outputs_of(bits).accuracy[-1])}
         for bits in made.space.ladder()
     ]
-    record(made, retrainings, f"{name}{RECALIBRATED}", repeat, outputs, ladder)
+    record(retrainings, f"{name}{RECALIBRATED}", repeat, measured(made, retrainings, outputs, ladder))
 
 
-def record(
+def record(retrainings: Retrainings, name: str, repeat: int, new: dict[str, Any]) -> None:
+    """Writes the record of one supernet."""
+    with retrainings.change() as results:
+        results.setdefault("supernets", {}).setdefault(name, {})[str(repeat)] = new
+
+
+def measured(
     made: Context,
     retrainings: Retrainings,
-    name: str,
-    repeat: int,
     outputs: Iterable[tuple[int, ExitOutputs]],
     ladder: list[dict[str, Any]],
     others: Iterable[tuple[int, ExitOutputs]] = (),
-) -> None:
-    """Writes what a supernet gives the configurations and `searched` ones, the outputs of both with their numbers."""
+) -> dict[str, Any]:
+    """The record of one supernet: what it gives the configurations and the `searched` ones.
+
+    Args:
+        outputs: The outputs of the retrained configurations, each with its number.
+        ladder: Rows of the uniform configurations.
+        others: The outputs of the `searched` configurations, each with its number.
+    """
     configurations = retrainings.configurations
     accuracy, value = {}, {}
     right, parts = (np.empty((len(configurations), len(made.data.search))) for _ in range(2))
@@ -130,7 +140,7 @@ def record(
         value[one.name], parts[index] = early_exit_value(made.space, one.bits, found, made.study.search.tr)
         right[index] = found.correct[-1]
     strata = np.array([one.stratum for one in configurations])
-    new = {
+    return {
         "settings": settings_of(made),
         "accuracy": accuracy,
         "value": value,
@@ -142,8 +152,6 @@ def record(
         "searched": of_searched(made, searched(made.space, configurations), others),
         "provenance": made.provenance(),
     }
-    with retrainings.change() as results:
-        results.setdefault("supernets", {}).setdefault(name, {})[str(repeat)] = new
 
 
 def searched(space: SearchSpace, configurations: Sequence[Configuration]) -> list[dict[str, Bits]]:

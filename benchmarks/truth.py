@@ -114,8 +114,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     """Runs what is not in the results yet; writes them after every run."""
     context = open_run(options.run)
     folder = options.cache or options.run / "truth"
-    batches = context.search_batches
-    settings = choose_settings(context.supernet(), batches, options.backend)
+    settings = choose_settings(context.supernet(), options.backend)
     search, test = (Enumerated(context, split, folder) for split in ("search", "test"))
     for images in (search, test):
         images.complete(settings)

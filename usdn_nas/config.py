@@ -12,8 +12,10 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    FieldSerializationInfo,
     PositiveInt,
     SerializerFunctionWrapHandler,
+    field_serializer,
     field_validator,
     model_serializer,
     model_validator,
@@ -22,6 +24,7 @@ from pydantic import (
 from usdn_nas.architecture import Rule
 from usdn_nas.errors import UserError, nearest
 from usdn_nas.files import read_toml
+from usdn_nas.redact import masked_url
 from usdn_nas.space import SpaceSpec, load_space
 from usdn_nas.trust import check_data
 from usdn_nas.validation import validate
@@ -179,7 +182,10 @@ class SearchConfig(_Strict):
     ``rule``: who answers a sample that is confident at no placed exit, the final exit (``threshold``) or the most
     confident of all (``most-confident``, SDN's). ``batch``: configurations proposed, run and told together.
     ``backend``: how the supernet is run. ``memory_gb``: most that the evaluation engine holds of states and outputs.
-    ``workers``: processes of this machine that share the study.
+    ``workers``: processes of this machine that share the study. ``storage``: where the study is kept: a database's URL,
+    the path of a journal file, or ``env:NAME`` for an environment variable that holds one of them; a file in the run
+    folder unless given. A password in the URL is never written: what is made from these settings shows ``***``.
+    ``storage_patience_s``: seconds for which a search goes on trying where its database cannot be reached.
     """
 
     later = frozenset({"rule"})
@@ -196,8 +202,14 @@ class SearchConfig(_Strict):
     backend: Literal["auto", "float", "integer"] = "auto"
     memory_gb: float = Field(default=2.0, gt=0)
     workers: int = Field(default=1, ge=1)
-    storage: str | None = None
+    storage: str | None = Field(default=None, repr=False)
+    storage_patience_s: float = Field(default=60, ge=0)
     study_name: str | None = None
+
+    @field_serializer("storage")
+    def _without_password(self, storage: str | None, info: FieldSerializationInfo) -> str | None:
+        """Everything that is written or shown gets the masked form; only a worker's process is sent the secret."""
+        return storage if storage is None or (info.context or {}).get("secrets") else masked_url(storage)
 
     @model_validator(mode="after")
     def _budget_given(self) -> SearchConfig:

@@ -5,11 +5,16 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+from usdn_nas.redact import without_credentials
+
 __all__ = ["RunError", "UsdnError", "UserError", "nearest"]
 
 
 class UsdnError(Exception):
-    """Base of everything this package raises on purpose."""
+    """Base of everything this package raises on purpose. Credentials of a URL are taken out of its message."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(without_credentials(message))
 
 
 class UserError(UsdnError):

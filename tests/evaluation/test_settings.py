@@ -1,20 +1,21 @@
-"""Choosing settings: what was measured decides, and what cannot be had is refused."""
+"""Choosing settings: a rule without a clock, and what cannot be had is refused."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
 from dataclasses import replace
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
 from tests import nets
 from usdn_nas.errors import UserError
 from usdn_nas.evaluation import settings as settings_module
 from usdn_nas.evaluation.engine import Engine
 from usdn_nas.evaluation.outputs import Batches
-from usdn_nas.evaluation.settings import EngineSettings, choose_settings, thread_limit
+from usdn_nas.evaluation.settings import EngineSettings, check_backend, choose_settings, thread_limit
 from usdn_nas.quant.backends import BACKENDS
 from usdn_nas.quant.supernet import Supernet
 
@@ -26,56 +27,69 @@ def supernet() -> Supernet:
     return nets.supernet(nets.spec(nets.RESNET8 | {"input_shape": [2, 6, 6]})).float()
 
 
-def batches_of(count: int) -> Batches:
-    return Batches(nets.split([2, 6, 6], count, 5), 50, CPU)
+def with_integer(monkeypatch: pytest.MonkeyPatch, why: str | None) -> None:
+    """The integer back end is there, or is missing for the reason ``why``."""
+    monkeypatch.setitem(BACKENDS, "integer", replace(BACKENDS["float"], unavailable=lambda device: why))
 
 
-def pretend(monkeypatch: pytest.MonkeyPatch, seconds: Callable[[EngineSettings, int], float]) -> None:
-    """Passes that take as long as ``seconds(settings, images)`` says."""
+def test_no_clock_decides(supernet: Supernet, monkeypatch: pytest.MonkeyPatch) -> None:
+    def read(*_: Any) -> float:
+        raise AssertionError("a clock was read")
 
-    def taken(self: settings_module._Trial, images: Tensor) -> float:
-        return seconds(self.settings, len(images))
-
-    monkeypatch.setattr(settings_module._Trial, "seconds", taken)
-
-
-def without_integer(monkeypatch: pytest.MonkeyPatch) -> None:
-    missing = replace(BACKENDS["float"], unavailable=lambda device: "no such operators")
-    monkeypatch.setitem(BACKENDS, "integer", missing)
+    for name in ("perf_counter", "monotonic", "time", "process_time"):
+        monkeypatch.setattr(time, name, read)
+    assert len({choose_settings(supernet, threads=4) for _ in range(3)}) == 1
 
 
-def test_what_is_chosen_runs(supernet: Supernet) -> None:
-    batches = batches_of(40)
-    for backend in ("auto", "float"):
-        chosen = choose_settings(supernet, batches, backend)  # type: ignore[arg-type]
-        assert chosen.images <= 40 and (backend == "auto" or chosen.backend == "float")
-        outputs = Engine(supernet, batches, chosen)(supernet.space.ladder()[0])
-        assert outputs.samples == 40
+def test_the_back_end_is_the_integer_one_where_it_can_be_used(
+    supernet: Supernet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_integer(monkeypatch, None)
+    assert choose_settings(supernet).backend == "integer"
+    assert choose_settings(supernet, "float").backend == "float"
+    with_integer(monkeypatch, "no such operators")
+    assert choose_settings(supernet).backend == "float"
+    with pytest.raises(UserError, match=r"search\.backend: the integer back end cannot run here: no such operators"):
+        choose_settings(supernet, "integer")
+    with pytest.raises(UserError, match="study was started with the integer back end.*; start a study of another name"):
+        check_backend("integer", CPU, stored=True)
 
 
-def test_the_fastest_is_chosen(supernet: Supernet, monkeypatch: pytest.MonkeyPatch) -> None:
-    batches = batches_of(300)
-    pretend(monkeypatch, lambda s, n: n / (2 if s.channels_last else 3) + 4 * (n != 64))
-    assert choose_settings(supernet, batches, "float") == EngineSettings("float", 8, channels_last=False, threads=1)
-    pretend(monkeypatch, lambda s, n: 1e-5 * n + 1e-4 + (0.1 if n > 64 else 0) - (2e-5 if s.channels_last else 0))
-    assert choose_settings(supernet, batches, "float") == EngineSettings("float", 64, channels_last=True, threads=1)
-    pretend(monkeypatch, lambda s, n: 1e-5 * n + 1e-2)
-    assert choose_settings(supernet, batches, "float").images == 256
-    assert choose_settings(supernet, batches_of(40), "float").images == 32
+def test_images_and_threads_follow_the_size(supernet: Supernet, monkeypatch: pytest.MonkeyPatch) -> None:
+    macs = sum(layer.macs for layer in supernet.space.chain.layers())
+    monkeypatch.setattr(settings_module, "_MACS_OF_A_BATCH", 64 * macs)
+    monkeypatch.setattr(settings_module, "_MACS_OF_A_THREAD", 16 * macs)
+    assert choose_settings(supernet, "float", 8) == EngineSettings("float", 64, threads=4)
+    assert choose_settings(supernet, "float", 2).threads == 2
+    monkeypatch.setattr(settings_module, "_MACS_OF_A_BATCH", 1)
+    assert choose_settings(supernet, "float", 8) == EngineSettings("float", 8, threads=1)
+    monkeypatch.setattr(settings_module, "_MACS_OF_A_BATCH", 10**15)
+    assert choose_settings(supernet, "float", 8).images == 256
 
 
-def test_the_back_end_is_chosen(supernet: Supernet, monkeypatch: pytest.MonkeyPatch) -> None:
-    batches = batches_of(20)
-    monkeypatch.setitem(BACKENDS, "integer", BACKENDS["float"])
-    pretend(monkeypatch, lambda s, n: n * (1.0 if s.backend == "integer" else 2.0))
-    assert choose_settings(supernet, batches).backend == "integer"
-    assert choose_settings(supernet, batches, "float").backend == "float"
-    pretend(monkeypatch, lambda s, n: n * (0.97 if s.backend == "integer" else 1.0))
-    assert choose_settings(supernet, batches).backend == "float"
-    without_integer(monkeypatch)
-    assert choose_settings(supernet, batches).backend == "float"
-    with pytest.raises(UserError, match="search.backend.*no such operators"):
-        choose_settings(supernet, batches, "integer")
+@pytest.mark.parametrize("backend", ["float", "integer"])
+def test_only_the_back_end_changes_results(backend: str, supernet: Supernet) -> None:
+    """Images a batch, layout and threads do not, to the last bit. (Batches of a single image do: a linear layer sums
+    them in another order.)
+    """
+    if BACKENDS[backend].unavailable(CPU):  # type: ignore[index]
+        pytest.skip("no integer back end here")
+    batches = Batches(nets.split([2, 6, 6], 70, 5), 50, CPU)
+    bits = supernet.space.ladder()[-1]
+    found = []
+    for images, layout, threads in ((64, True, 1), (2, True, 1), (7, True, 2), (8, False, 1), (70, False, 2)):
+        if layout or backend == "float":
+            settings = EngineSettings(backend, images, layout, threads)  # type: ignore[arg-type]
+            found.append(Engine(supernet, batches, settings)(bits))
+    for other in found[1:]:
+        np.testing.assert_array_equal(found[0].confidence, other.confidence)
+        np.testing.assert_array_equal(found[0].correct, other.correct)
+
+
+def test_settings_in_words() -> None:
+    one = EngineSettings("integer", 64, threads=1)
+    assert str(one) == "integer back end, 64 images a batch, channels last, 1 thread"
+    assert str(EngineSettings("float", 8, False)) == "float back end, 8 images a batch, channels first"
 
 
 def test_threads_are_put_back() -> None:

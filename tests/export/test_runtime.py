@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from usdn_nas.export.document import write_architecture
 from usdn_nas.export.runtime import EarlyExitNetwork, load_model
 from usdn_nas.networks.weights import save_weights
 from usdn_nas.policy.apply import apply
+from usdn_nas.policy.budgeted import thresholds_for_shares
 from usdn_nas.policy.outputs import ExitOutputs
 from usdn_nas.quant.supernet import Supernet, materialize
 
@@ -218,3 +220,20 @@ def test_pixels_are_normalized_as_in_training() -> None:
     assert (given[:, None] - normalized).abs().amax(dim=2).amin(dim=1).max() < 1e-5
     with pytest.raises(UserError, match="says nothing of its data"):
         EarlyExitNetwork(network.place(()), architecture, space).normalize(torch.zeros(1, 1, 8, 8))
+
+
+@pytest.mark.parametrize("rank", range(1, COUNT, 4))
+def test_who_leaves_does_not_depend_on_the_batch_size(rank: int, supernet: Supernet, images: Tensor) -> None:
+    """``rank``: so many of the images, which thresholds are read off, leave at the first exit."""
+    exits = ("layer1.1", "layer3.0")
+    network = early_exit(copy.deepcopy(supernet).float(), exits, (0.0, 0.0))
+    confidence = everything(network, images.float()).max(-1)
+    outputs = ExitOutputs(confidence, np.ones_like(confidence, dtype=bool), network.exit_names)
+    thresholds = thresholds_for_shares(outputs, [(rank + 0.5) / COUNT, 0.5 * (1 - rank / COUNT), 1.0])
+    costs = exit_costs(supernet.space, network.architecture.bits).placed(exits)
+    expected = apply(outputs, costs, thresholds).leaves_at.tolist()
+    assert expected.count(0) == rank
+    architecture = network.architecture.with_thresholds(min(t, 1.0) for t in thresholds)
+    network = EarlyExitNetwork(network.network, architecture, supernet.space)
+    for max_batch in (None, 1, 2, 3, 7, 16):
+        assert network.predict(images.float(), max_batch=max_batch).exit_index.tolist() == expected

@@ -145,12 +145,14 @@ class Reconstruction:
         return logits
 
 
-def random_checkpoint(settings: dict[str, Any], path: Path, more: dict[str, Tensor] | None = None) -> dict[str, Tensor]:
-    """A file as that repository writes it, of random weights."""
+def random_checkpoint(
+    settings: dict[str, Any], path: Path, more: dict[str, Tensor] | None = None, counters: bool = True
+) -> dict[str, Tensor]:
+    """A file as that repository writes it, of random weights; without ``counters`` as torch 0.4.0 wrote it."""
     torch.manual_seed(1)
     chain = build_network(small(settings))
     nets.unsettle(chain, 1)
-    state = {key: value.clone() for key, value in state_of(chain).items()}
+    state = {key: value.clone() for key, value in state_of(chain).items() if counters or "batches" not in key}
     torch.save(
         {
             "epoch": 89,
@@ -165,10 +167,12 @@ def random_checkpoint(settings: dict[str, Any], path: Path, more: dict[str, Tens
     return state
 
 
+@pytest.mark.parametrize("counters", [True, False], ids=["counters", "torch 0.4.0"])
 @pytest.mark.parametrize("settings", [CIFAR, IMAGENET], ids=["cifar", "imagenet"])
-def test_logits_of_a_checkpoint(settings: dict[str, Any], tmp_path: Path) -> None:
+def test_logits_of_a_checkpoint(settings: dict[str, Any], counters: bool, tmp_path: Path) -> None:
     path = tmp_path / "msdnet.pth.tar"
-    state = random_checkpoint(settings, path)
+    state = random_checkpoint(settings, path, counters=counters)
+    assert any(key.endswith("num_batches_tracked") for key in state) == counters
     torch.manual_seed(7)
     chain = build_network(small(settings, weights=path)).double().eval()
     images = torch.randn(3, *IMAGES[settings.get("stem", "imagenet")], dtype=torch.float64)
@@ -187,7 +191,8 @@ def test_every_key_counts(tmp_path: Path) -> None:
     chain = build_network(small(IMAGENET))
     segments = dict(zip(chain.segment_names, chain.segments, strict=True))
     heads = dict(zip(chain.exit_names, chain.heads, strict=True))
-    for key in ("blocks.0.0.layers.0.0.bias", *list(state)[::37]):  # each kind of key is among them
+    counted = [key for key in state if not key.endswith("num_batches_tracked")]
+    for key in ("blocks.0.0.layers.0.0.bias", *counted[::37]):  # each kind of key is among them
         torch.save({name: value for name, value in state.items() if name != key}, path)
         with pytest.raises(UserError, match=f"1 missing: {key}"):
             load_official(segments, heads, path)

@@ -284,6 +284,18 @@ def test_pretrained_weights(name: str, network: str, tmp_path: Path) -> None:
         assert torch.equal(chain(images)[-1], model(images))
 
 
+def test_weights_of_torch_0_4_0_have_no_counters(tmp_path: Path) -> None:
+    torch.manual_seed(5)
+    model = torchvision.models.resnet18(num_classes=4).eval()
+    state = {key: value for key, value in model.state_dict().items() if not key.endswith("num_batches_tracked")}
+    assert len(state) < len(model.state_dict())
+    torch.save(state, tmp_path / "w.pth", _use_new_zipfile_serialization=False)
+    chain = build_network(spec_of("torchvision:resnet18", 64, weights=str(tmp_path / "w.pth"))).eval()
+    images = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        assert torch.equal(chain(images)[-1], model(images))
+
+
 def test_weights_may_lie_in_a_checkpoint(tmp_path: Path) -> None:
     state = {f"module.{key}": value for key, value in models.Stateful().state_dict().items()}
     torch.save({"epoch": 3, "state_dict": state}, tmp_path / "w.pth")

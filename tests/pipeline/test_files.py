@@ -69,6 +69,8 @@ def test_everything_promised_is_there_and_nothing_is_left_over(tiny: Path, retra
         "search/study.journal",
         "search/front.csv",
         "search/trials.csv",
+        "search/seconds.csv",
+        "search/engine.json",
         "search/sensitivity.json",
         "export/architecture.json",
         *(f"{part}/architecture.json" for part in parts[1:]),
@@ -83,7 +85,7 @@ def test_everything_promised_is_there_and_nothing_is_left_over(tiny: Path, retra
 def test_schemas_and_provenance(tiny: Path, retrained: Path) -> None:
     kinds = {"study.json": "study", "chain.json": "chain", "stages.json": "stages", "evaluation.json": "evaluation"}
     kinds |= {"ladder.json": "ladder", "architecture.json": "architecture", "sensitivity.json": "sensitivity"}
-    kinds["diagnostics.json"] = "diagnostics"
+    kinds |= {"diagnostics.json": "diagnostics", "engine.json": "engine"}
     for path in tiny.rglob("*.json"):
         found = document(path)
         version = 2 if path.name == "evaluation.json" else 1
@@ -129,7 +131,7 @@ def test_the_front_rises(tiny: Path) -> None:
 
 def test_trials_are_numbered_and_the_front_is_theirs(tiny: Path) -> None:
     trials = rows(tiny / "search/trials.csv")
-    assert list(trials[0]) == ["trial", "state", *GROUPS, "accuracy", "bops", "front_size", "seconds", "front"]
+    assert list(trials[0]) == ["trial", "state", *GROUPS, "accuracy", "bops", "front_size", "front"]
     assert [row["trial"] for row in trials] == [str(number) for number in range(6)]
     assert {row["state"] for row in trials} == {"complete"}
     assert len({tuple(row[group] for group in GROUPS) for row in trials}) == 6

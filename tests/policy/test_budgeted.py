@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from tests.helpers import random_outputs
+from usdn_nas.policy.apply import apply
 from usdn_nas.policy.budgeted import SHARES, budgeted_curve, exit_shares, thresholds_for_shares
 from usdn_nas.policy.outputs import ExitOutputs
 
@@ -30,13 +31,15 @@ def by_samples(outputs: ExitOutputs, shares: np.ndarray) -> list[float]:
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_thresholds_are_those_of_a_loop(seed: int) -> None:
-    outputs, _ = random_outputs(seed, exits=5, samples=67)
+def test_the_same_samples_leave_as_in_a_loop(seed: int) -> None:
+    outputs, costs = random_outputs(seed, exits=5, samples=67)
     for ratio in SHARES:
         shares = exit_shares(ratio, 5)
         assert shares.sum() == pytest.approx(1) and shares[1] / shares[0] == pytest.approx(ratio)
         found, expected = thresholds_for_shares(outputs, shares), by_samples(outputs, shares)
-        assert [t if t <= 1 else None for t in found] == [t if t <= 1 else None for t in expected]
+        leaves_at, as_expected = (apply(outputs, costs, thresholds).leaves_at for thresholds in (found, expected))
+        assert leaves_at.tolist() == as_expected.tolist()
+        assert [t > 1 for t in found] == [t > 1 for t in expected]
 
 
 def test_distinct_confidences_give_the_shares() -> None:

@@ -132,7 +132,7 @@ def test_tables(tmp_path: Path) -> None:
         assert {g: tuple(map(int, row[g].split("/"))) for g in groups} == point.bits
         assert row["relative_bops"] == pytest.approx(point.bops / REFERENCE)
     trials = pd.read_csv(tmp_path / "trials.csv")
-    assert list(trials.columns) == ["trial", "state", *groups, "accuracy", "bops", "front_size", "seconds", "front"]
+    assert list(trials.columns) == ["trial", "state", *groups, "accuracy", "bops", "front_size", "front"]
     assert trials["state"].tolist() == ["complete"] * 5 + ["running"]
     assert trials["accuracy"][:5].tolist() == [s.accuracy for s in summaries]
     assert trials["b0"][:4].tolist() == ["2/2", "3/3", "4/4", "5/5"]

@@ -211,7 +211,7 @@ def test_two_that_adopt_one_batch_do_no_harm(tmp_path: Path, monkeypatch: pytest
 
 def test_whom_a_lease_protects(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def trial(changes: dict[str, Any] | None) -> optuna.trial.FrozenTrial:
-        attributes = {} if changes is None else {lease.LEASE: lease.new_lease() | changes}
+        attributes = {} if changes is None else {lease.LEASE: lease.new_lease("other") | changes}
         return optuna.trial.create_trial(state=optuna.trial.TrialState.RUNNING, user_attrs=attributes)
 
     assert not lease.adoptable(trial({}))

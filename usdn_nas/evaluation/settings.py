@@ -1,33 +1,29 @@
-"""How the engine runs a supernet here: back end, layout, batch size and threads, chosen by a short measurement."""
+"""How the engine runs a supernet: back end, images a batch, layout and threads, chosen by a rule that reads no clock.
+
+The same study on the same machine is therefore always run in the same way. docs/performance.md compares the rule with
+the fastest settings of a measurement.
+"""
 
 from __future__ import annotations
 
-import itertools
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from torch import Tensor
 
 from usdn_nas.errors import UserError
-from usdn_nas.evaluation.outputs import Batches
 from usdn_nas.quant.backends import BACKENDS, BackendName
-from usdn_nas.quant.parts import PartCompiler
 from usdn_nas.quant.supernet import Supernet
 
-__all__ = ["EngineSettings", "choose_settings", "thread_limit"]
+__all__ = ["EngineSettings", "check_backend", "choose_settings", "thread_limit"]
 
-_IMAGES = (8, 16, 32, 64, 128, 256)
-_SECONDS = 0.25
-"""A forward pass that takes longer than this is not tried with more images."""
-_REPEATS = 3
-_HOPELESS = 4
-"""What takes this many times as long as the fastest is not tried again: threads on a busy machine may take minutes."""
-_CLEARLY = 0.95
-"""More threads, or another back end than the float one, must take less than this share of the time."""
+_FEWEST_IMAGES, _MOST_IMAGES = 8, 256
+_MACS_OF_A_BATCH = 2**29
+"""A batch of about so many multiply-accumulates is large beside the cost of calling its operators."""
+_MACS_OF_A_THREAD = 2**27
+"""A thread with fewer of them in a batch waits longer than it works."""
 
 
 @dataclass(frozen=True)
@@ -46,10 +42,15 @@ class EngineSettings:
     channels_last: bool = True
     threads: int | None = None
 
+    def __str__(self) -> str:
+        layout = "channels last" if self.channels_last else "channels first"
+        threads = "" if self.threads is None else f", {self.threads} thread{'s' * (self.threads != 1)}"
+        return f"{self.backend} back end, {self.images} images a batch, {layout}{threads}"
+
 
 @contextmanager
 def thread_limit(threads: int | None) -> Iterator[None]:
-    """Torch with ``threads`` threads; None: as they are."""
+    """Inside it, torch has ``threads`` threads; None: as many as before."""
     before = torch.get_num_threads()
     if threads in (None, before):
         yield
@@ -62,108 +63,44 @@ def thread_limit(threads: int | None) -> Iterator[None]:
 
 
 def choose_settings(
-    supernet: Supernet, batches: Batches, backend: Literal["auto", "float", "integer"] = "auto"
+    supernet: Supernet, backend: Literal["auto", "float", "integer"] = "auto", threads: int | None = None
 ) -> EngineSettings:
-    """The fastest settings for ``supernet`` on this machine, found in seconds.
+    """The settings that suit ``supernet`` on its device: they follow from the device, from whether the processor adds
+    up bytes exactly, and from the network's size.
 
-    First the back end, the layout and the threads (one, or as many as torch has now) with a few images, then how many
-    images. The middle choice of every group stands for all.
+    - Back end: "integer" if it can be used here, else "float".
+    - Images a batch: a power of two such that a batch has about 2^29 multiply-accumulates (MACs), from 8 to 256.
+    - Layout: channels last, in which convolutions are fused with what follows them.
+    - Threads: one for each 2^27 MACs of a batch, at most ``threads``.
+
+    Args:
+        supernet: Where it is.
+        backend: "auto" or the one to use.
+        threads: Threads that there are; None: torch's number.
 
     Raises:
         UserError: The integer back end is asked for and cannot be used here.
     """
-    names = _backends(backend, next(supernet.parameters()).device)
-    images = _first_images(batches, _IMAGES[-1])
-    threads = sorted({1, torch.get_num_threads()})
-    tried = [
-        EngineSettings(name, _IMAGES[0], layout, count)
-        for name, layout, count in itertools.product(names, (True, False), threads)
-        if layout or name == "float"
-    ]
-    trials = {settings: _Trial(supernet, settings) for settings in tried}
-    best = _fastest(trials, images)
-    return replace(best, images=_image_count(trials[best], images))
+    device = next(supernet.parameters()).device
+    if backend == "auto":
+        backend = "float" if BACKENDS["integer"].unavailable(device) else "integer"
+    check_backend(backend, device)
+    macs = sum(layer.macs for layer in supernet.space.chain.layers())
+    images = _FEWEST_IMAGES
+    while images < _MOST_IMAGES and 2 * images * macs <= _MACS_OF_A_BATCH:
+        images *= 2
+    there = torch.get_num_threads() if threads is None else threads
+    return EngineSettings(backend, images, threads=max(1, min(there, images * macs // _MACS_OF_A_THREAD)))
 
 
-def _backends(wanted: str, device: torch.device) -> list[BackendName]:
-    """The back ends to try."""
-    if wanted == "float" or "integer" not in BACKENDS:
-        return ["float"]
-    why = BACKENDS["integer"].unavailable(device)
-    if wanted == "integer":
-        if why is not None:
-            raise UserError(
-                f"the integer back end cannot run here: {why}", where="search.backend", remedy="'auto' or 'float'"
-            )
-        return ["integer"]
-    return ["float", "integer"] if why is None else ["float"]
+def check_backend(backend: BackendName, device: torch.device, *, stored: bool = False) -> None:
+    """Refuses a back end that cannot be used on ``device``. ``stored``: a study was started with it.
 
-
-def _first_images(batches: Batches, count: int) -> Tensor:
-    """The first images of a split, (at most ``count``, C, H, W)."""
-    found: list[Tensor] = []
-    for images, _ in batches:
-        found.append(images)
-        if sum(map(len, found)) >= count:
-            break
-    return torch.cat(found)[:count]
-
-
-class _Trial:
-    """A forward pass with one setting."""
-
-    def __init__(self, supernet: Supernet, settings: EngineSettings) -> None:
-        self.settings = settings
-        space = supernet.space
-        bits = space.layer_bits(space.choice_bits([len(group.choices) // 2 for group in space.groups]))
-        compiler = PartCompiler(supernet, settings.backend, channels_last=settings.channels_last)
-        self.compiler = compiler
-        self.segments = [compiler.segment(i, bits) for i in range(len(supernet.chain.segments))]
-        self.heads = [compiler.head(i, bits) for i in range(len(supernet.chain.heads))]
-        self.exits = {segment: number for number, segment in enumerate(supernet.chain.exit_segments)}
-
-    @torch.inference_mode()
-    def seconds(self, images: Tensor) -> float:
-        """Of one pass."""
-        with thread_limit(self.settings.threads):
-            state: tuple[Tensor, ...] = (self.compiler.prepared(images),)
-            start = time.perf_counter()
-            for index, segment in enumerate(self.segments):
-                state = segment(state)
-                if index in self.exits:
-                    self.heads[self.exits[index]](state)
-            if images.is_cuda:
-                torch.cuda.synchronize()
-            return time.perf_counter() - start
-
-
-def _fastest(trials: dict[EngineSettings, _Trial], images: Tensor) -> EngineSettings:
-    """The settings whose pass is fastest, taken in turn; the simpler ones unless others are clearly faster."""
-    few = images[: _IMAGES[0]]
-    first = {settings: trial.seconds(few) for settings, trial in trials.items()}  # warms up
-    trials = {
-        settings: trial for settings, trial in trials.items() if first[settings] < _HOPELESS * min(first.values())
-    }
-    count = min(len(images), max(_IMAGES[0], int(len(few) * 0.1 / min(first.values()))))
-    seconds = dict.fromkeys(trials, float("inf"))
-    for _, (settings, trial) in itertools.product(range(_REPEATS), trials.items()):
-        seconds[settings] = min(seconds[settings], trial.seconds(images[:count]))
-    best = next(iter(trials))
-    for settings in trials:
-        if seconds[settings] < _CLEARLY * seconds[best]:
-            best = settings
-    return best
-
-
-def _image_count(trial: _Trial, images: Tensor) -> int:
-    """The number of images a batch that takes least time an image; the smaller unless more are clearly faster."""
-    best, least = min(_IMAGES[0], len(images)), float("inf")
-    for count in _IMAGES:
-        if count > len(images):
-            break
-        each = min(trial.seconds(images[:count]) for _ in range(_REPEATS)) / count
-        if each < _CLEARLY * least:
-            best, least = count, each
-        if each * count > _SECONDS:
-            break
-    return best
+    Raises:
+        UserError: It cannot be used; the message says why and what to do.
+    """
+    why = BACKENDS[backend].unavailable(device)
+    if why is not None:
+        started = "the study was started with the integer back end, which" if stored else "the integer back end"
+        remedy = "start a study of another name with search.backend = 'float'" if stored else "'auto' or 'float'"
+        raise UserError(f"{started} cannot run here: {why}", where="search.backend", remedy=remedy)

@@ -18,7 +18,6 @@ __all__ = ["HeadOutputs", "Place", "Trail", "Walk"]
 
 Place = tuple[tuple[Key, ...], Key]
 """Where outputs belong: the keys of the segments up to there, and the key of the head."""
-_FEW_CLASSES = 128
 _Judged = tuple[NDArray[np.float32], NDArray[np.bool_]]
 """Confidence and correctness of a batch's images, (B,) each."""
 
@@ -107,8 +106,6 @@ class Walk:
             outputs.confidence[self.rows], outputs.correct[self.rows] = left.heads[key]
 
     def _judged(self, logits: Tensor) -> _Judged:
-        if logits.shape[1] < _FEW_CLASSES:  # across the images many are done at once
-            confidence, predicted = logits.t().contiguous().softmax(dim=0).max(dim=0)
-        else:
-            confidence, predicted = logits.softmax(dim=1).max(dim=1)
+        # Image by image: across the images, the last bit would depend on how many share a batch and a thread.
+        confidence, predicted = logits.softmax(dim=1).max(dim=1)
         return confidence.float().cpu().numpy(), (predicted == self.labels).cpu().numpy()

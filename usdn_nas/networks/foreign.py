@@ -76,6 +76,9 @@ def _unpickled(path: Path) -> Any:
 def load_foreign(model: nn.Module, path: Path) -> None:
     """Puts the weights of a file into ``model``; all names and shapes must agree. (On the meta device it only checks.)
 
+    BatchNorm's counters (``num_batches_tracked``) may be missing: torch up to 0.4.0 did not write them, and nothing
+    that a network computes depends on them. They keep the values that they have in ``model``.
+
     Raises:
         UserError: The file cannot be read, names, shapes or kinds of numbers differ (they are named), or it holds
             values that no trained network has.

@@ -105,8 +105,8 @@ def build_head(
     ``linear``: global average pooling, linear. ``sdn``: max and average pooling of kernel floor(size / 4) mixed by
     a learned scalar, linear; linear alone where that is below 2 (Kaya et al., 2019). ``conv``: 3x3 convolution, then as
     ``linear``. ``msdnet``: two stride-2 3x3 convolutions, average pooling of 2, linear (Huang et al., 2018).
-    ``conv3``: three stride-2 3x3 convolutions, then as ``linear``: with 64 channels the head whose cost agrees with
-    Table I of the USDN supplement. Convolutions are followed by BatchNorm and ReLU.
+    ``conv3``: three stride-2 3x3 convolutions, then as ``linear``; with 64 channels its cost agrees with Table I of the
+    USDN supplement at exit 0, and not at the later exits. Convolutions are followed by BatchNorm and ReLU.
 
     Args:
         shape: Or (N, C) of tokens, or (H, W, C).

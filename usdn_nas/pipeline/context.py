@@ -81,7 +81,8 @@ class Context:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Another process is sent the settings; what they loaded stays here, and progress is shown here alone."""
-        return _sent, (self.name, self.study.model_dump_json(), self.spec.model_dump_json(), self.folder)
+        study = self.study.model_dump_json(context={"secrets": True})  # it opens the same storage
+        return _sent, (self.name, study, self.spec.model_dump_json(), self.folder)
 
     @cached_property
     def device(self) -> torch.device:

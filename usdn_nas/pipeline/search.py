@@ -23,6 +23,7 @@ from usdn_nas.policy.outputs import ExitOutputs
 from usdn_nas.policy.thresholds import fit_thresholds
 from usdn_nas.quant.supernet import Supernet, materialize
 from usdn_nas.study.points import FrontPoint, best_point, find_point, front_points, select, smoothed_front
+from usdn_nas.study.session import engine_of
 
 __all__ = ["check_target", "choose", "export", "export_front", "load_retrained", "objective_of", "refit"]
 
@@ -56,7 +57,7 @@ def choose(context: Context, pick: ExportConfig) -> FrontPoint:
     Raises:
         UserError: Nothing fits.
     """
-    study, space, reference = read(context), context.space, reference_bops(context.space)
+    study, space, reference = read(context, patient=True), context.space, reference_bops(context.space)
     if pick.trial is not None:
         return find_point(study, space, pick.trial)
     smoothed = pick.score == "smoothed"
@@ -74,6 +75,7 @@ def _write(
     point: FrontPoint,
     objective: Objective,
     outputs: ExitOutputs,
+    engine: Mapping[str, Any],
     chosen_by: Mapping[str, str] | None = None,
 ) -> None:
     architecture = point.architecture
@@ -86,7 +88,7 @@ def _write(
         architecture,
         objective=objective,
         metrics=selection_metrics(result, placed.names, reference_bops(context.space), placed.samples),
-        source={"trial": point.name, "study": context.name, **(chosen_by or {})},
+        source={"trial": point.name, "study": context.name, "engine": engine, **(chosen_by or {})},
         provenance=context.provenance(),
         data=context.data_summary(),
     )
@@ -101,10 +103,11 @@ def export(context: Context, path: Path, pick: ExportConfig) -> None:
     point, chosen_by = choose(context, pick), {}
     if pick.score == "smoothed":
         chosen_by = {"score": pick.score}
-        measured = find_point(read(context), context.space, point.name).accuracy
+        measured = find_point(read(context, patient=True), context.space, point.name).accuracy
         context.reporter.say(f"export: {point.name}, accuracy {point.accuracy:.4f} smoothed, {measured:.4f} measured")
     evaluator = SupernetEvaluator(context.supernet(), context.search_batches)
-    _write(context, path, point, _objective(context, point, pick), evaluator(point.bits), chosen_by)
+    engine = engine_of(read(context, patient=True))
+    _write(context, path, point, _objective(context, point, pick), evaluator(point.bits), engine, chosen_by)
 
 
 def export_front(context: Context, folder: Path) -> list[Path]:
@@ -113,13 +116,14 @@ def export_front(context: Context, folder: Path) -> list[Path]:
     Raises:
         UserError: A file of such a name is there and is no architecture. Nothing is written then.
     """
-    points = {folder / f"{point.name}.json": point for point in front_points(read(context), context.space)}
+    study = read(context, patient=True)
+    points = {folder / f"{point.name}.json": point for point in front_points(study, context.space)}
     for path in points:
         check_target(path)
     evaluator = SupernetEvaluator(context.supernet(), context.search_batches)
     for path, point in points.items():
         objective = Objective(mode="budget", budget_bops=point.bops)
-        _write(context, path, point, objective, evaluator(point.bits))
+        _write(context, path, point, objective, evaluator(point.bits), engine_of(study))
     return list(points)
 
 

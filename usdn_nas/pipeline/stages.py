@@ -135,7 +135,7 @@ class Pipeline:
             "search": {**settings_that_matter(settings), "sampler": self._sampler},
             "supernet weights": self._weights("supernet"),
         }
-        outputs: tuple[str, ...] = ("search/front.csv", "search/trials.csv")
+        outputs: tuple[str, ...] = ("search/front.csv", "search/trials.csv", "search/seconds.csv", "search/engine.json")
         if settings.exits != "sampled":
             outputs += ("search/sensitivity.json",)
         return self._stage(

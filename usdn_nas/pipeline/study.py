@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-import socket
-from collections.abc import Mapping
+import sys
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from datetime import datetime
 from pathlib import Path
@@ -15,24 +15,25 @@ import torch
 from usdn_nas.cost import reference_bops
 from usdn_nas.errors import UserError
 from usdn_nas.evaluation.engine import Engine, EngineSettings, choose_settings
+from usdn_nas.evaluation.settings import check_backend
+from usdn_nas.files import write_json
 from usdn_nas.pipeline.context import Context
 from usdn_nas.pipeline.ledger import Ledger
 from usdn_nas.pipeline.processes import orphaned, supervise
 from usdn_nas.progress import Reporter, Task
-from usdn_nas.quant.backends import BACKENDS
+from usdn_nas.redact import masked_url
 from usdn_nas.space import SearchSpace
 from usdn_nas.study.points import completed
 from usdn_nas.study.samplers import goal
 from usdn_nas.study.search import run_search
 from usdn_nas.study.sensitivity import write_sensitivity
-from usdn_nas.study.session import Study, open_study, read_study, stored_sampler
+from usdn_nas.study.session import Study, engine_of, open_study, read_study, stored_sampler
 from usdn_nas.study.storage import open_storage
 from usdn_nas.study.tables import write_tables
 
 __all__ = ["check_search", "check_start", "read", "run_worker", "search"]
 
-_ENGINE = "engine"
-"""Study user attribute: how the supernet was run, by the latest worker that measured it."""
+ENGINE_SCHEMA = "usdn-nas/engine/1"
 
 
 def _journal(context: Context) -> Path:
@@ -44,15 +45,23 @@ def _digests(inputs: Mapping[str, Any]) -> dict[str, str]:
     return {key: value for key, value in inputs.items() if isinstance(value, str)}
 
 
-def read(context: Context) -> Study:
-    """The study that the run folder's search made.
+def read(context: Context, *, patient: bool = False) -> Study:
+    """The study that the run folder's search made. ``patient``: waits for a database as a search does.
 
     Raises:
         UserError: There is none, or another one has its place in the storage.
     """
     record = Ledger(context.folder, context.reporter).records.get("search")
     fingerprint = None if record is None else _digests(record["inputs"])
-    return read_study(context.study.search, storage_path=_journal(context), name=context.name, fingerprint=fingerprint)
+    settings = context.study.search
+    return read_study(
+        settings,
+        storage_path=_journal(context),
+        name=context.name,
+        fingerprint=fingerprint,
+        patience_s=settings.storage_patience_s if patient else 0,
+        say=context.reporter.say,
+    )
 
 
 def check_search(context: Context) -> None:
@@ -64,9 +73,8 @@ def check_search(context: Context) -> None:
     settings = context.study.search
     if settings.storage is not None:
         open_storage(settings.storage, _journal(context))
-    why = BACKENDS["integer"].unavailable(context.device) if settings.backend == "integer" else None
-    if why is not None:
-        raise UserError(f"the integer back end cannot run here: {why}", where="search.backend", remedy="take 'auto'")
+    if settings.backend != "auto":
+        check_backend(settings.backend, context.device)
 
 
 def check_start(context: Context) -> None:
@@ -80,7 +88,7 @@ def check_start(context: Context) -> None:
     if stored not in (None, settings.sampler):
         raise UserError(
             f"the study here was started with the sampler '{stored}', which '{settings.sampler}' cannot go on with",
-            where=settings.storage or _journal(context),
+            where=masked_url(settings.storage) if settings.storage else _journal(context),
             remedy="give another folder (--out), or another name (--set search.study_name=...)",
         )
 
@@ -94,10 +102,12 @@ def search(context: Context, inputs: dict[str, Any]) -> None:
     settings, space = context.study.search, context.space
     fingerprint = _digests(inputs)
     threads = _threads(context)
-    study = _open(context, fingerprint)
+    study = _open(context, fingerprint, threads)
     wanted = goal(space, settings)
     done = completed(study)
     if done < wanted:
+        chosen = _engine_settings(context, study)
+        context.reporter.detail(f"search: runs the supernet with the {chosen}")
         enumerates = study.user_attrs["sampler"]["name"] == "brute"
         if enumerates:
             _announce(context)
@@ -105,38 +115,55 @@ def search(context: Context, inputs: dict[str, Any]) -> None:
             batch = settings.batch if enumerates else None
             progress = _Progress(context.reporter, task, space, settings.tr, done, wanted, batch)
             if settings.workers == 1:
-                _work(context, study, progress)
+                _work(context, study, progress, context.reporter.say)
             else:
-                _settings_of_engine(context, study, threads)
                 one = replace(context, study=context.study.model_copy(update={"threads": threads}), reporter=Reporter())
                 progress.begin(study)
                 supervise(
                     run_worker,
-                    (one.name, one.study, one.spec, one.folder, fingerprint),
+                    (one.name, one.study, one.spec, one.folder, fingerprint, context.reporter.console is not None),
                     workers=settings.workers,
                     threads=threads,
                     watch=lambda: progress.look(study),
                 )
                 progress.look(study)
     write_tables(study, space, context.folder / "search")
+    engine, made_with = engine_of(study), context.provenance()
     if settings.exits != "sampled":
-        write_sensitivity(study, space, context.folder / "search" / "sensitivity.json", context.provenance())
+        path = context.folder / "search" / "sensitivity.json"
+        write_sensitivity(study, space, path, made_with | {"engine": engine})
+    write_json(context.folder / "search" / "engine.json", {"schema": ENGINE_SCHEMA, **engine, "provenance": made_with})
 
 
-def run_worker(name: str, study: Any, spec: Any, folder: Path, fingerprint: dict[str, str]) -> None:
-    """One of several workers, in a process of its own; the arguments are a `Context`'s, and the study's fingerprint."""
+def run_worker(name: str, study: Any, spec: Any, folder: Path, fingerprint: dict[str, str], says: bool) -> None:
+    """One of several workers, in a process of its own.
+
+    Args:
+        name, study, spec, folder: A `Context`'s.
+        fingerprint: The study's.
+        says: Whether it may write on stderr that it waits for another worker. That the database is away is said once,
+            by the process that watches over the workers.
+    """
+
+    def say(text: str) -> None:
+        if says:
+            sys.stderr.write(text + "\n")
+
     context = Context(name, study, spec, folder, Reporter())
-    _work(context, _open(context, fingerprint), None)
+    _work(context, _open(context, fingerprint, _threads(context)), None, say)
 
 
-def _open(context: Context, fingerprint: Mapping[str, str]) -> Study:
+def _open(context: Context, fingerprint: Mapping[str, str], threads: int) -> Study:
+    settings = context.study.search
     return open_study(
         context.space,
-        context.study.search,
+        settings,
         seed=context.study.seed,
         storage_path=_journal(context),
         fingerprint=fingerprint,
         name=context.name,
+        engine=asdict(choose_settings(context.supernet(), settings.backend, threads)),
+        say=context.reporter.say,
     )
 
 
@@ -149,14 +176,14 @@ def _threads(context: Context) -> int:
     return max(1, processors // workers)
 
 
-def _work(context: Context, study: Study, progress: _Progress | None) -> None:
+def _work(context: Context, study: Study, progress: _Progress | None, say: Callable[[str], None]) -> None:
     """Runs trials in this process until the study has enough."""
     context.device  # noqa: B018  sets the number of threads
     settings = context.study.search
     engine = Engine(
         context.supernet(),
         context.search_batches,
-        _settings_of_engine(context, study, torch.get_num_threads()),
+        _engine_settings(context, study),
         memory_bytes=int(settings.memory_gb * 1e9),
     )
     if progress is not None:
@@ -168,31 +195,25 @@ def _work(context: Context, study: Study, progress: _Progress | None) -> None:
         engine.run,
         on_trial=None if progress is None else lambda t: progress.note(t.number, t.accuracy, t.bops),
         should_stop=orphaned,
+        say=say,
     )
 
 
-def _settings_of_engine(context: Context, study: Study, threads: int) -> EngineSettings:
-    """Those that were measured for this study on this machine with so many threads; else measured now and stored.
+def _engine_settings(context: Context, study: Study) -> EngineSettings:
+    """How this study's supernet is run: by every worker, and after an interruption, as it was when it was started.
 
-    They decide how sums are rounded: a search that was interrupted goes on with the ones it had.
+    Raises:
+        UserError: Another back end is asked for, or this machine lacks the study's.
     """
-    backend = context.study.search.backend
-    here = {"host": socket.gethostname(), "device": str(context.device), "torch_threads": threads}
-    stored = study.user_attrs.get(_ENGINE)
-    if stored is not None and stored["here"] == here and backend in ("auto", stored["settings"]["backend"]):
-        return EngineSettings(**stored["settings"])
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        settings = choose_settings(context.supernet(), context.search_batches, backend)
-    finally:
-        torch.set_num_threads(before)
-    if stored is not None and stored["settings"]["backend"] != settings.backend:
-        was, now = stored["settings"]["backend"], settings.backend
-        context.reporter.say(f"search: earlier trials were run by the {was} back end, these by the {now} one")
-    context.reporter.detail(f"search: runs the supernet with {settings}")
-    study.set_user_attr(_ENGINE, {"settings": asdict(settings), "here": here})
-    return settings
+    stored, wanted = EngineSettings(**engine_of(study)), context.study.search.backend
+    if wanted not in ("auto", stored.backend):
+        raise UserError(
+            f"the study was started with the {stored.backend} back end, here it is '{wanted}'",
+            where="search.backend",
+            remedy=f"take 'auto' or '{stored.backend}', or give this study another name (search.study_name)",
+        )
+    check_backend(stored.backend, context.device, stored=True)
+    return stored
 
 
 def _announce(context: Context) -> None:

@@ -32,7 +32,16 @@ from usdn_nas.training.keep import keep
 from usdn_nas.training.loop import WEIGHTS, fit
 from usdn_nas.training.losses import ExitWeights, Step, cross_entropy_step, distillation_step, sandwich_step
 
-__all__ = ["ladder_rows", "pretrain", "train_retrained", "train_supernet", "train_teacher", "untrained_supernet"]
+__all__ = [
+    "ladder_rows",
+    "pretrain",
+    "refresh_batches",
+    "refresh_paths",
+    "train_retrained",
+    "train_supernet",
+    "train_teacher",
+    "untrained_supernet",
+]
 
 LADDER_SCHEMA = "usdn-nas/ladder/1"
 
@@ -111,7 +120,7 @@ def _calibration_images(context: Context) -> Iterator[Tensor]:
             return
 
 
-def _refresh_batches(context: Context) -> Iterator[Tensor]:
+def refresh_batches(context: Context) -> Iterator[Tensor]:
     """Whole batches of the training split, drawn at random, without augmentation; at least one."""
     settings, train = context.study.supernet, context.data.train
     size = settings.qat.batch_size
@@ -121,7 +130,7 @@ def _refresh_batches(context: Context) -> Iterator[Tensor]:
         yield images.to(context.device)
 
 
-def _refresh_paths(context: Context) -> Callable[[], list[dict[str, Bits]]]:
+def refresh_paths(context: Context) -> Callable[[], list[dict[str, Bits]]]:
     """Draws the configurations that refreshed statistics are of; called for every batch.
 
     They give every group each of its choices, and as many more are as in training where that prefers some.
@@ -163,7 +172,7 @@ def train_supernet(context: Context, fingerprint: str) -> None:
     def finish() -> None:
         warn(context, watch)
         if settings.refresh_images and settings.qat.epochs and space.bit_configurations > 1:
-            refresh_norms(supernet, _refresh_batches(context), _refresh_paths(context))
+            refresh_norms(supernet, refresh_batches(context), refresh_paths(context))
             save_weights(supernet, folder / WEIGHTS)
         _write_ladder(context, evaluator, folder / "ladder.json")
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from usdn_nas.architecture import Rule
 from usdn_nas.cost import ExitCosts
 from usdn_nas.policy.apply import PolicyResult, apply
+from usdn_nas.policy.cuts import cuts
 from usdn_nas.policy.outputs import ExitOutputs
 
 __all__ = ["SHARES", "BudgetedPoint", "budgeted_curve", "exit_shares", "thresholds_for_shares"]
@@ -51,8 +52,10 @@ def thresholds_for_shares(outputs: ExitOutputs, shares: Sequence[float] | NDArra
     """Thresholds with which about these shares of the samples leave at each exit.
 
     At each exit in turn the most confident of the samples still there leave, floor(N x share) of them, and those that
-    are as confident as the last of these. An exit whose share is less than one sample lets none leave; where fewer
-    samples are left than are to leave, none does either, as in the authors' code.
+    are as confident as the last of these. The threshold is midway to the most confident of those that stay, 0 where
+    none stays. (The authors take the confidence of the last that leaves; the same samples leave.) An exit whose share
+    is less than one sample lets none leave; where fewer samples are left than are to leave, none does either, as in
+    the authors' code.
 
     Args:
         shares: (E,), the last of no effect.
@@ -61,8 +64,8 @@ def thresholds_for_shares(outputs: ExitOutputs, shares: Sequence[float] | NDArra
     thresholds = []
     for confidence, share in zip(outputs.confidence[:-1], shares, strict=False):
         count = math.floor(outputs.samples * float(share))
-        among = np.sort(confidence[left])[::-1]
-        threshold = float(among[count - 1]) if 0 < count <= len(among) else NEVER
+        among = np.sort(confidence[left])
+        threshold = float(cuts(among, among[-count, None])[0]) if 0 < count <= len(among) else NEVER
         left &= confidence < threshold
         thresholds.append(threshold)
     return tuple(thresholds)

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from usdn_nas.cost import ExitCosts
+from usdn_nas.policy.cuts import cuts
 from usdn_nas.policy.outputs import ExitOutputs
 
 __all__ = ["Counts", "Pick", "Problem", "best_combinations", "grid_problem"]
@@ -44,9 +45,10 @@ class Problem:
 
 
 def grid_problem(outputs: ExitOutputs, costs: ExitCosts, count: int, more: Sequence[float] | None = None) -> Problem:
-    """Grids of ``count`` quantiles, and of one threshold ``more`` for each exit."""
-    confidence = outputs.confidence[:-1].astype(np.float64)
-    grids = [np.unique(np.quantile(row, np.linspace(0, 1, count), method="higher")) for row in confidence]
+    """Grids of ``count`` quantiles, each moved down to midway (`cuts`), and of one threshold ``more`` for each exit."""
+    confidence = outputs.confidence[:-1]
+    ranks = np.linspace(0, 1, count)
+    grids = [cuts(np.sort(row), np.unique(np.quantile(row, ranks, method="higher"))) for row in confidence]
     if more is not None:
         grids = [np.union1d(grid, extra) for grid, extra in zip(grids, more, strict=True)]
     levels = [np.searchsorted(grid, row, side="right") for grid, row in zip(grids, confidence, strict=True)]

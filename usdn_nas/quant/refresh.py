@@ -1,9 +1,16 @@
-"""BatchNorm statistics of a trained supernet taken anew, every copy over the same images and on as many paths."""
+"""Recomputes the BatchNorm statistics of a trained supernet over images and configurations.
+
+In training, the running statistics of a BatchNorm copy come from the last few configurations that used it. Here every
+copy gets the mean and the variance of all values that it sees, over all batches and all configurations that are run:
+what `torch.var` would give if these values lay in one tensor. fvcore's precise BatchNorm does the same. A mean of the
+batches' variances would leave out how far the batches' means are from each other, and they differ because every batch
+runs on several configurations.
+"""
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterable
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -16,27 +23,58 @@ __all__ = ["refresh_norms"]
 
 @torch.no_grad()
 def refresh_norms(supernet: Supernet, batches: Iterable[Tensor], draw: Callable[[], list[dict[str, Bits]]]) -> None:
-    """Replaces the running statistics by means over ``batches``; copies for bits that did not come up stay.
+    """Replaces the running statistics by those of all values seen; a copy whose bits did not come up keeps its own.
 
-    In training a copy's statistics are those of the last few paths that had its bits. Here every batch runs on several
-    configurations, and all count alike.
+    Every value counts alike, so a smaller batch counts less. The supernet is left in training mode.
 
     Args:
         batches: Images (B, C, H, W) of the training split.
         draw: Draws the configurations of a batch.
     """
     norms = [norm for norm in supernet.modules() if isinstance(norm, nn.BatchNorm2d) and norm.track_running_stats]
-    before = [(norm.momentum, copy.deepcopy(dict(norm.named_buffers()))) for norm in norms]
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None  # a mean over all batches
+    populations = [_Population(norm) for norm in norms]
     supernet.train()
     for images in batches:
         for bits in draw():
             supernet.set_bits(bits)
             supernet(images)
-    for norm, (momentum, buffers) in zip(norms, before, strict=True):
-        norm.momentum = momentum
-        if not norm.num_batches_tracked:
-            norm.load_state_dict(buffers, strict=False)
-        norm.num_batches_tracked = buffers["num_batches_tracked"]
+    for population in populations:
+        population.finish()
+
+
+class _Population:
+    """Count, mean and sum of squared deviations of all values that a BatchNorm reads, channel by channel.
+
+    Each batch is merged by the formula of Chan, Golub and LeVeque (1983) in float64, which loses no digits where the
+    mean is large beside the deviation.
+    """
+
+    def __init__(self, norm: nn.BatchNorm2d) -> None:
+        self._norm = norm
+        self._own = [buffer.clone() for buffer in norm.buffers()]
+        self._momentum, norm.momentum = norm.momentum, 1.0  # the running statistics are then those of the last batch
+        norm.reset_running_stats()
+        self._count = 0
+        self._mean = torch.zeros(norm.num_features, dtype=torch.float64)
+        self._deviations = torch.zeros_like(self._mean)
+        self._hook = norm.register_forward_hook(self._merge)
+
+    def _merge(self, module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
+        count = output.numel() // output.shape[1]
+        mean, variance = (cast(Tensor, b).cpu().double() for b in (self._norm.running_mean, self._norm.running_var))
+        total = self._count + count
+        distance = mean - self._mean
+        # BatchNorm's running variance is the unbiased one, a sum divided by count - 1.
+        self._deviations += variance * (count - 1) + distance**2 * (self._count * count / total)
+        self._mean += distance * (count / total)
+        self._count = total
+
+    def finish(self) -> None:
+        """Gives the BatchNorm the statistics, in its own convention (unbiased), and its former settings."""
+        self._hook.remove()
+        self._norm.momentum = self._momentum
+        for buffer, own in zip(self._norm.buffers(), self._own, strict=True):
+            buffer.copy_(own)
+        if self._count:
+            cast(Tensor, self._norm.running_mean).copy_(self._mean)
+            cast(Tensor, self._norm.running_var).copy_(self._deviations / (self._count - 1))

@@ -65,7 +65,8 @@ def _front(run: Run, figures: Figures) -> Section:
         paragraph(
             "Accuracy and average BOPs of the supernet's configurations. The front was selected on the very images it "
             "is measured on, so it flatters; filled diamonds and squares are retrained networks on the test split. "
-            "Point at a mark for its bits, exits and thresholds; click to mark it; arrow keys walk along the front.",
+            "Point at a mark for its bits, exits and thresholds; click to mark it; arrow keys walk along the front. "
+            f"The search ran the supernet with {run.engine_text}.",
             "note",
         )
         + '<figure class="interactive"><div id="front-chart" aria-label="Pareto front: accuracy against average BOPs">'
@@ -265,7 +266,7 @@ def _settings(run: Run, figures: Figures) -> Section:
     body = (
         paragraph(f"Not counted in MACs and BOPs: {calls}. Counted are convolutions and linear layers.")
         + "<h3>Made with</h3>"
-        + definitions(flatten(run.study.get("provenance") or {}))
+        + definitions([*flatten(run.study.get("provenance") or {}), ("search engine", run.engine_text)])
         + _details("Search space", definitions(space))
         + _details("Study, all settings", definitions(flatten(run.config.model_dump(mode="json"))))
     )

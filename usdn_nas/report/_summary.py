@@ -25,7 +25,7 @@ def searched(run: Run) -> str:
         finished = run.trials.dropna(subset=["accuracy", "bops"])
     except MissingPartError:
         return text
-    return f"{text} {len(finished):,} configurations were run."
+    return f"{text} {len(finished):,} configurations were run, with {run.engine_text}."
 
 
 def _conditions(run: Run) -> str:

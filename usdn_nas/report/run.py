@@ -119,6 +119,30 @@ class Run:
         return pd.read_csv(self._part("search/trials.csv", "search"), dtype=types)
 
     @cached_property
+    def trial_seconds(self) -> dict[int, float]:
+        """``search/seconds.csv``: number of each complete trial -> seconds that its evaluation took."""
+        frame = pd.read_csv(self._part("search/seconds.csv", "search"))
+        return dict(zip(frame["trial"].tolist(), frame["seconds"].tolist(), strict=True))
+
+    @cached_property
+    def engine(self) -> dict[str, Any]:
+        """``search/engine.json``: how the supernet was run in the search.
+
+        Keys: ``backend`` (``"float"`` or ``"integer"``), ``images`` (a batch), ``channels_last``, ``threads``.
+        """
+        return self._json("search/engine.json", "search", "usdn-nas/engine/1")
+
+    @property
+    def engine_text(self) -> str:
+        """How the supernet was run in the search, in words."""
+        try:
+            engine = self.engine
+        except MissingPartError:
+            return "an engine that is not recorded"
+        threads = "" if engine["threads"] is None else f", threads: {engine['threads']}"
+        return f"the {engine['backend']} back end, {engine['images']} images a batch{threads}"
+
+    @cached_property
     def front(self) -> pd.DataFrame:
         """``search/front.csv``: the Pareto front by rising BOPs, measured on the search split.
 

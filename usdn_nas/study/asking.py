@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import sys
-import tempfile
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import optuna
@@ -16,14 +11,10 @@ from optuna.distributions import BaseDistribution
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
-from usdn_nas.files import digest
-from usdn_nas.study.lease import LEASE, adoptable, give_up, lease_trials, new_lease
-from usdn_nas.study.storage import one_write, place_of
+from usdn_nas.study.lease import LEASE, adoptable, give_up, is_of, lease_trials, new_lease
+from usdn_nas.study.storage import one_write
 
-if sys.platform != "win32":
-    import fcntl
-
-__all__ = ["Asked", "Batch", "asking", "open_trials", "take"]
+__all__ = ["Asked", "Batch", "open_trials", "take"]
 
 
 @dataclass(frozen=True)
@@ -53,30 +44,14 @@ class Batch:
         return (first // self.size + 1) * self.size if self.aligned else first + self.size
 
 
-@contextlib.contextmanager
-def asking(storage: BaseStorage) -> Iterator[None]:
-    """Holds the right to ask, among the workers of this machine: a proposal then sees all that were made before it.
+def open_trials(trials: Collection[FrozenTrial], worker: str) -> tuple[list[FrozenTrial], int]:
+    """Trials that ``worker`` may take over, by number; and how many are under way elsewhere.
 
-    Workers elsewhere may propose the same bits at the same moment, which costs a trial and loses nothing.
+    A worker asks when it has no trial under way. A running trial with its lease was created or claimed by an attempt
+    that failed half-way, or whose success it never heard of.
     """
-    place = place_of(storage)
-    if sys.platform == "win32" or place is None:
-        yield
-        return
-    if not isinstance(place, Path):
-        place = Path(tempfile.gettempdir()) / f"usdn-nas-{os.getuid()}-{digest(place)[:16]}.lock"
-    handle = os.open(place, os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)
-
-
-def open_trials(trials: Collection[FrozenTrial]) -> tuple[list[FrozenTrial], int]:
-    """Trials that may be taken over, by number; and how many are under way elsewhere."""
     running = [trial for trial in trials if trial.state == TrialState.RUNNING]
-    free = [trial for trial in running if adoptable(trial)]
+    free = [trial for trial in running if is_of(trial, worker) or adoptable(trial)]
     waiting = [trial for trial in trials if trial.state == TrialState.WAITING]
     return sorted(free + waiting, key=lambda trial: trial.number), len(running) - len(free)
 
@@ -88,8 +63,11 @@ def take(
     trials: Collection[FrozenTrial],
     count: int,
     missing: int,
+    worker: str,
 ) -> list[Asked]:
     """Takes over and creates trials, all of one batch, and gives each its parameters. To be called while `asking`.
+
+    If the database fails in the middle of it, it may be called again: it finds the trials that it had already taken.
 
     Args:
         study: The study.
@@ -98,33 +76,44 @@ def take(
         trials: At least all that are not finished.
         count: Of all trials.
         missing: Trials yet to be completed, those under way included.
+        worker: Name of the worker, in the leases of its trials.
 
     Returns:
         None of them where others are at the rest.
     """
-    storage, free, under_way = study._storage, *open_trials(trials)
+    storage, free, under_way = study._storage, *open_trials(trials, worker)
     room = missing - under_way
     end = batch.end(free[0].number if free else count)
     taken: list[int] = []
     try:
         adopted = [trial for trial in free if trial.number < end][: max(room, 0)]
         for trial in adopted:
-            if trial.state == TrialState.RUNNING or storage.set_trial_state_values(trial._trial_id, TrialState.RUNNING):
+            if trial.state == TrialState.RUNNING or _claimed(storage, trial._trial_id, new_lease(worker)):
                 taken.append(trial._trial_id)
         if taken:
-            lease_trials(storage, taken)
+            lease_trials(storage, taken, new_lease(worker))
         asked = [_with_parameters(study, trial_id, parameters) for trial_id in taken]
         number = count
         while number < end and len(taken) < room:
             # Created with its lease in one write, so that a kill leaves either no trial or one that can be adopted.
-            template = optuna.trial.create_trial(state=TrialState.RUNNING, user_attrs={LEASE: new_lease()})
+            template = optuna.trial.create_trial(state=TrialState.RUNNING, user_attrs={LEASE: new_lease(worker)})
             taken.append(storage.create_new_trial(study._study_id, template_trial=template))
             asked.append(_with_parameters(study, taken[-1], parameters))
             number = asked[-1].number + 1
     except BaseException:
-        give_up(storage, taken)
+        give_up(storage, taken, worker)
         raise
     return asked
+
+
+def _claimed(storage: BaseStorage, trial_id: int, lease: dict[str, Any]) -> bool:
+    """Takes a waiting trial; False if another worker was faster.
+
+    The lease comes first: if only the acknowledgement of the claim is lost, the next attempt finds the trial as this
+    worker's own.
+    """
+    one_write(storage, lambda: storage.set_trial_user_attr(trial_id, LEASE, lease))
+    return storage.set_trial_state_values(trial_id, TrialState.RUNNING)
 
 
 def _with_parameters(study: optuna.Study, trial_id: int, parameters: Mapping[str, BaseDistribution]) -> Asked:
@@ -137,11 +126,15 @@ def _with_parameters(study: optuna.Study, trial_id: int, parameters: Mapping[str
         # Asked for enqueued trials too: genetic samplers count generations there.
         proposed = study.sampler.sample_relative(study, trial, dict(parameters))
         fixed = trial.system_attrs.get("fixed_params", {})
-        with one_write(storage):
+        for name, distribution in missing.items():
+            given = name in fixed and _fits(distribution, fixed[name])
+            params[name] = fixed[name] if given else proposed[name]
+
+        def write() -> None:
             for name, distribution in missing.items():
-                value = fixed[name] if name in fixed and _fits(distribution, fixed[name]) else proposed[name]
-                params[name] = value
-                storage.set_trial_param(trial_id, name, distribution.to_internal_repr(value), distribution)
+                storage.set_trial_param(trial_id, name, distribution.to_internal_repr(params[name]), distribution)
+
+        one_write(storage, write)
     return Asked(trial_id, trial.number, params)
 
 

@@ -22,7 +22,7 @@ from optuna.trial import FrozenTrial
 
 from usdn_nas.study.storage import one_write
 
-__all__ = ["LEASE", "LEASE_SECONDS", "adoptable", "give_up", "lease_trials", "new_lease", "renewed"]
+__all__ = ["LEASE", "LEASE_SECONDS", "adoptable", "give_up", "is_of", "lease_trials", "new_lease", "renewed"]
 
 LEASE = "lease"
 """Name of the user attribute."""
@@ -56,36 +56,49 @@ def _place() -> dict[str, Any]:
     return {"host": socket.gethostname(), "boot": _read("/proc/sys/kernel/random/boot_id"), "processes": processes}
 
 
-def new_lease() -> dict[str, Any]:
-    """This process's lease, from now on."""
+def new_lease(worker: str) -> dict[str, Any]:
+    """The lease of a worker in this process, from now on. ``worker``: a name that no other worker has."""
     pid = os.getpid()
-    return {**_place(), "pid": pid, "started": _process_start(pid), "expires": time.time() + LEASE_SECONDS}
+    expires = time.time() + LEASE_SECONDS
+    return {**_place(), "pid": pid, "started": _process_start(pid), "worker": worker, "expires": expires}
 
 
-def lease_trials(storage: BaseStorage, trial_ids: Collection[int], lease: dict[str, Any] | None = None) -> None:
-    """Gives RUNNING trials to this process from now on, or by ``lease``, in one write."""
-    lease = lease or new_lease()
-    with one_write(storage):
+def is_of(trial: FrozenTrial, worker: str) -> bool:
+    """Whether the trial's lease is this worker's."""
+    lease = trial.user_attrs.get(LEASE)
+    return lease is not None and lease.get("worker") == worker
+
+
+def lease_trials(
+    storage: BaseStorage, trial_ids: Collection[int], lease: dict[str, Any], *, impatient: bool = False
+) -> None:
+    """Gives RUNNING trials ``lease``, in one write. ``impatient``: as in `one_write`."""
+
+    def write() -> None:
         for trial_id in trial_ids:
             storage.set_trial_user_attr(trial_id, LEASE, lease)
 
+    one_write(storage, write, impatient=impatient)
 
-def give_up(storage: BaseStorage, trial_ids: Collection[int]) -> None:
+
+def give_up(storage: BaseStorage, trial_ids: Collection[int], worker: str) -> None:
     """Lets anyone adopt the trials at once: their worker ends in good order."""
-    with contextlib.suppress(Exception):  # something worse is being raised, and a lease ends by itself
-        lease_trials(storage, trial_ids, {**new_lease(), "expires": 0.0})
+    if trial_ids:
+        with contextlib.suppress(Exception):  # something worse is being raised, and a lease ends by itself
+            lease_trials(storage, trial_ids, {**new_lease(worker), "expires": 0.0}, impatient=True)
 
 
 @contextlib.contextmanager
-def renewed(storage: BaseStorage, trial_ids: Collection[int]) -> Iterator[None]:
-    """Renews the leases of ``trial_ids``, which may shrink meanwhile, from another thread, until it ends."""
+def renewed(storage: BaseStorage, trial_ids: Collection[int], worker: str) -> Iterator[None]:
+    """Renews the leases of ``trial_ids``, which may shrink meanwhile, from another thread, until the block ends."""
     ended = threading.Event()
 
     def renew() -> None:
         while not ended.wait(LEASE_SECONDS / 3):
             for trial_id in list(trial_ids):
-                with contextlib.suppress(Exception):  # told this moment; or storage away: then the lease ends
-                    lease_trials(storage, [trial_id])
+                # Told this moment, or the storage is away: then the lease may end, and the next round renews it.
+                with contextlib.suppress(Exception):
+                    lease_trials(storage, [trial_id], new_lease(worker), impatient=True)
 
     thread = threading.Thread(target=renew, name="leases", daemon=True)
     thread.start()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
+import uuid
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,13 +18,15 @@ from usdn_nas.architecture import Bits
 from usdn_nas.config import SearchConfig
 from usdn_nas.policy.outputs import ExitOutputs
 from usdn_nas.space import SearchSpace
-from usdn_nas.study.asking import Asked, asking, take
+from usdn_nas.study.asking import Asked, take
 from usdn_nas.study.counts import Complete, Sizes
 from usdn_nas.study.judgement import Judgement, judge
 from usdn_nas.study.lease import give_up, renewed
+from usdn_nas.study.lock import asking
 from usdn_nas.study.parameters import bits_of, distributions
+from usdn_nas.study.patience import Say
 from usdn_nas.study.samplers import SeededSampler, goal
-from usdn_nas.study.storage import one_write, quiet, sync
+from usdn_nas.study.storage import one_write, patiently, quiet, sync
 
 __all__ = ["Evaluate", "TrialSummary", "one_by_one", "run_search"]
 
@@ -105,6 +109,7 @@ def run_search(
     *,
     on_trial: Callable[[TrialSummary], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
+    say: Say = lambda text: None,
 ) -> None:
     """Runs trials until `samplers.goal` of them are complete in the study, whoever ran them.
 
@@ -120,11 +125,12 @@ def run_search(
         evaluate: Batch of bits -> outputs of all exits on the search split. Must depend on the bits alone.
         on_trial: Called after each trial.
         should_stop: Asked before each batch, and while it waits.
+        say: Gets a line if the worker has to wait for another one's proposals for long.
 
     Raises:
-        RunError: A metric is not a finite number.
+        RunError: A metric is not a finite number, or the database failed for too long.
     """
-    search = _Search(study, space, config, evaluate, on_trial)
+    search = _Search(study, space, config, evaluate, on_trial, say)
     with quiet():
         while not (should_stop is not None and should_stop()):
             asked = search.ask()
@@ -146,7 +152,9 @@ class _Search:
         config: SearchConfig,
         evaluate: Evaluate,
         on_trial: Callable[[TrialSummary], None] | None,
+        say: Say,
     ) -> None:
+        self._say, self._worker = say, uuid.uuid4().hex
         self._study, self._space, self._config, self._on_trial = study, space, config, on_trial
         self._wanted = goal(space, config)
         self._parameters = distributions(space, config)
@@ -157,14 +165,17 @@ class _Search:
 
     def ask(self) -> list[Asked] | None:
         """The next batch; empty where others are at the rest, None once there are enough complete trials."""
-        storage = self._study._storage
-        with asking(storage):
+        return patiently(self._study._storage, self._ask)
+
+    def _ask(self) -> list[Asked] | None:
+        with asking(self._study._storage, self._say):
             trials = self._study.get_trials(deepcopy=False)
             unsettled = self._complete.look(trials)
             missing = self._wanted - self._complete.count
             if missing <= 0:
                 return None
-            return take(self._study, self._parameters, self._sizes.batch, unsettled, len(trials), missing)
+            batch = self._sizes.batch
+            return take(self._study, self._parameters, batch, unsettled, len(trials), missing, self._worker)
 
     def run(self, asked: list[Asked]) -> None:
         """Evaluates, judges and tells a batch; gives up what is not told if something is raised."""
@@ -173,7 +184,7 @@ class _Search:
         began = before = time.perf_counter()
         size = 0
         try:
-            with renewed(storage, untold.keys()):
+            with renewed(storage, untold.keys(), self._worker):
                 for index, outputs, repeated in self._outputs.of(batch):
                     if len(untold) == len(asked):
                         self._complete.look(self._study.get_trials(deepcopy=False))
@@ -187,24 +198,27 @@ class _Search:
                         self._on_trial(self._summary(trial.number, bits, judgement, now - before, repeated))
                     before, size = now, outputs.confidence.nbytes + outputs.correct.nbytes
         except BaseException:
-            give_up(storage, untold)
+            give_up(storage, untold, self._worker)
             raise
         finally:
             sync(storage)
         self._sizes.took(len(asked), time.perf_counter() - began, size)
 
     def _tell(self, trial: Asked, judgement: Judgement, seconds: float) -> None:
-        """All that is known of a trial, in one write."""
+        """Writes all that is known of a trial, in one write."""
         storage, trial_id = self._study._storage, trial.trial_id
-        try:
-            with one_write(storage):
-                for key, value in {**judgement.record, "seconds": round(seconds, 4)}.items():
-                    storage.set_trial_user_attr(trial_id, key, value)
-                if judgement.excess is not None:
-                    storage.set_trial_system_attr(trial_id, f"{_CONSTRAINTS_KEY}:budget", judgement.excess)
-                storage.set_trial_state_values(trial_id, TrialState.COMPLETE, judgement.values)
-        except UpdateFinishedTrialError:
-            pass  # another worker, who took us for dead, was first: its figures are the same
+
+        def write() -> None:
+            for key, value in {**judgement.record, "seconds": round(seconds, 4)}.items():
+                storage.set_trial_user_attr(trial_id, key, value)
+            if judgement.excess is not None:
+                storage.set_trial_system_attr(trial_id, f"{_CONSTRAINTS_KEY}:budget", judgement.excess)
+            storage.set_trial_state_values(trial_id, TrialState.COMPLETE, judgement.values)
+
+        # Finished already: an earlier attempt of ours was committed and only the answer was lost, or another worker,
+        # who took us for dead, was first. Its figures are the same.
+        with contextlib.suppress(UpdateFinishedTrialError):
+            one_write(storage, write)
 
     def _summary(
         self, number: int, bits: dict[str, Bits], judgement: Judgement, seconds: float, repeated: bool

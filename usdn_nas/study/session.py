@@ -12,11 +12,13 @@ import optuna
 from usdn_nas.config import SearchConfig
 from usdn_nas.errors import UserError, nearest
 from usdn_nas.space import SearchSpace
+from usdn_nas.study.lock import asking
 from usdn_nas.study.objectives import objectives
+from usdn_nas.study.patience import Say
 from usdn_nas.study.samplers import SamplerSettings, SeededSampler, goal, sampler_settings
-from usdn_nas.study.storage import one_write, open_storage, quiet
+from usdn_nas.study.storage import one_write, open_storage, patiently, quiet
 
-__all__ = ["Study", "open_study", "planned", "read_study", "settings_that_matter", "stored_sampler"]
+__all__ = ["Study", "engine_of", "open_study", "planned", "read_study", "settings_that_matter", "stored_sampler"]
 
 Study = optuna.Study
 """For the annotations of those who do not import Optuna."""
@@ -24,6 +26,7 @@ Study = optuna.Study
 _FINGERPRINT = "fingerprint"
 _SETTINGS = "search"
 _SAMPLER = "sampler"
+_ENGINE = "engine"
 
 _FRESH = "delete the study, or give this one another name (search.study_name)"
 
@@ -72,8 +75,10 @@ def open_study(
     storage_path: Path,
     fingerprint: Mapping[str, str],
     name: str,
+    engine: Mapping[str, Any] | None = None,
+    say: Say = lambda text: None,
 ) -> optuna.Study:
-    """Opens the study, creating it where there is none.
+    """Opens the study, creating it where there is none. Several workers may do so at the same moment.
 
     Args:
         space: The search space.
@@ -82,16 +87,29 @@ def open_study(
         storage_path: The embedded journal (``search/study.journal``).
         fingerprint: What the study's figures depend on: name -> digest, of space, supernet, split and so on.
         name: The study's name in the storage.
+        engine: How the supernet is run; recorded when the study is created. A study that exists keeps its own
+            (`engine_of`).
+        say: Gets a line if the storage cannot be reached or is locked.
 
     Raises:
         UserError: The storage cannot be opened, the sampler does not suit the space, or the study there was started
             with another fingerprint, seed or settings; the message says which.
+        RunError: The database failed for too long.
     """
     settings = sampler_settings(space, config, seed)
-    storage = open_storage(config.storage, storage_path)
+    storage = open_storage(config.storage, storage_path, patience_s=config.storage_patience_s, say=say)
     wanted = objectives(config)
     name = config.study_name or name
-    with quiet():
+    first = {
+        _FINGERPRINT: dict(fingerprint),
+        _SETTINGS: settings_that_matter(config),
+        "exits": list(space.candidates),
+        "objectives": [asdict(objective) for objective in wanted],
+        _ENGINE: dict(engine or {}),
+        _SAMPLER: asdict(settings),
+    }
+
+    def opened() -> optuna.Study:
         study = optuna.create_study(
             storage=storage,
             study_name=name,
@@ -99,32 +117,52 @@ def open_study(
             load_if_exists=True,
             pruner=optuna.pruners.NopPruner(),
         )
+        trials = study.get_trials(deepcopy=False)  # looked up first: whoever creates trials has written attributes
         attributes = study.user_attrs
-        if _SAMPLER not in attributes:  # written last
-            if study.get_trials(deepcopy=False):
-                raise UserError(f"study '{name}' in this storage was not made by usdn-nas", remedy=_FRESH)
-            with one_write(storage):
-                study.set_metric_names([objective.name for objective in wanted])
-                study.set_user_attr(_FINGERPRINT, dict(fingerprint))
-                study.set_user_attr(_SETTINGS, settings_that_matter(config))
-                study.set_user_attr("exits", list(space.candidates))
-                study.set_user_attr("objectives", [asdict(objective) for objective in wanted])
-                study.set_user_attr(_SAMPLER, asdict(settings))
-        else:
+        if _SAMPLER in attributes:  # written last
             _refuse_others(name, "fingerprint", attributes[_FINGERPRINT], fingerprint)
             _refuse_others(name, "search", attributes[_SETTINGS], settings_that_matter(config))
+        elif trials:
+            raise UserError(f"study '{name}' in this storage was not made by usdn-nas", remedy=_FRESH)
+        else:
+            one_write(storage, lambda: _describe(study, [objective.name for objective in wanted], first))
         study.sampler = SeededSampler(space, config, _sampler(study, config, settings))
-    return study
+        return study
+
+    def locked() -> optuna.Study:
+        with asking(storage, say):
+            return opened()
+
+    with quiet():
+        return patiently(storage, locked)
+
+
+def _describe(study: optuna.Study, metrics: list[str], attributes: Mapping[str, Any]) -> None:
+    study.set_metric_names(metrics)
+    for key, value in attributes.items():
+        study.set_user_attr(key, value)
+
+
+def engine_of(study: optuna.Study) -> dict[str, Any]:
+    """How the supernet is run in this study, by all its workers: the ``engine`` that it was created with."""
+    return dict(study.user_attrs.get(_ENGINE, {}))
 
 
 def read_study(
-    config: SearchConfig, *, storage_path: Path, name: str, fingerprint: Mapping[str, str] | None = None
+    config: SearchConfig,
+    *,
+    storage_path: Path,
+    name: str,
+    fingerprint: Mapping[str, str] | None = None,
+    patience_s: float = 0,
+    say: Say = lambda text: None,
 ) -> optuna.Study:
     """Opens a study that exists, to look at what it has found.
 
     Args:
         config, storage_path, name: As in `open_study`.
         fingerprint: What its figures must depend on; None: whatever they do.
+        patience_s, say: As in `open_storage`.
 
     Raises:
         UserError: There is none, or it was made with another fingerprint.
@@ -132,7 +170,7 @@ def read_study(
     name = config.study_name or name
     if config.storage is None and not Path(storage_path).is_file():
         raise UserError("no search has been run here yet", where=storage_path)
-    storage = open_storage(config.storage, storage_path)
+    storage = open_storage(config.storage, storage_path, patience_s=patience_s, say=say)
     with quiet():
         try:
             study = optuna.load_study(study_name=name, storage=storage, pruner=optuna.pruners.NopPruner())

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import optuna
-from optuna.storages import BaseStorage, RDBStorage
+from optuna.storages import BaseStorage
 from optuna.storages._cached_storage import _CachedStorage
 
 from usdn_nas.errors import UserError
+from usdn_nas.study.address import open_database, resolve
+from usdn_nas.study.database import Database
 from usdn_nas.study.journal import StudyJournal
-from usdn_nas.study.transaction import one_transaction
+from usdn_nas.study.patience import Say
 from usdn_nas.writing import write_failure
 
-__all__ = ["one_write", "open_storage", "place_of", "quiet", "sync"]
+__all__ = ["one_write", "open_storage", "patiently", "place_of", "quiet", "sync"]
+
+T = TypeVar("T")
 
 _JOURNALS = (".journal", ".log")
 
@@ -41,55 +46,80 @@ def _open_journal(path: Path) -> BaseStorage:
     return StudyJournal(path)
 
 
-def _database(storage: BaseStorage) -> RDBStorage | None:
+def _database(storage: BaseStorage) -> Database | None:
     backend = storage._backend if isinstance(storage, _CachedStorage) else storage
-    return backend if isinstance(backend, RDBStorage) else None
+    return backend if isinstance(backend, Database) else None
 
 
-@contextlib.contextmanager
-def one_write(storage: BaseStorage) -> Iterator[None]:
-    """What this thread changes of existing trials within is written when it ends: one append to a journal, one
-    transaction of a database; storages of other kinds write each change at once.
+def one_write(storage: BaseStorage, change: Callable[[], T], *, impatient: bool = False) -> T:
+    """Makes changes of existing trials, or of the study, in one write: one append to a journal, or one transaction of a
+    database. Storages of other kinds write each change at once.
+
+    Args:
+        storage: From `open_storage`.
+        change: Makes the changes in this thread. If a database fails it is called again, even if the first attempt may
+            have been committed, so it must give the same result when it runs twice.
+        impatient: It is called only once, and a database's own error is raised.
 
     Raises:
         UpdateFinishedTrialError: A trial among them is finished.
+        RunError: The database failed for too long.
     """
     database = _database(storage)
     if isinstance(storage, StudyJournal):
         with storage.one_append():
-            yield
-    elif database is not None:
-        with one_transaction(database):
-            yield
-    else:
-        yield
+            return change()
+    if database is None:
+        return change()
+
+    def transaction() -> T:
+        with database.one_transaction():
+            return change()
+
+    if impatient:
+        with database.patience.impatient():
+            return transaction()
+    return database.patience.run(transaction)
 
 
-def place_of(storage: BaseStorage) -> Path | str | None:
-    """A journal's file, a database's URL; None of others."""
+def patiently(storage: BaseStorage, work: Callable[[], T]) -> T:
+    """Runs ``work``, and runs it again as a whole if a database fails in the middle of it.
+
+    Raises:
+        RunError: The database failed for too long.
+    """
     database = _database(storage)
-    if isinstance(storage, StudyJournal):
-        return storage.path
-    return database.url if database is not None else None
+    return work() if database is None else database.patience.run(work)
+
+
+def place_of(storage: BaseStorage) -> Path | Database | None:
+    """A journal's file, or the database; None for storages of other kinds."""
+    return storage.path if isinstance(storage, StudyJournal) else _database(storage)
 
 
 def sync(storage: BaseStorage) -> None:
-    """Waits until what was written outlives a power cut; databases see to that themselves."""
+    """Waits until everything written outlives a power cut; databases take care of that themselves."""
     if isinstance(storage, StudyJournal):
         storage.sync()
 
 
-def open_storage(url: str | None, default: Path) -> BaseStorage:
+def open_storage(
+    given: str | None, default: Path, *, patience_s: float = 0, say: Say = lambda text: None
+) -> BaseStorage:
     """Opens a storage, creating it where it does not exist yet.
 
     Args:
-        url: ``sqlite:///...``, ``postgresql://...`` and so on (SQLAlchemy's URLs), or the path of a journal file
-            (``*.journal``, ``*.log``); None: ``default``.
+        given: ``sqlite:///...``, ``postgresql://...`` and so on (SQLAlchemy's URLs), the path of a journal file
+            (``*.journal``, ``*.log``), or ``env:NAME`` for an environment variable that holds one of them; None:
+            ``default``.
         default: Path of the embedded journal.
+        patience_s: How long a database that cannot be reached is tried again, now and later.
+        say: Gets the messages about that.
 
     Raises:
         UserError: The storage cannot be opened, or is damaged.
     """
+    url = None if given is None else resolve(given)
     if url is None or ("://" not in url and url.endswith(_JOURNALS)):
         path = default if url is None else Path(url)
         try:
@@ -100,25 +130,4 @@ def open_storage(url: str | None, default: Path) -> BaseStorage:
             raise UserError(
                 f"the journal is damaged: {error}", where=path, remedy="move it away and search again"
             ) from None
-    if "://" not in url:
-        raise UserError(
-            f"expected a storage URL, or a path ending in {' or '.join(_JOURNALS)}, got '{url}'",
-            where="search.storage",
-            remedy="for example sqlite:///study.db",
-        )
-    try:
-        with quiet():
-            return optuna.storages.get_storage(url)
-    except Exception as error:  # SQLAlchemy's, the driver's, Optuna's: whatever it is, the URL is what we were given
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UserError(
-            f"cannot open '{_without_password(url)}': {first}",
-            where="search.storage",
-            remedy="for example sqlite:///study.db",
-        ) from None
-
-
-def _without_password(url: str) -> str:
-    scheme, _, rest = url.partition("://")
-    credentials, at, host = rest.rpartition("@")
-    return f"{scheme}://{credentials.partition(':')[0]}:***@{host}" if at and ":" in credentials else url
+    return open_database(url, patience_s, say)

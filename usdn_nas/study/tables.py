@@ -1,4 +1,4 @@
-"""``trials.csv`` and ``front.csv``, derived from the study."""
+"""``trials.csv``, ``front.csv`` and ``seconds.csv``, derived from the study."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def _front_cell(front: Iterable[Sequence[float]]) -> str:
 def trial_rows(study: optuna.Study, space: SearchSpace) -> list[dict[str, Any]]:
     """A row a trial, unfinished ones included with empty fields: ``trial``, ``state``, one column a group (``"W/A"``),
     ``accuracy`` and ``bops`` of the policy that stands for it, objectives other than these, ``front_size``,
-    ``seconds``, ``front`` (its own front, a JSON list of [accuracy, bops]).
+    ``front`` (its own front, a JSON list of [accuracy, bops]). Nothing in it depends on a clock.
     """
     named = [objective["name"] for objective in study.user_attrs.get("objectives", [])]
     rows = []
@@ -68,7 +68,6 @@ def trial_rows(study: optuna.Study, space: SearchSpace) -> list[dict[str, Any]]:
                 "bops": attributes.get("bops", ""),
                 **{name: value for name, value in values.items() if name not in ("accuracy", "bops")},
                 "front_size": len(attributes["front"]) if "front" in attributes else "",
-                "seconds": attributes.get("seconds", ""),
                 "front": _front_cell(attributes["front"]) if "front" in attributes else "",
             }
         )
@@ -84,11 +83,21 @@ def _write_csv(path: Path, columns: list[str], rows: list[dict[str, Any]]) -> No
 
 
 def write_tables(study: optuna.Study, space: SearchSpace, folder: Path) -> None:
-    """Writes ``front.csv`` and ``trials.csv`` into ``folder``, each atomically."""
+    """Writes ``front.csv``, ``trials.csv`` and ``seconds.csv`` into ``folder``, each atomically.
+
+    ``seconds.csv`` has the seconds that the evaluation of each complete trial took. They differ from run to run, so
+    they have a file of their own.
+    """
     groups = [group.name for group in space.groups]
     named = [objective["name"] for objective in study.user_attrs.get("objectives", [])]
     others = [name for name in named if name not in ("accuracy", "bops")]
     front = ["trial", "accuracy", "bops", "relative_bops", "exits", "thresholds", *groups]
-    trials = ["trial", "state", *groups, "accuracy", "bops", *others, "front_size", "seconds", "front"]
+    trials = ["trial", "state", *groups, "accuracy", "bops", *others, "front_size", "front"]
     _write_csv(folder / "front.csv", front, front_rows(front_points(study, space), space))
     _write_csv(folder / "trials.csv", trials, trial_rows(study, space))
+    taken = [
+        {"trial": trial.number, "seconds": trial.user_attrs["seconds"]}
+        for trial in study.get_trials(deepcopy=False)
+        if "seconds" in trial.user_attrs
+    ]
+    _write_csv(folder / "seconds.csv", ["trial", "seconds"], taken)

@@ -92,8 +92,9 @@ def _history_data(runs: Mapping[str, Run], reference: tuple[float, float] | None
             archive = np.concatenate([archive, own])
             archive = archive[pareto_front(archive[:, 0], archive[:, 1])]
             values.append(hypervolume(archive[:, 0], archive[:, 1], reference) / box)
-        seconds = runs[name].trials.dropna(subset=["accuracy", "bops"])["seconds"].fillna(0.0).cumsum()
-        out[name] = HistoryData(seconds.to_numpy(float), np.array(values), complete)
+        numbers = runs[name].trials.dropna(subset=["accuracy", "bops"])["trial"]
+        seconds = np.cumsum([runs[name].trial_seconds.get(number, 0.0) for number in numbers])
+        out[name] = HistoryData(seconds, np.array(values), complete)
     return out
 
 

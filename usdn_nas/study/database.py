@@ -1,0 +1,158 @@
+"""Optuna's database storage, made patient: transactions of many changes, and repeats when the connection is lost.
+
+Optuna commits every change by itself, and raises if the server is away. Here a thread may make many changes in one
+transaction, and every access is repeated as `Patience` says. A transaction is repeated as a whole or not at all.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import logging
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any, NoReturn, TypeVar
+
+from optuna.storages import RDBStorage
+from optuna.trial import FrozenTrial
+
+from usdn_nas.study.patience import BrokenTransactionError, Patience
+
+__all__ = ["Database"]
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_LOCK = threading.RLock()
+
+_CONNECT_TIMEOUT_S = 10
+"""A server that accepts a connection and does not answer must not stop a search for ever."""
+
+
+def _engine_settings(url: str) -> dict[str, Any]:
+    from sqlalchemy import make_url
+
+    found = make_url(url)
+    libpq = found.get_backend_name() == "postgresql" and found.get_driver_name() in ("psycopg", "psycopg2")
+    if libpq and "connect_timeout" not in found.query:
+        return {"connect_args": {"connect_timeout": _CONNECT_TIMEOUT_S}}
+    return {}
+
+
+class Database(RDBStorage):
+    """A database by its URL.
+
+    Args:
+        url: SQLAlchemy's.
+        patience: How long, and how loudly, it goes on trying.
+    """
+
+    def __init__(self, url: str, patience: Patience) -> None:
+        self.patience = patience
+        # Optuna tries a slower query where a connection is lost, and warns of it.
+        logging.getLogger("optuna.storages._rdb.storage").setLevel(logging.ERROR)
+        with patience.impatient():  # whoever opens it decides whether that is repeated
+            super().__init__(url.replace("{", "{{").replace("}", "}}"), _engine_settings(url))
+
+    @contextlib.contextmanager
+    def one_transaction(self) -> Iterator[None]:
+        """What this thread changes inside is committed when the block ends, or not at all.
+
+        Optuna asks ``scoped_session`` for a session at every change and commits it afterwards; inside, this thread
+        always gets the same session. Other threads get their own.
+        """
+        with _LOCK:
+            own = self.scoped_session
+            session, thread = own(), threading.get_ident()
+            joined = _Joined(session)
+            self.scoped_session = lambda: (  # type: ignore[assignment]
+                joined if threading.get_ident() == thread else own()
+            )
+            try:
+                yield
+                joined.commit_all()
+            except BaseException:
+                with contextlib.suppress(Exception):  # a lost connection cannot be rolled back, and needs not be
+                    session.rollback()
+                raise
+            finally:
+                self.scoped_session = own
+                session.close()
+
+    def _create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> FrozenTrial:
+        """Creates a trial in one attempt. Optuna's own five attempts would make a second trial if only the
+        acknowledgement of the first was lost; whoever creates trials here looks for it before the next attempt.
+        """
+        with self.one_transaction():
+            return super()._create_new_trial(study_id, template_trial)
+
+
+class _Joined:
+    """A session that leaves commit and close to the transaction it has joined.
+
+    Where a change fails, Optuna rolls back and sometimes goes on. Of a transaction nothing is left then: it is broken.
+    """
+
+    def __init__(self, session: Any) -> None:
+        self._session = session
+        self._broken: BaseException | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        if self._broken is not None:
+            self._raise()
+        return getattr(self._session, name)
+
+    def commit(self) -> None:
+        try:
+            self._session.flush()
+        except Exception as error:
+            self._broken = error
+            raise
+
+    def rollback(self) -> None:
+        self._broken = self._broken or sys.exception() or BrokenTransactionError("a change was rolled back")
+        self._session.rollback()
+
+    def close(self) -> None:
+        pass
+
+    def commit_all(self) -> None:
+        if self._broken is not None:
+            self._raise()
+        self._session.commit()
+
+    def _raise(self) -> NoReturn:
+        raise BrokenTransactionError("the transaction failed") from self._broken
+
+
+_REPEATABLE = (
+    "create_new_study",
+    "get_all_studies",
+    "get_all_trials",
+    "get_study_directions",
+    "get_study_id_from_name",
+    "get_study_name_from_id",
+    "get_study_system_attrs",
+    "get_study_user_attrs",
+    "get_trial",
+    "get_trial_id_from_study_id_trial_number",
+    "set_study_system_attr",
+    "set_study_user_attr",
+    "set_trial_system_attr",
+    "set_trial_user_attr",
+    "_get_best_trial_id",
+    "_get_trials",
+)
+"""Methods that do no harm when they run twice. The others are called inside work that is repeated as a whole."""
+
+
+def _repeated(method: F) -> F:
+    @functools.wraps(method)
+    def patient(self: Database, *args: Any, **kwargs: Any) -> Any:
+        return self.patience.run(lambda: method(self, *args, **kwargs))
+
+    return patient  # type: ignore[return-value]
+
+
+for _name in _REPEATABLE:
+    setattr(Database, _name, _repeated(getattr(RDBStorage, _name)))
