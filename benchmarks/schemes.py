@@ -21,9 +21,9 @@ from rich.console import Console
 from rich.table import Table
 
 from usdn_nas.config import find_toml
-from usdn_nas.files import read_json, write_json
+from usdn_nas.documents import EvaluationDocument, read_document
+from usdn_nas.files import write_json
 from usdn_nas.pipeline.context import open_run
-from usdn_nas.pipeline.evaluate import SCHEMA as EVALUATION
 from usdn_nas.pipeline.stages import Pipeline
 from usdn_nas.progress import Reporter
 
@@ -38,7 +38,7 @@ def measure(study: str, seed: int, runs: Path, reporter: Reporter) -> dict[str, 
     overrides = (f"seed={seed}", "threads=1")
     context = open_run(find_toml(study, "studies"), overrides, runs / f"seed-{seed}" / study, reporter)
     Pipeline(context).run(until="evaluate")
-    evaluation = read_json(context.folder / "evaluation.json", EVALUATION)
+    _, evaluation = read_document(context.folder / "evaluation.json", EvaluationDocument)
     content = evaluation["models"]["kd"]
     return {
         "n": evaluation["n"],

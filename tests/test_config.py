@@ -112,10 +112,10 @@ def test_defaults_and_values(study: Path) -> None:
         ("[supernet]\nzzz = 1", "supernet.zzz: unknown key 'zzz'; valid: "),
         ("[supernet.qat]\nepoch = 1", "supernet.qat.epoch: unknown key 'epoch'; did you mean 'epochs'?"),
         ("[serch]\ntr = 1", "serch: unknown key 'serch'; did you mean 'search'?"),
-        ("[supernet.qat]\nepochs = -1", "supernet.qat.epochs: Input should be greater than or equal to 0, got -1"),
-        ("[supernet.qat]\nepochs = 1.5", "supernet.qat.epochs: Input should be a valid integer"),
-        ('[supernet.qat]\nepochs = "many"', "supernet.qat.epochs: Input should be a valid integer"),
-        ("[supernet.qat]\nepochs = 1\nlr = inf", "supernet.qat.lr: Input should be a finite number, got inf"),
+        ("[supernet.qat]\nepochs = -1", "supernet.qat.epochs: expected a number >= 0, got -1"),
+        ("[supernet.qat]\nepochs = 1.5", "supernet.qat.epochs: expected a whole number"),
+        ('[supernet.qat]\nepochs = "many"', "supernet.qat.epochs: expected a whole number"),
+        ("[supernet.qat]\nepochs = 1\nlr = inf", "supernet.qat.lr: expected a finite number, got inf"),
         ('[supernet.qat]\nepochs = 9\nschedule = "step"', "supernet.qat: schedule 'step' needs 'milestones'"),
         ("[supernet.qat]\nepochs = 9\nmilestones = [3]", "supernet.qat: schedule 'step' needs 'milestones'"),
         (
@@ -127,13 +127,13 @@ def test_defaults_and_values(study: Path) -> None:
             "supernet.qat: expected rising 'milestones' below the 9 epochs",
         ),
         ("[supernet.qat]\nepochs = 9\ndecay = 0.2", "supernet.qat: 'decay' is for schedule 'step'"),
-        ("[search]\ntr = nan", "search.tr: Input should be a finite number, got nan"),
+        ("[search]\ntr = nan", "search.tr: expected a finite number, got nan"),
         ('[search]\nmode = "budget"', "search: mode 'budget' needs 'gbops'"),
-        ('[search]\nsampler = "cma"', "search.sampler: Input should be 'auto', 'surrogate', 'tpe', "),
+        ('[search]\nsampler = "cma"', "search.sampler: expected 'auto', 'surrogate', 'tpe', "),
         ("[export]\ntr = 1\nbudget = 2", "export: give one of 'tr', 'budget' and 'trial'"),
-        ("[retrain]\nalpha = 1.1", "retrain.alpha: Input should be less than or equal to 1, got 1.1"),
-        ("search = 3", "search: Input should be a valid dictionary or instance of SearchConfig, got 3"),
-        ("[search\n", "expected TOML: "),
+        ("[retrain]\nalpha = 1.1", "retrain.alpha: expected a number <= 1, got 1.1"),
+        ("search = 3", "search: expected a table, got 3"),
+        ("[search\n", "expected TOML, got something else at line 2, column 8"),
     ],
 )
 def test_what_is_wrong_is_one_line(text: str, line: str, study: Path) -> None:
@@ -164,10 +164,10 @@ def test_overrides(study: Path) -> None:
     config, _ = load_study(study, ["search.configurations=256", "data.name = own", "seed=3", 'device="cpu"', "seed=4"])
     assert (config.search.configurations, config.data.name, config.seed, config.device) == (256, "own", 4, "cpu")
     assert refusal(study, "search.configuration=2").endswith("did you mean 'configurations'?")
-    assert refusal(study, "search.tr=much").startswith("search.tr: Input should be a valid number")
+    assert refusal(study, "search.tr=much").startswith("search.tr: expected a number")
     assert refusal(study, "seed") == "--set: expected key=value, got 'seed'"
     assert refusal(study, "=1") == "--set: expected key=value, got '=1'"
-    assert refusal(study, "seed.x=1").startswith("seed: Input should be a valid integer")
+    assert refusal(study, "seed.x=1").startswith("seed: expected a whole number")
     assert refusal(study, "space.x=1") == "--set space.x=1: 'space' is a value, not a table"
 
 

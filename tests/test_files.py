@@ -148,7 +148,7 @@ def test_json_round_trip_and_refusals(tmp_path: Path) -> None:
         read_json(path, "usdn-nas/x/2")
     with pytest.raises(UserError, match="no such file"):
         read_json(tmp_path / "y.json", "usdn-nas/x/1")
-    with pytest.raises(UserError, match="cannot be read"):
+    with pytest.raises(UserError, match="expected a file, got a folder"):
         read_json(tmp_path, "usdn-nas/x/1")
     path.write_text("{\n 'a': 1}")
     with pytest.raises(UserError, match="expected JSON, got something else at line 2") as caught:

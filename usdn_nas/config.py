@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -22,12 +21,13 @@ from pydantic import (
 )
 
 from usdn_nas.architecture import Rule
-from usdn_nas.errors import UserError, nearest
+from usdn_nas.errors import UserError, nearest, shown
 from usdn_nas.files import read_toml
+from usdn_nas.parsing import NotTomlError, check_path, parse_toml
 from usdn_nas.redact import masked_url
 from usdn_nas.space import SpaceSpec, load_space
 from usdn_nas.trust import check_data
-from usdn_nas.validation import validate
+from usdn_nas.validation import Name, Pair, Text, validate
 
 __all__ = [
     "DataConfig",
@@ -47,8 +47,21 @@ __all__ = [
 ]
 
 
+_IMAGES, _EPOCHS, _BATCH, _PROCESSES, _CURVE = 10**9, 100_000, 10**6, 1024, 10_000
+"""Upper bounds of settings: far above what anybody needs, and low enough that a slip of the pen is found at once.
+
+Numbers of images; of epochs; of images at once; of processes or threads; of points of a curve.
+"""
+
+_TRADE_OFF, _GBOPS = 1e6, 1e9
+"""Upper bounds of weights of relative BOPs, and of budgets."""
+
+_LEVELS = 16
+"""Most parts of a dotted key on the command line; settings have three."""
+
+
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, strict=True)
 
     later: ClassVar[frozenset[str]] = frozenset()
     """Settings that came later: at their defaults they are not written, so that what was finished before stays so."""
@@ -81,13 +94,13 @@ class DataConfig(_Strict):
     training images (stratified); it is meant for trial runs, and may leave classes without an image.
     """
 
-    name: str = "digits"
-    root: str | None = None
-    search: int | None = Field(default=None, ge=1)
-    test: int | None = Field(default=None, ge=1)
-    train_limit: int | None = Field(default=None, ge=1)
+    name: Text = "digits"
+    root: Text | None = None
+    search: int | None = Field(default=None, ge=1, le=_IMAGES)
+    test: int | None = Field(default=None, ge=1, le=_IMAGES)
+    train_limit: int | None = Field(default=None, ge=1, le=_IMAGES)
     augment: bool = True
-    workers: int = Field(default=0, ge=0)
+    workers: int = Field(default=0, ge=0, le=_PROCESSES)
 
 
 class TrainConfig(_Strict):
@@ -103,20 +116,20 @@ class TrainConfig(_Strict):
 
     later = frozenset({"accumulate", "schedule", "milestones", "decay", "nesterov"})
 
-    epochs: int = Field(ge=0)
-    batch_size: int = Field(default=64, ge=1)
-    accumulate: int = Field(default=1, ge=1)
-    lr: float = Field(default=0.1, gt=0)
+    epochs: int = Field(ge=0, le=_EPOCHS)
+    batch_size: int = Field(default=64, ge=1, le=_BATCH)
+    accumulate: int = Field(default=1, ge=1, le=_BATCH)
+    lr: float = Field(default=0.1, gt=0, le=100)
     schedule: Literal["cosine", "step"] = "cosine"
-    milestones: tuple[PositiveInt, ...] = ()
+    milestones: Annotated[tuple[PositiveInt, ...], Pair] = ()
     decay: float = Field(default=0.1, gt=0, lt=1)
     momentum: float = Field(default=0.9, ge=0, lt=1)
     nesterov: bool = True
-    weight_decay: float = Field(default=1e-4, ge=0)
-    warmup_epochs: float = Field(default=0, ge=0)
-    step_lr: float = Field(default=0.1, ge=0)
-    clip_norm: float | None = Field(default=None, gt=0)
-    max_steps: int | None = Field(default=None, ge=1)
+    weight_decay: float = Field(default=1e-4, ge=0, le=100)
+    warmup_epochs: float = Field(default=0, ge=0, le=_EPOCHS)
+    step_lr: float = Field(default=0.1, ge=0, le=100)
+    clip_norm: float | None = Field(default=None, gt=0, le=1e6)
+    max_steps: int | None = Field(default=None, ge=1, le=10**9)
 
     @model_validator(mode="after")
     def _whole_micro_batches(self) -> Self:
@@ -158,17 +171,17 @@ class SupernetConfig(_Strict):
 
     later = frozenset({"exit_loss", "weights"})
 
-    weights: str | None = None
+    weights: Text | None = None
     pretrain: TrainConfig = TrainConfig(epochs=20)
     qat: TrainConfig = TrainConfig(epochs=20, lr=0.02)
-    random_paths: int = Field(default=3, ge=0)
+    random_paths: int = Field(default=3, ge=0, le=1000)
     smallest: bool = False
     paths: Literal["uniform", "stratified"] = "stratified"
     teacher: Literal["largest", "pretrained"] = "pretrained"
-    exit_weight: float = Field(default=1.0, ge=0)
+    exit_weight: float = Field(default=1.0, ge=0, le=1000)
     exit_loss: Literal["constant", "sdn"] = "constant"
-    calibration_images: int = Field(default=512, ge=1)
-    refresh_images: int = Field(default=8192, ge=0)
+    calibration_images: int = Field(default=512, ge=1, le=_IMAGES)
+    refresh_images: int = Field(default=8192, ge=0, le=_IMAGES)
 
 
 class SearchConfig(_Strict):
@@ -191,20 +204,20 @@ class SearchConfig(_Strict):
     later = frozenset({"rule"})
 
     mode: Literal["scalar", "pareto", "budget"] = "pareto"
-    tr: float = Field(default=0.1, ge=0)
-    gbops: float | None = Field(default=None, gt=0)
+    tr: float = Field(default=0.1, ge=0, le=_TRADE_OFF)
+    gbops: float | None = Field(default=None, gt=0, le=_GBOPS)
     exits: Literal["exact", "all", "sampled"] = "exact"
     rule: Rule = "threshold"
     sampler: Literal["auto", "surrogate", "tpe", "nsga2", "nsga3", "gp", "random", "brute"] = "auto"
-    configurations: int = Field(default=128, ge=1)
-    batch: int = Field(default=16, ge=1)
-    thresholds: int = Field(default=64, ge=1)
+    configurations: int = Field(default=128, ge=1, le=10**7)
+    batch: int = Field(default=16, ge=1, le=10_000)
+    thresholds: int = Field(default=64, ge=1, le=_CURVE)
     backend: Literal["auto", "float", "integer"] = "auto"
-    memory_gb: float = Field(default=2.0, gt=0)
-    workers: int = Field(default=1, ge=1)
-    storage: str | None = Field(default=None, repr=False)
-    storage_patience_s: float = Field(default=60, ge=0)
-    study_name: str | None = None
+    memory_gb: float = Field(default=2.0, gt=0, le=100_000)
+    workers: int = Field(default=1, ge=1, le=_PROCESSES)
+    storage: Text | None = Field(default=None, repr=False)
+    storage_patience_s: float = Field(default=60, ge=0, le=1e6)
+    study_name: Name | None = None
 
     @field_serializer("storage")
     def _without_password(self, storage: str | None, info: FieldSerializationInfo) -> str | None:
@@ -229,9 +242,9 @@ class ExportConfig(_Strict):
 
     later = frozenset({"score"})
 
-    tr: float | None = Field(default=None, ge=0)
-    budget: float | None = Field(default=None, gt=0)
-    trial: str | None = None
+    tr: float | None = Field(default=None, ge=0, le=_TRADE_OFF)
+    budget: float | None = Field(default=None, gt=0, le=_GBOPS)
+    trial: Name | None = None
     score: Literal["measured", "smoothed"] = "measured"
 
     @field_validator("trial", mode="before")
@@ -265,11 +278,11 @@ class RetrainConfig(_Strict):
     train: TrainConfig = TrainConfig(epochs=20, lr=0.05, weight_decay=5e-4)
     teacher: TrainConfig = TrainConfig(epochs=20)
     teacher_init: Literal["pretrained", "scratch"] = "pretrained"
-    temperature: float = Field(default=2.0, gt=0)
+    temperature: float = Field(default=2.0, ge=0.01, le=1000)
     alpha: float = Field(default=0.3, ge=0, le=1)
     alpha_weighs: Literal["kd", "ce"] = "kd"
     teacher_exit: Literal["same", "final"] = "same"
-    exit_weight: float = Field(default=1.0, ge=0)
+    exit_weight: float = Field(default=1.0, ge=0, le=1000)
     exit_loss: Literal["constant", "sdn"] = "constant"
     compare_ce: bool = True
 
@@ -282,10 +295,10 @@ class EvaluateConfig(_Strict):
     evenly in the logarithm over [.001, 1].
     """
 
-    bins: int = Field(default=15, ge=2)
+    bins: int = Field(default=15, ge=2, le=_CURVE)
     threshold: float = Field(default=0.7, ge=0, le=1)
-    sweep: int = Field(default=33, ge=2)
-    fits: int = Field(default=13, ge=2)
+    sweep: int = Field(default=33, ge=2, le=_CURVE)
+    fits: int = Field(default=13, ge=2, le=_CURVE)
 
 
 class StudyConfig(_Strict):
@@ -296,12 +309,12 @@ class StudyConfig(_Strict):
     ``batch_size``: images run at once where nothing is trained.
     """
 
-    space: str
-    seed: int = Field(default=0, ge=0)
-    device: str = "auto"
-    threads: int | None = Field(default=None, ge=1)
+    space: Text
+    seed: int = Field(default=0, ge=0, le=2**63 - 1)
+    device: Name = "auto"
+    threads: int | None = Field(default=None, ge=1, le=_PROCESSES)
     tensorboard: bool = False
-    batch_size: int = Field(default=500, ge=1)
+    batch_size: int = Field(default=500, ge=1, le=_BATCH)
     data: DataConfig = DataConfig()
     supernet: SupernetConfig = SupernetConfig()
     search: SearchConfig = SearchConfig()
@@ -324,7 +337,7 @@ def list_toml(folder: Literal["studies", "search_spaces"]) -> dict[str, Path]:
     """Name -> file of the shipped studies or spaces and of those in the working directory's folder, which wins."""
     found: dict[str, Path] = {}
     for place in (_shipped(folder), Path.cwd() / folder):
-        found |= {path.stem: path for path in sorted(place.glob("*.toml"))}
+        found |= {path.stem: path for path in sorted(place.glob("*.toml")) if path.stem.isprintable()}
     return found
 
 
@@ -337,6 +350,7 @@ def find_toml(name: str, folder: Literal["studies", "search_spaces"], beside: Pa
     Raises:
         UserError: Nothing is found.
     """
+    check_path(name)
     places = [Path.cwd() / name] if beside is None else [beside / name, beside / f"{name}.toml", Path.cwd() / name]
     for path in places:
         if path.suffix == ".toml" and path.is_file() and not (folder == "search_spaces" and _is_study(path)):
@@ -346,7 +360,7 @@ def find_toml(name: str, folder: Literal["studies", "search_spaces"], beside: Pa
     if stem in known:
         return known[stem]
     kind = "study" if folder == "studies" else "search space"
-    raise UserError(f"no such {kind}: '{name}'", remedy=nearest(name, known))
+    raise UserError(f"no such {kind}: {shown(name)}", remedy=nearest(name, known))
 
 
 def _is_study(path: Path) -> bool:
@@ -358,18 +372,22 @@ def _is_study(path: Path) -> bool:
 
 def run_folder(study: Path, out: Path | None = None) -> Path:
     """The folder of a study's run: ``out``, else ``runs/<name of the study's file>``; a run's folder is its own."""
+    if out is not None:
+        check_path(out, "--out")
     return out or (study if study.is_dir() else Path("runs") / study.stem)
 
 
 def _parse_override(text: str) -> tuple[list[str], Any]:
     key, equals, value = text.partition("=")
-    if not equals or not key.strip():
-        raise UserError(f"expected key=value, got '{text}'", where="--set")
+    path = key.strip().split(".")
+    if not equals or not key.strip() or len(path) > _LEVELS:
+        raise UserError(f"expected key=value, got {shown(text)}", where="--set")
     try:
-        parsed = tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
-        parsed = value.strip()
-    return key.strip().split("."), parsed
+        found = parse_toml(f"value = {value}", where=f"--set {key.strip()}")
+    except NotTomlError:
+        return path, value.strip()
+    # A value of several lines may hold other keys: it is a text, too.
+    return path, found["value"] if len(found) == 1 else value.strip()
 
 
 def apply_overrides(payload: dict[str, Any], overrides: Sequence[str]) -> None:
@@ -384,7 +402,7 @@ def apply_overrides(payload: dict[str, Any], overrides: Sequence[str]) -> None:
         for part in path[:-1]:
             node = node.setdefault(part, {})
             if not isinstance(node, dict):
-                raise UserError(f"'{part}' is a value, not a table", where=f"--set {text}")
+                raise UserError(f"{shown(part)} is a value, not a table", where=f"--set {text}")
         node[path[-1]] = value
 
 
@@ -397,7 +415,7 @@ def _with_base(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
         return payload
     base = payload.pop("base")
     if not isinstance(base, str):
-        raise UserError(f"expected a study's name or path, got {base!r}", where=f"{path}: base")
+        raise UserError(f"expected a study's name or path, got {shown(base)}", where=f"{path}: base")
     return _laid_over(_with_base(find_toml(base, "studies", beside=path.parent), (*above, path)), payload)
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import tomllib
 from pathlib import Path
 from typing import Any
 
-from usdn_nas.errors import UserError
+from usdn_nas.errors import UserError, shown
+from usdn_nas.parsing import MAX_JSON_BYTES, MAX_TOML_BYTES, parse_json, parse_toml, read_regular
 from usdn_nas.writing import atomic_path
 
 __all__ = [
@@ -45,17 +45,10 @@ def read_json(path: Path, schema: str) -> dict[str, Any]:
     Raises:
         UserError: The file is missing, is not JSON, or has another schema.
     """
-    try:
-        payload = json.loads(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError("no such file", where=path) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot be read: {error}", where=path) from None
-    except json.JSONDecodeError as error:
-        raise UserError(f"expected JSON, got something else at line {error.lineno}: {error.msg}", where=path) from None
+    payload = parse_json(read_regular(Path(path), MAX_JSON_BYTES), path)
     if not isinstance(payload, dict) or payload.get("schema") != schema:
         found = payload.get("schema") if isinstance(payload, dict) else type(payload).__name__
-        raise UserError(f"expected schema '{schema}', got {found!r}", where=path)
+        raise UserError(f"expected schema '{schema}', got {shown(found)}", where=path)
     return payload
 
 
@@ -65,12 +58,7 @@ def read_toml(path: Path) -> dict[str, Any]:
     Raises:
         UserError: The file is missing or is not TOML.
     """
-    try:
-        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError("no such file", where=path) from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise UserError(f"expected TOML: {error}", where=path) from None
+    return parse_toml(read_regular(Path(path), MAX_TOML_BYTES), path)
 
 
 def canonical_json(value: Any) -> str:

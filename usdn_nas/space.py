@@ -17,8 +17,8 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
-    PositiveInt,
     SerializerFunctionWrapHandler,
+    field_validator,
     model_serializer,
     model_validator,
 )
@@ -28,9 +28,9 @@ from usdn_nas.errors import UserError, nearest
 from usdn_nas.files import digest, read_toml
 from usdn_nas.records import FINAL_EXIT, OPAQUE, ChainRecord, LayerRecord
 from usdn_nas.trust import check_network
-from usdn_nas.validation import validate
+from usdn_nas.validation import Pair, Text, validate
 
-__all__ = ["Group", "SearchSpace", "SpaceSpec", "load_space"]
+__all__ = ["ExitsSpec", "Group", "NetworkSpec", "SearchSpace", "SpaceSpec", "load_space"]
 
 
 def _bit_width(width: int) -> int:
@@ -41,12 +41,28 @@ def _bit_width(width: int) -> int:
 
 BitWidth = Annotated[int, AfterValidator(_bit_width)]
 """2 to 16, or 32 for full precision."""
-BitPair = tuple[BitWidth, BitWidth]
+BitPair = Annotated[tuple[BitWidth, BitWidth], Pair]
 Share = Annotated[float, Field(gt=0, lt=1)]
+Width = Annotated[int, Field(ge=1, le=65_536)]
+"""Number of channels."""
+Count = Annotated[int, Field(ge=1, le=1000)]
+"""Number of layers, blocks or segments."""
+Side = Annotated[int, Field(ge=1, le=16_384)]
+"""Height or width of an image."""
+
+_LAYERS = 100
+"""Most layers of an MSDNet, all scales together counted once; the authors' deepest has 38."""
+
+_PIXELS = 2**28
+"""Most numbers of one image: a gigabyte in single precision."""
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, strict=True)
+
+
+Factors = Annotated[tuple[Annotated[int, Field(ge=1, le=64)], ...], Field(min_length=2, max_length=8), Pair]
+"""A factor for each scale."""
 
 
 class MsdnetSpec(_Strict):
@@ -59,22 +75,30 @@ class MsdnetSpec(_Strict):
     convolutions, those of their input unless given.
     """
 
-    blocks: int = Field(default=5, ge=2)
-    base: PositiveInt = 4
-    step: PositiveInt = 4
+    blocks: int = Field(default=5, ge=2, le=_LAYERS)
+    base: int = Field(default=4, ge=1, le=_LAYERS)
+    step: int = Field(default=4, ge=1, le=_LAYERS)
     step_mode: Literal["even", "lin_grow"] = "even"
-    channels: PositiveInt = 32
-    growth: int = Field(default=16, ge=2)
-    factors: tuple[PositiveInt, ...] = Field(default=(1, 2, 4, 4), min_length=2)
-    bottlenecks: tuple[PositiveInt, ...] = Field(default=(1, 2, 4, 4), min_length=2)
-    reduction: float = Field(default=0.5, gt=0, lt=1)
+    channels: int = Field(default=32, ge=1, le=4096)
+    growth: int = Field(default=16, ge=2, le=4096)
+    factors: Factors = (1, 2, 4, 4)
+    bottlenecks: Factors = (1, 2, 4, 4)
+    reduction: float = Field(default=0.5, ge=0.05, le=0.95)
     stem: Literal["imagenet", "cifar"] = "imagenet"
-    head_width: PositiveInt | None = None
+    head_width: Width | None = None
 
     @model_validator(mode="after")
     def _one_a_scale(self) -> MsdnetSpec:
         if len(self.factors) != len(self.bottlenecks):
             raise ValueError("expected as many 'bottlenecks' as 'factors', one for each scale")
+        return self
+
+    @model_validator(mode="after")
+    def _as_deep_as_can_be_traced(self) -> MsdnetSpec:
+        grows = self.step_mode == "lin_grow"
+        layers = self.base + sum(self.step * i + 1 if grows else self.step for i in range(1, self.blocks))
+        if layers > _LAYERS:
+            raise ValueError(f"expected at most {_LAYERS} layers, got {layers:,}")
         return self
 
 
@@ -90,22 +114,33 @@ class NetworkSpec(_Strict):
     pretrained weights, ``.pth`` or safetensors. ``msdnet``: settings of ``"msdnet"``.
     """
 
-    name: str
-    input_shape: tuple[PositiveInt, PositiveInt, PositiveInt]
-    num_classes: int = Field(ge=2)
-    depth: PositiveInt | None = None
-    width: PositiveInt | None = None
-    stem_stride: PositiveInt | None = None
+    name: Text
+    input_shape: Annotated[tuple[Width, Side, Side], Pair]
+    num_classes: int = Field(ge=2, le=100_000)
+    depth: int | None = Field(default=None, ge=1, le=200)
+    width: Width | None = None
+    stem_stride: Count | None = None
     stem: Literal["imagenet", "cifar"] | None = None
-    segments: PositiveInt | None = None
-    weights: str | None = None
+    segments: Count | None = None
+    weights: Text | None = None
     msdnet: MsdnetSpec | None = None
+
+    @field_validator("input_shape")
+    @classmethod
+    def _fits_into_memory(cls, shape: tuple[int, int, int]) -> tuple[int, int, int]:
+        if math.prod(shape) > _PIXELS:
+            raise ValueError(f"expected at most {_PIXELS:,} numbers an image")
+        return shape
 
     @model_serializer(mode="wrap")
     def _without_what_is_not_given(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Leaves out settings that came later, where they are not used: the digests of older files still hold."""
         written: dict[str, Any] = handler(self)
         return {k: v for k, v in written.items() if v is not None or k not in _LATER}
+
+
+Choices = Annotated[tuple[BitPair, ...], Field(min_length=1, max_length=256), Pair]
+Widths = Annotated[tuple[BitWidth, ...], Field(min_length=1, max_length=16), Pair]
 
 
 class BitsSpec(_Strict):
@@ -120,11 +155,11 @@ class BitsSpec(_Strict):
     """
 
     granularity: Literal["block", "layer", "network"] = "block"
-    choices: tuple[BitPair, ...] | None = Field(default=None, min_length=1)
-    weights: tuple[BitWidth, ...] | None = Field(default=None, min_length=1)
-    activations: tuple[BitWidth, ...] | None = Field(default=None, min_length=1)
+    choices: Choices | None = None
+    weights: Widths | None = None
+    activations: Widths | None = None
     fixed: dict[str, BitPair] = {}
-    allowed: dict[str, Annotated[tuple[BitPair, ...], Field(min_length=1)]] = {}
+    allowed: dict[str, Choices] = {}
 
     @property
     def pairs(self) -> tuple[Bits, ...]:
@@ -170,9 +205,11 @@ class ExitsSpec(_Strict):
     ``head = "own"``: the network's own exits and heads, such as an MSDNet's.
     """
 
-    candidates: Literal["every-block"] | tuple[str, ...] | tuple[Share, ...] = "every-block"
+    candidates: Literal["every-block"] | Annotated[tuple[str, ...], Pair] | Annotated[tuple[Share, ...], Pair] = (
+        "every-block"
+    )
     head: Literal["linear", "sdn", "conv", "msdnet", "conv3", "own"] = "conv3"
-    head_width: int | None = Field(default=None, ge=1)
+    head_width: Width | None = None
     head_bits: BitPair | Literal["search"] = (4, 4)
     head_linear_bits: BitPair = (8, 8)
 

@@ -34,6 +34,7 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
         result = CliRunner().invoke(app, [str(argument) for argument in arguments], prog_name="usdn-nas")
         if result.exception is not None and not isinstance(result.exception, SystemExit):
             raise result.exception
+        assert "internal error" not in result.stderr, result.stderr
         return result
 
     return invoke

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from tests.cli.conftest import Command
 from tests.pipeline.tiny import snapshot
+from usdn_nas.cli import app
 from usdn_nas.pipeline.ledger import locked
 from usdn_nas.quant.backends import BACKENDS
 
@@ -31,9 +33,9 @@ SETTINGS = {
     "search.configuration=7": "search.configuration: unknown key 'configuration'; did you mean 'configurations'?",
     "supernet.pretrain.epoch=7": "supernet.pretrain.epoch: unknown key 'epoch'; did you mean 'epochs'?",
     "searching.mode=scalar": "searching: unknown key 'searching'; did you mean 'search'?",
-    "supernet.qat.epochs=many": "supernet.qat.epochs: Input should be a valid integer",
-    "search.mode=paretto": "search.mode: Input should be 'scalar', 'pareto' or 'budget', got 'paretto'",
-    "seed=-1": "seed: Input should be greater than or equal to 0, got -1",
+    "supernet.qat.epochs=many": "supernet.qat.epochs: expected a whole number",
+    "search.mode=paretto": "search.mode: expected 'scalar', 'pareto' or 'budget', got 'paretto'",
+    "seed=-1": "seed: expected a number >= 0, got -1",
     "retrain.alpha=1.5": "retrain.alpha:",
     "threads": "--set: expected key=value, got 'threads'",
     "=3": "--set: expected key=value, got '=3'",
@@ -48,7 +50,7 @@ SETTINGS = {
     "data.search=100000": "100000",
     "data.search=1": "data.search: 1 images cannot be set aside",
     "export.budget=1e-9": "export.budget: no configuration has at most 1e-09 average GBOPs; the least that this",
-    "search.workers=many": "search.workers: Input should be a valid integer",
+    "search.workers=many": "search.workers: expected a whole number",
     "search.storage=nonsense": "search.storage: expected a storage URL",
     "search.storage=foo://bar/baz": "search.storage: cannot open 'foo://bar/baz'",
     "search.storage=sqlite:////no/such/folder/x.db": "search.storage: cannot open",
@@ -87,7 +89,7 @@ def test_an_enumeration_where_another_sampler_was(command: Command, tiny_copy: P
 
 def test_workers(command: Command, tiny_copy: Path) -> None:
     line = refused(command, tiny_copy, "search", tiny_copy, "--workers", "0")
-    assert "search.workers: Input should be greater than or equal to 1, got 0" in line
+    assert "search.workers: expected a number >= 1, got 0" in line
 
 
 def test_a_back_end_that_is_not_here(
@@ -230,7 +232,7 @@ def test_truncated_architectures(command: Command, tiny_copy: Path, tmp_path: Pa
     for size in (0, 1, 50, len(whole) // 2, len(whole) - 3):
         path.write_bytes(whole[:size])
         line = refused(command, tiny_copy, "retrain", tiny_copy, "--architecture", path)
-        assert f"{path}: expected JSON, got something else at line" in line
+        assert f"{path}: expected JSON, but it ends too early, at line" in line
     path.unlink()
     assert f"{path}: no such file" in refused(command, tiny_copy, "retrain", tiny_copy, "--architecture", path)
 
@@ -261,3 +263,50 @@ def test_data_sets_and_spaces_of_no_such_name(command: Command, tmp_path: Path) 
     line = refused(command, tmp_path, "inspect", "resnet_digit")
     assert "no such search space: 'resnet_digit'; did you mean 'resnet_digits'?" in line
     assert "no such study: 'digit'" in refused(command, tmp_path, "init", "digit")
+
+
+OPTIONS: dict[tuple[str, ...], str] = {
+    ("run", "digits", "--out", "x" * 300): "--out: expected names of at most 255 bytes, got one of 300",
+    ("run", "digits", "--out", "\x1b[31m"): "--out: expected a name without control characters, in UTF-8",
+    ("run", "x" * 300): "expected names of at most 255 bytes, got one of 300",
+    ("run", "digits", "--set", "space=" + "x" * 300): "expected names of at most 255 bytes, got one of 300",
+    ("run", "digits", "--set", "seed=" + "9" * 5000): "--set seed: expected integers of at most 64 bits",
+    ("run", "digits", "--set", "seed=" + "[" * 3000): "--set seed: cannot be read: it is nested too deeply",
+    ("run", "digits", "--set", "threads=100000"): "threads: expected a number <= 1,024, got 100000",
+    ("run", "digits", "--set", "supernet.qat.lr=1e308"): "supernet.qat.lr: expected a number <= 100, got 1e+308",
+    ("run", "digits", "--set", "search.memory_gb=1e300"): "search.memory_gb: expected a number <= 100000, got 1e+300",
+    ("run", "digits", "--set", "search.thresholds=1000000000"): "search.thresholds: expected a number <= 10,000",
+    ("run", "digits", "--nonsense"): "No such option: --nonsense",
+    ("run",): "Missing argument",
+    ("nonsense",): "No such command 'nonsense'",
+    ("search", "digits", "--workers", "many"): "Invalid value for '--workers'",
+    ("inspect", "torchvision:resnet18", "--input", "3x1000000000x8"): "--input: expected CxHxW such as 3x224x224",
+    ("inspect", "torchvision:resnet18", "--input", "3x99999x8"): "input_shape.1: expected a number <= 16,384",
+    ("init", "digits", "--as", "../mine"): "--as: expected letters, digits, '.', '-' and '_', got '../mine'",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("arguments", OPTIONS, ids=range(len(OPTIONS)))
+def test_options(arguments: tuple[str, ...], command: Command, tmp_path: Path) -> None:
+    assert OPTIONS[arguments] in refused(command, tmp_path, *arguments)
+
+
+def test_nothing_but_a_file_is_replaced(command: Command, tiny_copy: Path) -> None:
+    (tiny_copy / "link.svg").symlink_to("/dev/null")
+    (tiny_copy / "folder.svg").mkdir()
+    for name in ("link.svg", "folder.svg"):
+        line = refused(command, tiny_copy, "plot", "front", tiny_copy, "--to", tiny_copy / name)
+        assert "--to: expected the name of a file, got a folder or a device" in line
+
+
+def test_what_nobody_foresaw_is_one_line_that_asks_for_a_report(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("usdn_nas.config.list_toml", lambda folder: {}["no\nsuch"])
+    for more, lines in (((), 1), (("--verbose",), 5)):
+        result = CliRunner().invoke(app, ["list", *more], prog_name="usdn-nas")
+        assert (
+            result.exit_code == 1 and result.stderr.count("\n") >= lines and (lines > 1 or "Trace" not in result.stderr)
+        )
+        assert result.stderr.splitlines()[-1].startswith("internal error: KeyError at list.py:")

@@ -435,7 +435,6 @@ def test_a_pipe_that_comes_later(tmp_path: Path) -> None:
 
 ROOTS = {
     "x" * 300: "cannot be read: File name too long",
-    "a/" * 3000: "cannot be read: File name too long",
     "~nobodyhere/images": "there is no home folder for '~nobodyhere/images'",
     "": "data.root: expected a folder, got an empty text",
     "file": "data set 'idx' is not there",

@@ -84,7 +84,7 @@ def test_rule_of_the_last_exit(written: Path, space: SearchSpace, tmp_path: Path
     write_architecture(path, space, other, objective=None, metrics=None, source=None, provenance={})
     assert read_architecture(path).architecture == other
     assert "rule" not in json.loads(written.read_text())
-    assert refusal(handwritten(tmp_path, rule="surest")).startswith("rule: Input should be 'threshold' or")
+    assert refusal(handwritten(tmp_path, rule="surest")).startswith("rule: expected 'threshold' or")
 
 
 def test_handwritten(tmp_path: Path, written: Path) -> None:
@@ -204,16 +204,16 @@ def test_another_space_is_refused_by_the_key_that_differs(changes: dict[str, Any
         ({"treshold": []}, "treshold: unknown key 'treshold'; did you mean 'thresholds'?"),
         ({"schemas": 1}, "schemas: unknown key 'schemas'; did you mean 'schema'?"),
         ({"objective": {"mode": "tr", "t": 1}}, "objective.t: unknown key 't'; did you mean 'tr'?"),
-        ({"objective": {"mode": "best"}}, "objective.mode: Input should be 'tr' or 'budget', got 'best'"),
+        ({"objective": {"mode": "best"}}, "objective.mode: expected 'tr' or 'budget', got 'best'"),
         ({"bits": BITS | {"layer1.0": [5, 5]}}, "bits.layer1.0: [5, 5] is not among the choices " + CHOICES),
         ({"bits": BITS | {"layer1.1": [2, 2]}}, "bits: unknown group 'layer1.1'; did you mean 'layer1.0'?"),
         ({"bits": {"layer1.0": [2, 2]}}, "bits: no bits given for group 'layer2.0'"),
-        ({"bits": 3}, "bits: Input should be a valid dictionary, got 3"),
+        ({"bits": 3}, "bits: expected a table, got 3"),
         ({"exits": ["layer3.0"]}, "exits: unknown exit 'layer3.0'; did you mean 'layer2.0'?"),
         ({"exits": ["final"]}, "exits: unknown exit 'final'; valid: layer1.0, layer2.0"),
         ({"thresholds": []}, "thresholds: 1 exits need as many thresholds, got 0"),
         ({"thresholds": [1.5]}, "thresholds: expected thresholds in [0, 1], got 1.5"),
-        ({"thresholds": [float("nan")]}, "thresholds: expected thresholds in [0, 1], got nan"),
+        ({"thresholds": [float("nan")]}, "thresholds.0: expected a finite number, got nan"),
         ({"exits": ["layer2.0", "layer1.0"], "thresholds": [0, 0]}, ORDER),
         ({"exits": ["layer2.0", "layer2.0"], "thresholds": [0, 0]}, ORDER),
     ],
@@ -241,9 +241,9 @@ def test_no_file_and_no_json(tmp_path: Path) -> None:
     assert refusal(tmp_path / "none.json") == "no such file"
     path = tmp_path / "bad.json"
     path.write_text('{"schema": ')
-    assert refusal(path).startswith("expected JSON, got something else at line 1")
+    assert refusal(path).startswith("expected JSON, but it ends too early, at line 1")
     path.write_bytes(b"\xff\xfe")
-    assert refusal(path).startswith("cannot be read")
+    assert refusal(path).startswith("expected UTF-8 text, got something else at byte 0")
     path.write_text("[]")
     assert refusal(path) == "expected schema 'usdn-nas/architecture/1', got 'list'"
     write_json(path, {"schema": "usdn-nas/study/1"})

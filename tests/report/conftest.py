@@ -156,13 +156,13 @@ def _model(label: str, names: Sequence[str], costs: np.ndarray, thresholds: Sequ
             }
         )
 
-    def summary(samples: Samples, used: Sequence[float]) -> dict[str, float]:
+    def summary(samples: Samples, used: Sequence[float]) -> dict[str, Any]:
         outcome = samples.policy(used, costs)
         average = outcome["average_bops"]
-        return {"accuracy": outcome["accuracy"], "average_bops": average, "relative_bops": average / reference}
+        return {"accuracy": outcome["accuracy"], "average_bops": average, "relative_bops": average / reference, "n": N}
 
     def measured(used: Sequence[float]) -> dict[str, Any]:
-        return {**summary(test, used), "n": N, "search": summary(search, used) | {"n": N}}
+        return {**summary(test, used), "search": summary(search, used)}
 
     early = len(names) - 1
     sweep = [{"threshold": float(t), **measured([t] * early)} for t in np.linspace(0.2, 1, 25)]
@@ -176,7 +176,7 @@ def _model(label: str, names: Sequence[str], costs: np.ndarray, thresholds: Sequ
         "thresholds": list(thresholds),
         "exits": exits,
         "policy": summary(test, thresholds),
-        "search_policy": summary(search, thresholds) | {"n": N},
+        "search_policy": summary(search, thresholds),
         "temperatures": [1.5 + 0.1 * e for e in range(len(names))] if "temperature" in label else None,
         "answers": {"ece": abs(gap), "mce": 2 * abs(gap), "signed_gap": gap, "auroc": 0.85},
         "shared": {"threshold": 0.7, "exits": _leaving(names, costs, shared, test), "policy": summary(test, shared)},
@@ -430,6 +430,7 @@ def write_run(folder: Path, space: SearchSpace, name: str = "synthetic") -> Run:
         write_history(retrained, stage, [*architecture.exits, "final"])
     write_evaluation(folder, space, refitted, architecture.digest)
     done = {"status": "done", "seconds": 12.5, "finished": "2026-01-01T00:00:00", "inputs": {}, "outputs": {}}
+    done["fingerprint"] = "0"
     stages = dict.fromkeys(("pretrain", "supernet", "search", "export", "teacher", "retrain", "evaluate"), done)
     write_json(folder / "stages.json", {"schema": "usdn-nas/stages/1", "stages": stages})
     return load_run(folder)

@@ -89,9 +89,9 @@ def test_an_evaluation_of_another_architecture_is_not_taken_for_the_winners(
     for name in ("export/architecture.json", "evaluation.json"):
         (run.path / name).write_text((resnet18.path / name).read_text())
     digest = resnet18.architecture["digest"]
-    exported = (run.path / "export/architecture.json").read_text().replace(digest, "0" * 64)
-    (run.path / "export/architecture.json").write_text(exported)
-    with pytest.raises(MissingPartError, match=f"is of architecture {digest[:12]}, but 000000000000 is exported now"):
+    changed = (run.path / "evaluation.json").read_text().replace(digest, "0" * 64)
+    (run.path / "evaluation.json").write_text(changed)
+    with pytest.raises(MissingPartError, match=f"is of architecture 000000000000, but {digest[:12]} is exported now"):
         run.evaluation  # noqa: B018
 
 
@@ -99,7 +99,7 @@ def test_a_broken_front_is_refused(started: Callable[[], Run]) -> None:
     run = started()
     (run.path / "search").mkdir()
     (run.path / "search/front.csv").write_text("trial,accuracy,bops\n1.0,high,3\n")
-    with pytest.raises(UserError, match=r"front\.csv: expected the columns of a Pareto front"):
+    with pytest.raises(UserError, match=r"front\.csv: expected a column 'relative_bops'"):
         run.front  # noqa: B018
 
 

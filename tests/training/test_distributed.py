@@ -174,7 +174,7 @@ def test_a_loss_that_is_not_finite_anywhere_stops_all(tmp_path: Path) -> None:
         return str(caught.value)
 
     messages, _ = together(tmp_path, work)
-    assert messages == ["training: loss is nan at step 0; a lower learning rate may help"] * 2
+    assert messages == ["training: loss is nan at step 0 of 6; take a lower learning rate (now 0.05)"] * 2
 
 
 def test_a_checkpoint_that_not_all_see(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

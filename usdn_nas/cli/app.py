@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import sys
+from collections.abc import Sequence
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from usdn_nas import __version__
 from usdn_nas.cli.compare import compare
@@ -19,11 +22,44 @@ from usdn_nas.cli.plot import plot
 from usdn_nas.cli.retrain import evaluate, retrain
 from usdn_nas.cli.run import run
 from usdn_nas.cli.stages import pretrain, report, search, supernet
+from usdn_nas.errors import UserError
 
 __all__ = ["app"]
 
+
+class _OneLine(TyperGroup):
+    """Says in one line what is wrong with the options, as with all other input."""
+
+    def main(
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        complete_var: str | None = None,
+        standalone_mode: bool = True,
+        windows_expand_args: bool = True,
+        **extra: Any,
+    ) -> Any:
+        try:
+            status = super().main(args, prog_name, complete_var, False, windows_expand_args, **extra)
+        except typer.Abort:
+            sys.exit(130)
+        except Exception as error:
+            # Typer has a copy of Click of its own, so that their exceptions are told by what they can do.
+            if not hasattr(error, "format_message") or not standalone_mode:
+                raise
+            if type(error).__name__ == "NoArgsIsHelpError":
+                error.show()  # type: ignore[attr-defined]
+            else:
+                sys.stderr.write(f"error: {UserError(error.format_message())}\n")
+            sys.exit(2)
+        if not standalone_mode:
+            return status
+        sys.exit(status if isinstance(status, int) else 0)
+
+
 app = typer.Typer(
     name="usdn-nas",
+    cls=_OneLine,
     no_args_is_help=True,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 import typer
 from rich.console import Console
 
-from usdn_nas.errors import RunError, UserError
+from usdn_nas.errors import RunError, UsdnError, UserError
 from usdn_nas.progress import Reporter
 from usdn_nas.trust import TRUST_VARIABLE, ConsentError
 from usdn_nas.writing import os_failure
@@ -34,6 +34,7 @@ __all__ = [
     "QuietOption",
     "SetOption",
     "StudyArgument",
+    "TraceOption",
     "TrustOption",
     "VerboseOption",
     "command",
@@ -118,6 +119,8 @@ TrustOption = Annotated[
         help="Consents to run code that a file names (package.module:function). Only for files that you trust.",
     ),
 ]
+TraceOption = Annotated[bool, typer.Option("--verbose", "-v", help="Also shows where an error came from.")]
+"""Of commands that say nothing but their result. `command` reads it."""
 FormatOption = Annotated[Format, typer.Option("--format", help="For people (table), or for programs (csv, json).")]
 
 
@@ -156,6 +159,26 @@ def _drop_output() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
+def _check_paths(options: Mapping[str, Any]) -> None:
+    """Refuses a path among the options that no file can have, before anything is done."""
+    from usdn_nas.parsing import check_path
+
+    for name, value in options.items():
+        if isinstance(value, Path):
+            option = f"--{name.strip('_').replace('_', '-')}"
+            check_path(value, option)
+            if name == "to" and value.exists() and not value.is_file():
+                raise UserError(f"expected the name of a file, got a folder or a device: {value}", where=option)
+
+
+def _internal(error: Exception) -> str:
+    """The line for an error that nobody foresaw: what it is and where it was raised, for a report."""
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "usdn_nas" in frame.filename]
+    place = f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else "an unknown place"
+    finding = UsdnError(f"{type(error).__name__} at {place}: {error}")
+    return f"internal error: {finding}; please report it, with the traceback that --verbose shows"
+
+
 def command(function: F) -> F:
     """Turns what a command raises into one line on stderr and an exit status."""
 
@@ -164,6 +187,7 @@ def command(function: F) -> F:
         signal.signal(signal.SIGTERM, _terminated)
         verbose = bool(kwargs.get("verbose"))
         try:
+            _check_paths(kwargs)
             function(*args, **kwargs)
             sys.stdout.flush()
         except UserError as error:
@@ -173,6 +197,8 @@ def command(function: F) -> F:
         except KeyboardInterrupt:
             signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun sends it after the terminal's Ctrl-C
             raise _fail("interrupted; the same command goes on from here", 130) from None
+        except (typer.Exit, typer.Abort):
+            raise
         except BrokenPipeError:
             _drop_output()
             raise typer.Exit(1) from None
@@ -180,6 +206,10 @@ def command(function: F) -> F:
             if error.filename is None:
                 _drop_output()
             raise _fail(f"failed: {os_failure(error)}", 1, trace=verbose) from None
+        except MemoryError:
+            raise _fail("failed: not enough memory", 1, trace=verbose) from None
+        except Exception as error:
+            raise _fail(_internal(error), 1, trace=verbose) from None
 
     return wrapped  # type: ignore[return-value]
 
@@ -206,9 +236,11 @@ def open_study_or_run(
 
 def _study_or_run(study: str) -> Path:
     from usdn_nas.config import find_toml
+    from usdn_nas.parsing import check_path
 
     if not study.strip():
         raise UserError(f"expected a study or the folder of a run, got {study!r}")
+    check_path(study)
     return Path(study) if (Path(study) / "study.json").is_file() else find_toml(study, "studies")
 
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from usdn_nas.cli.common import Format, FormatOption, command, find_run, path_parser, print_frame, stdout
+from usdn_nas.cli.common import Format, FormatOption, TraceOption, command, find_run, path_parser, print_frame, stdout
 
 __all__ = ["compare"]
 
@@ -23,6 +23,7 @@ def compare(
         Path | None,
         typer.Option("--to", metavar="FILE", help="Also draws them: a .pdf, .svg or .png.", parser=path_parser("--to")),
     ] = None,
+    verbose: TraceOption = False,
 ) -> None:
     """Prints evaluated runs side by side: accuracy, average BOPs, exit rates, calibration, bits, MACs (test split).
 

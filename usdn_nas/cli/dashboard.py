@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from usdn_nas.cli.common import OutOption, SetOption, StudyArgument, command, open_study_or_run
+from usdn_nas.cli.common import OutOption, SetOption, StudyArgument, TraceOption, command, open_study_or_run
 
 if TYPE_CHECKING:
     from usdn_nas.report import Run
@@ -31,6 +31,7 @@ def dashboard(
     ] = False,
     set_: SetOption = None,
     out: OutOption = None,
+    verbose: TraceOption = False,
 ) -> None:
     """Opens the search in optuna-dashboard, also while it runs, with a note and figures of what was found so far.
 

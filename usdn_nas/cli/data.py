@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from usdn_nas.cli.common import Format, FormatOption, command, path_parser, stdout
+from usdn_nas.cli.common import Format, FormatOption, TraceOption, command, path_parser, stdout
 
 __all__ = ["data"]
 
@@ -24,6 +24,7 @@ def data(
         Path | None, typer.Option("--root", metavar="DIR", help="Where to look.", parser=path_parser("--root"))
     ] = None,
     format: FormatOption = Format.table,
+    verbose: TraceOption = False,
 ) -> None:
     """Says whether a data set is there, where it was looked for, and how to get it. Status 1: it is not there.
 
@@ -38,13 +39,14 @@ def data(
 
     from usdn_nas.config import DataConfig
     from usdn_nas.data import describe_data
+    from usdn_nas.validation import validate
 
     def printable(path: Path) -> str:
         text = str(path)
         return text if text.isprintable() else repr(text)[1:-1]
 
-    # Whoever types the name of a function consents to it.
-    found = describe_data(DataConfig(name=name, root=None if root is None else str(root)), trust_code=True)
+    config = validate(DataConfig, {"name": name, "root": None if root is None else str(root)}, "")
+    found = describe_data(config, trust_code=True)  # whoever types the name of a function consents to it
     if format is Format.table:
         console = stdout()
 

@@ -86,6 +86,7 @@ def export(
     from usdn_nas.pipeline import search
     from usdn_nas.pipeline.ledger import locked
     from usdn_nas.pipeline.stages import Pipeline
+    from usdn_nas.validation import validate
 
     picks = {"--best": best or None, "--budget": budget, "--tr": tr, "--trial": trial, "--front": front}
     given = [name for name, value in picks.items() if value is not None]
@@ -99,7 +100,7 @@ def export(
     pick = context.study.export
     if best or budget is not None or tr is not None or trial is not None:  # in place of the study's own pick
         score = "measured" if trial is not None else pick.score
-        pick = ExportConfig(budget=budget, tr=tr, trial=trial, score=score)
+        pick = validate(ExportConfig, {"budget": budget, "tr": tr, "trial": trial, "score": score}, "")
         context = dataclasses.replace(context, study=context.study.model_copy(update={"export": pick}))
     pipeline = Pipeline(context)
     pipeline.check()

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
-from usdn_nas.cli.common import Format, FormatOption, OutOption, StudyArgument, command, find_run, print_frame
+from usdn_nas.cli.common import (
+    Format,
+    FormatOption,
+    OutOption,
+    StudyArgument,
+    TraceOption,
+    command,
+    find_run,
+    print_frame,
+)
 
 __all__ = ["front"]
 
 
 @command
-def front(study: StudyArgument, format: FormatOption = Format.table, out: OutOption = None) -> None:
+def front(
+    study: StudyArgument, format: FormatOption = Format.table, out: OutOption = None, verbose: TraceOption = False
+) -> None:
     """Prints the Pareto front, by rising BOPs with accuracy strictly rising (both on the search split).
 
     Examples:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from usdn_nas.cli.common import command, complete_studies, stdout
+from usdn_nas.cli.common import TraceOption, command, complete_studies, stdout
 
 __all__ = ["init"]
 
@@ -20,6 +20,7 @@ def init(
     ],
     name: Annotated[str | None, typer.Option("--as", metavar="NAME", help="Name of both copies.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replaces files that are there.")] = False,
+    verbose: TraceOption = False,
 ) -> None:
     """Copies a study into ./studies and its search space into ./search_spaces, to edit.
 
@@ -28,9 +29,11 @@ def init(
         usdn-nas init digits --as mine && usdn-nas run mine
     """
     from usdn_nas.config import find_toml, load_study
-    from usdn_nas.errors import UserError
+    from usdn_nas.errors import UserError, shown
     from usdn_nas.files import write_text
 
+    if name is not None and not re.fullmatch(r"\w[\w.-]{0,100}", name):
+        raise UserError(f"expected letters, digits, '.', '-' and '_', got {shown(name)}", where="--as")
     source = find_toml(study, "studies")
     settings, _ = load_study(source, trust_code=True)  # files are copied, nothing that they name is built
     space = find_toml(settings.space, "search_spaces", beside=source.parent)

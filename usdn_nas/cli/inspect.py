@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from usdn_nas.cli.common import Format, FormatOption, TrustOption, command, complete_spaces, stdout
+from usdn_nas.cli.common import Format, FormatOption, TraceOption, TrustOption, command, complete_spaces, stdout
 from usdn_nas.errors import UserError
 
 __all__ = ["inspect"]
@@ -39,6 +39,7 @@ def inspect(
         ),
     ] = None,
     trust_code: TrustOption = False,
+    verbose: TraceOption = False,
 ) -> None:
     """Prints the chain of a search space: segments, layers, MACs, groups, choices, exits, size, BOPs.
 

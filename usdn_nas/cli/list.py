@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from usdn_nas.cli.common import Format, FormatOption, command, print_frame, stdout
+from usdn_nas.cli.common import Format, FormatOption, TraceOption, command, print_frame, stdout
 
 __all__ = ["list_"]
 
@@ -13,7 +13,7 @@ _KINDS = {"studies": "study", "search_spaces": "search space"}
 
 
 @command
-def list_(format: FormatOption = Format.table) -> None:
+def list_(format: FormatOption = Format.table, verbose: TraceOption = False) -> None:
     """Lists the shipped studies and search spaces, and those of ./studies and ./search_spaces.
 
     Examples:
@@ -42,12 +42,17 @@ def list_(format: FormatOption = Format.table) -> None:
 def _rows(folder: Any) -> list[dict[str, str]]:
     """Name, first comment and place of every file."""
     from usdn_nas.config import list_toml
+    from usdn_nas.errors import UserError, printable
+    from usdn_nas.parsing import MAX_TOML_BYTES, read_regular
 
     rows = []
     for name, path in list_toml(folder).items():
-        lines = path.read_text(encoding="utf-8").splitlines()
+        try:
+            lines = read_regular(path, MAX_TOML_BYTES).splitlines()
+        except UserError:  # whoever opens it learns why
+            lines = ["# cannot be read", ""]
         comment = lines[: next((i for i, line in enumerate(lines) if line[:1] != "#"), 0)]
-        about = " ".join(line.lstrip("# ").strip() for line in comment)
+        about = printable(" ".join(line.lstrip("# ").strip() for line in comment))
         where = f"./{folder}" if path.parent == Path.cwd() / folder else "shipped"
         rows.append({"name": name, "about": about, "where": where})
     return rows

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from usdn_nas.cli.common import TrustOption, command, find_run, path_parser, stdout
+from usdn_nas.cli.common import TraceOption, TrustOption, command, find_run, path_parser, stdout
 from usdn_nas.errors import UserError, nearest
 
 if TYPE_CHECKING:
@@ -61,6 +61,7 @@ def plot(
         ShareName | None, typer.Option("--share", help="Of 'bits': also each layer's part of the MACs or BOPs.")
     ] = None,
     trust_code: TrustOption = False,
+    verbose: TraceOption = False,
 ) -> None:
     """Draws one figure into a file: vectors for a paper (.pdf, .svg), or a picture (.png).
 

@@ -115,7 +115,7 @@ def evaluate(
 
         usdn-nas evaluate digits --architecture mine.json --format json
     """
-    from usdn_nas.files import read_json
+    from usdn_nas.documents import EvaluationDocument, read_document
 
     overrides = [*(set_ or ()), *(() if threshold is None else (f"evaluate.threshold={threshold}",))]
     try:
@@ -128,7 +128,7 @@ def evaluate(
     if format is Format.json:
         typer.echo(path.read_text(encoding="utf-8"), nl=False)
         return
-    evaluation = read_json(path, "usdn-nas/evaluation/2")
+    _, evaluation = read_document(path, EvaluationDocument)
     if budgeted or overthinking:
         _print_protocols(evaluation, format, budgeted, overthinking)
     else:

@@ -7,25 +7,9 @@ import os
 import stat
 from pathlib import Path
 
-from usdn_nas.errors import UserError
+from usdn_nas.errors import UserError, reason
 
-__all__ = ["check_memory", "file_size", "open_regular", "path_status", "read_regular", "reason", "shown"]
-
-
-def shown(value: object, limit: int = 80) -> str:
-    """Returns ``repr(value)`` for a message: control characters escaped, at most ``limit`` characters."""
-    try:
-        text = repr(value)
-    except Exception:  # an integer of 5,000 digits, or a foreign type
-        text = f"a value of type {type(value).__name__}"
-    return text if len(text) <= limit else f"{text[: limit - 23]}...{text[-20:]}"
-
-
-def reason(error: BaseException) -> str:
-    """Returns why a system call failed, in the system's own words and without the path."""
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    return "not enough memory" if isinstance(error, MemoryError) else type(error).__name__
+__all__ = ["check_memory", "file_size", "open_regular", "path_status", "read_regular"]
 
 
 def path_status(path: Path) -> os.stat_result | None:

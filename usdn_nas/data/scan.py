@@ -18,8 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from usdn_nas.data.images import class_names
-from usdn_nas.data.reading import reason, shown
-from usdn_nas.errors import UserError
+from usdn_nas.errors import UserError, reason, shown
 
 __all__ = ["EXTENSIONS", "SPLITS", "ImageFiles", "find_classes", "find_images"]
 

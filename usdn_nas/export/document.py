@@ -14,29 +14,29 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from usdn_nas.architecture import Architecture, Rule
+from usdn_nas.architecture import Architecture
 from usdn_nas.cost import exit_costs, full_bops, layer_table, mean_bits, reference_bops
-from usdn_nas.errors import UserError
+from usdn_nas.documents import ArchitectureDocument, read_document
+from usdn_nas.errors import UserError, shown
 from usdn_nas.export.summary import DataSummary
-from usdn_nas.files import read_json, write_json
+from usdn_nas.files import write_json
 from usdn_nas.networks.build import build_network, chain_record
 from usdn_nas.space import SearchSpace, SpaceSpec
 from usdn_nas.trust import check_network
-from usdn_nas.validation import validate
 
 __all__ = ["SCHEMA", "ArchitectureFile", "Objective", "read_architecture", "without_weights", "write_architecture"]
 
-SCHEMA = "usdn-nas/architecture/1"
+SCHEMA = ArchitectureDocument.schema_name
 
 
 class Objective(BaseModel):
     """What thresholds are refitted to: accuracy - ``tr`` x relative BOPs, or accuracy with at most ``budget_bops``."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, strict=True)
 
     mode: Literal["tr", "budget"]
-    tr: float | None = Field(default=None, ge=0)
-    budget_bops: float | None = Field(default=None, gt=0)
+    tr: float | None = Field(default=None, ge=0, le=1e6)
+    budget_bops: float | None = Field(default=None, gt=0, le=1e18)
 
     @model_validator(mode="after")
     def _its_own_figure(self) -> Objective:
@@ -45,22 +45,15 @@ class Objective(BaseModel):
         return self
 
 
-class _Document(BaseModel):
+class _Document(ArchitectureDocument):
     model_config = ConfigDict(extra="forbid")
 
     schema_: str = Field(alias="schema")
     space: SpaceSpec
-    bits: dict[str, tuple[int, int]]
-    exits: tuple[str, ...] = ()
-    thresholds: tuple[float, ...] = ()
-    rule: Rule = "threshold"
     objective: Objective | None = None
-    metrics: dict[str, Any] | None = None
-    source: dict[str, Any] | None = None
     provenance: dict[str, Any] | None = None
     data: DataSummary | None = None
     space_digest: str | None = None
-    digest: str | None = None
     layers: list[dict[str, Any]] | None = None
     cost: dict[str, Any] | None = None
 
@@ -156,7 +149,7 @@ def read_architecture(
             that do not follow from its choice.
     """
     path = Path(path)
-    document = validate(_Document, read_json(path, SCHEMA), where=path)
+    document, payload = read_document(path, _Document)
     if within is not None and document.space != within.spec:
         ours, theirs = within.spec.model_dump(mode="json"), document.space.model_dump(mode="json")
         raise UserError(f"architecture of another search space: {_difference(ours, theirs)}", where=path)
@@ -170,7 +163,7 @@ def read_architecture(
             f"{len(document.exits)} exits need as many thresholds, got {len(document.thresholds)}",
             where=f"{path}: thresholds",
         )
-    architecture = Architecture(document.bits, document.exits, document.thresholds, document.rule)
+    architecture = document.architecture
     space.check(architecture, where=path)
     expected = derived(space, architecture)
     least = expected["cost"]["exits"][0]["cumulative_bops"]
@@ -193,8 +186,8 @@ def read_architecture(
         space,
         architecture,
         document.objective,
-        document.metrics,
-        document.source,
+        payload.get("metrics"),
+        payload.get("source"),
         document.provenance,
         document.data.model_dump(mode="json", exclude_unset=True) if document.data else None,
     )
@@ -227,4 +220,4 @@ def _difference(ours: Any, theirs: Any, path: str = "") -> str:
         for key in sorted({*ours, *theirs}):
             if ours.get(key) != theirs.get(key):
                 return _difference(ours.get(key), theirs.get(key), f"{path}.{key}" if path else key)
-    return f"{path} is {theirs!r} there, {ours!r} here"
+    return f"{path} is {shown(theirs)} there, {shown(ours)} here"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from functools import lru_cache
 
 import torch
 from torch import nn
@@ -17,9 +18,12 @@ from usdn_nas.networks.msdnet import msdnet
 from usdn_nas.networks.own import own_backbone
 from usdn_nas.networks.resnet import Backbone, cifar_resnet, torchvision_resnet18
 from usdn_nas.records import FINAL_EXIT, ChainRecord, ExitRecord, SegmentRecord
-from usdn_nas.space import NetworkSpec, SearchSpace, SpaceSpec
+from usdn_nas.space import ExitsSpec, NetworkSpec, SearchSpace, SpaceSpec
 
 __all__ = ["NETWORKS", "analyze_chain", "build_network", "chain_record", "resolve_space"]
+
+MAX_WEIGHTS = 500_000_000
+"""Most weights of a built-in network: two gigabytes in single precision."""
 
 NETWORKS: dict[str, Callable[[NetworkSpec], Backbone]] = {
     "resnet_cifar": cifar_resnet,
@@ -37,19 +41,39 @@ def build_network(spec: SpaceSpec) -> MultiExitNetwork:
     Raises:
         UserError: The network or an exit candidate is unknown, or the network cannot be cut.
     """
-    backbone = _backbone(spec.network)
+    _check_weights(spec.network, spec.exits)
+    return _network(spec.network, spec.exits)
+
+
+@lru_cache(maxsize=16)
+def _check_weights(network: NetworkSpec, exits: ExitsSpec) -> None:
+    """Refuses settings of a built-in network that ask for more weights than anybody has memory for.
+
+    Raises:
+        UserError: There are too many, counted without making any.
+    """
+    if is_own(network.name):
+        return
+    with torch.device("meta"):
+        weights = sum(parameter.numel() for parameter in _network(network, exits).parameters())
+    if weights > MAX_WEIGHTS:
+        raise UserError(f"expected at most {MAX_WEIGHTS:,} weights, got {weights:,}", where="network")
+
+
+def _network(network: NetworkSpec, exits: ExitsSpec) -> MultiExitNetwork:
+    backbone = _backbone(network)
     names = list(backbone.segments)
-    shapes, macs = _states(backbone, spec.network.input_shape)
+    shapes, macs = _states(backbone, network.input_shape)
     heads: dict[str, nn.Module] = {}
-    for candidate in _candidates(spec, names, shapes, macs, backbone.heads):
+    for candidate in _candidates(network, exits, names, shapes, macs, backbone.heads):
         heads[candidate] = (
             backbone.heads[candidate]
-            if spec.exits.head == "own"
+            if exits.head == "own"
             else build_head(
-                spec.exits.head,
+                exits.head,
                 shapes[candidate],
-                spec.network.num_classes,
-                width=spec.exits.head_width,
+                network.num_classes,
+                width=exits.head_width,
                 stem_width=backbone.stem_width,
                 channels_last=candidate in backbone.channels_last,
             )
@@ -76,7 +100,8 @@ def _backbone(spec: NetworkSpec) -> Backbone:
 
 
 def _candidates(
-    spec: SpaceSpec,
+    network: NetworkSpec,
+    exits: ExitsSpec,
     segments: list[str],
     shapes: Mapping[str, tuple[int, ...]],
     macs: Mapping[str, float],
@@ -84,11 +109,11 @@ def _candidates(
 ) -> list[str]:
     """Exit candidates in the order of the chain; after the last segment stands the final exit."""
     possible = [name for name in segments[1:-1] if len(shapes[name]) > 1]
-    if spec.exits.head == "own":
+    if exits.head == "own":
         if not own:
-            raise UserError(f"{spec.network.name} has no exits of its own", where="exits.head")
+            raise UserError(f"{network.name} has no exits of its own", where="exits.head")
         possible = list(own)
-    chosen = spec.exits.candidates
+    chosen = exits.candidates
     if chosen == "every-block":
         return possible
     names = [_nearest(share, possible, macs) if isinstance(share, float) else share for share in chosen]

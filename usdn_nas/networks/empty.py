@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
@@ -9,11 +10,12 @@ from typing import TypeVar
 import torch
 from torch import nn
 
-from usdn_nas.errors import UserError
+from usdn_nas.errors import UserError, shown
 from usdn_nas.networks.build import resolve_space
 from usdn_nas.networks.find import PREFIX, own_size
 from usdn_nas.networks.own import classes_of
-from usdn_nas.space import SearchSpace, SpaceSpec
+from usdn_nas.space import NetworkSpec, SearchSpace, SpaceSpec
+from usdn_nas.validation import validate
 
 __all__ = ["parameters_on_meta", "resolve_shapes", "space_of"]
 
@@ -74,14 +76,15 @@ def space_of(name: str, input_shape: str | None = None, segments: int | None = N
         UserError: There is no such network, or the size cannot be read.
     """
     shape = own_size(name) if input_shape is None else _shape(input_shape)
-    classes = _on_meta(lambda: classes_of(name, shape), name)
-    network = {"name": name, "input_shape": shape, "num_classes": classes, "segments": segments}
-    return SpaceSpec.model_validate({"network": network, "bits": {"choices": _CHOICES}})
+    network = {"name": name, "input_shape": shape, "num_classes": 2, "segments": segments}
+    validate(NetworkSpec, network, where="")
+    network["num_classes"] = _on_meta(lambda: classes_of(name, shape), name)
+    return validate(SpaceSpec, {"network": network, "bits": {"choices": _CHOICES}}, where="")
 
 
 def _shape(text: str) -> tuple[int, int, int]:
     sides = text.lower().split("x")
-    if len(sides) != 3 or not all(side.isdecimal() and int(side) for side in sides):
-        raise UserError(f"expected CxHxW such as 3x224x224, got '{text}'", where="--input")
+    if len(sides) != 3 or not all(re.fullmatch(r"0*[1-9][0-9]{0,8}", side) for side in sides):
+        raise UserError(f"expected CxHxW such as 3x224x224, got {shown(text)}", where="--input")
     channels, height, width = map(int, sides)
     return channels, height, width

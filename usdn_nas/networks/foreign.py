@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from usdn_nas.errors import UserError
 from usdn_nas.networks.values import find_wrong_value
+from usdn_nas.parsing import check_path
 
 __all__ = ["load_foreign", "read_tensors"]
 
@@ -30,6 +31,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     Raises:
         UserError: The file is missing, damaged, needs code to be executed, or holds something else.
     """
+    check_path(path, "network.weights")
     if not path.is_file():
         raise UserError("no such file", where=path)
     found = _safetensors(path) if path.suffix == ".safetensors" else _unpickled(path)

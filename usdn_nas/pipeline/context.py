@@ -21,9 +21,10 @@ from usdn_nas.config import (
     run_folder,
 )
 from usdn_nas.cost import least_bops
-from usdn_nas.errors import UserError
+from usdn_nas.documents import ChainDocument, StudyDocument, read_document, write_document
+from usdn_nas.errors import UserError, shown
 from usdn_nas.evaluation.outputs import Batches
-from usdn_nas.files import digest, read_json, write_json
+from usdn_nas.files import digest
 from usdn_nas.networks.build import build_network, chain_record
 from usdn_nas.networks.chain import MultiExitNetwork
 from usdn_nas.networks.weights import load_weights
@@ -46,9 +47,6 @@ __all__ = ["Context", "open_run", "resolve_device"]
 
 M = TypeVar("M", bound=nn.Module)
 
-STUDY_SCHEMA = "usdn-nas/study/1"
-CHAIN_SCHEMA = "usdn-nas/chain/1"
-
 
 def resolve_device(name: str) -> torch.device:
     """``"auto"`` is CUDA where there is one, else the CPU; under ``torchrun``, ``"cuda"`` is the rank's own.
@@ -63,9 +61,9 @@ def resolve_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
         torch.zeros(1, device=device).item()  # not every device that torch knows holds data
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        finding = str(error).splitlines()[0]
-        raise UserError(f"no device '{name}': {finding}", where="device", remedy="'auto', 'cpu' or 'cuda'") from None
+    except (RuntimeError, AssertionError, NotImplementedError):
+        what = f"no device {shown(name)} here that holds data"
+        raise UserError(what, where="device", remedy="take 'auto', 'cpu' or 'cuda'") from None
     return device
 
 
@@ -258,16 +256,15 @@ class Context:
     def describe(self) -> None:
         """Writes ``study.json`` and ``chain.json``: what `open_run` and the report need."""
         study = {
-            "schema": STUDY_SCHEMA,
             "name": self.name,
             "config": self.study.model_dump(mode="json"),
             "space": self.spec.model_dump(mode="json"),
             "provenance": self.provenance(),
         }
-        chain = {"schema": CHAIN_SCHEMA, "chain": self.space.chain.to_dict()}
-        for name, payload in (("study.json", study), ("chain.json", chain)):
-            if not _says(self.folder / name, payload):
-                write_json(self.folder / name, payload)
+        chain = {"chain": self.space.chain.to_dict()}
+        for name, model, content in (("study.json", StudyDocument, study), ("chain.json", ChainDocument, chain)):
+            if not _says(self.folder / name, model, content):
+                write_document(self.folder / name, model, content)
 
 
 @lru_cache(maxsize=1)  # sent the same once more, a process has its data already
@@ -277,13 +274,13 @@ def _sent(name: str, study: str, spec: str, folder: Path) -> Context:
     )
 
 
-def _says(path: Path, payload: dict[str, Any]) -> bool:
-    """Whether a file says so already, whatever wrote it: one that says nothing new is left alone."""
+def _says(path: Path, model: type[StudyDocument | ChainDocument], content: dict[str, Any]) -> bool:
+    """Whether a file holds this content already, whatever its provenance. Such a file is left alone."""
     try:
-        there = read_json(path, payload["schema"])
+        _, there = read_document(path, model)
     except UserError:
         return False
-    new = digest({**payload, "provenance": None})
+    new = digest({"schema": model.schema_name, **content, "provenance": None})
     return digest({**there, "provenance": None}) == new
 
 
@@ -310,17 +307,17 @@ def open_run(
     """
     reporter = reporter or Reporter()
     if study.is_dir():
-        saved = read_json(study / "study.json", STUDY_SCHEMA)
-        space = saved["config"].get("space")
-        apply_overrides(saved["config"], overrides)
-        config = validate(StudyConfig, saved["config"], where=study / "study.json")
-        spec = validate(SpaceSpec, saved["space"], where=study / "study.json")
+        saved, _ = read_document(study / "study.json", StudyDocument)
+        space = saved.config.get("space")
+        apply_overrides(saved.config, overrides)
+        config = validate(StudyConfig, saved.config, where=study / "study.json")
+        spec = validate(SpaceSpec, saved.space, where=study / "study.json")
         check_code_of_data(config, overrides, f"{study / 'study.json'}: config", trust_code)
         if config.space != space:
             spec = load_space(find_toml(config.space, "search_spaces"), trust_code=trust_code)
         else:
             where = f"{study / 'study.json'}: space.network.name"
             check_network(spec.network.name, where=where, trust_code=trust_code)
-        return Context(saved["name"], config, spec, run_folder(study, out), reporter)
+        return Context(saved.name, config, spec, run_folder(study, out), reporter)
     config, spec = load_study(study, overrides, trust_code=trust_code)
     return Context(study.stem, config, spec, run_folder(study, out), reporter)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from usdn_nas.files import write_json
+from usdn_nas.documents import DiagnosticsDocument, write_document
 from usdn_nas.pipeline.context import Context
 from usdn_nas.quant.diagnostics import QuantizerWatch
 
 __all__ = ["warn", "write_diagnostics"]
 
-SCHEMA = "usdn-nas/diagnostics/1"
 _NAMED = 3
 """Most quantizers that a warning names."""
 
@@ -19,7 +18,7 @@ def write_diagnostics(context: Context, watch: QuantizerWatch, path: Path) -> No
     """Writes the records so far; after at least one epoch."""
     collapsed = [f"{record['layer']}: {record['tensor']} at {record['bits']} bits" for record in watch.collapsed()]
     found = {"quantizers": watch.quantizers, "collapsed": collapsed, "stale": watch.stale()}
-    write_json(path, {"schema": SCHEMA, **found, "provenance": context.provenance()})
+    write_document(path, DiagnosticsDocument, {**found, "provenance": context.provenance()})
 
 
 def warn(context: Context, watch: QuantizerWatch) -> None:

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from usdn_nas.cost import exit_costs, layer_table, mean_bits, reference_bops
+from usdn_nas.documents import EvaluationDocument, write_document
 from usdn_nas.evaluation.outputs import fit_temperatures, run_with_confusion
 from usdn_nas.evaluation.protocols import budgeted_batches, overthinking_summary
 from usdn_nas.evaluation.summary import Evaluated, model_summary, relative_changes
 from usdn_nas.export.document import ArchitectureFile, read_architecture
-from usdn_nas.files import write_json
 from usdn_nas.networks.chain import MultiExitNetwork
 from usdn_nas.pipeline.context import Context
 from usdn_nas.pipeline.search import load_retrained, objective_of
@@ -18,9 +18,8 @@ from usdn_nas.pipeline.train import load_teacher
 from usdn_nas.policy.thresholds import fit_thresholds
 from usdn_nas.quant.supernet import materialize
 
-__all__ = ["SCHEMA", "evaluate", "write_all_figures"]
+__all__ = ["evaluate", "write_all_figures"]
 
-SCHEMA = "usdn-nas/evaluation/2"
 _LABELS = {
     "kd": "retrained with KD",
     "ce": "retrained with CE alone",
@@ -47,10 +46,10 @@ def evaluate(context: Context, file: ArchitectureFile, folder: Path, path: Path)
             summaries[name] = _summary(context, file, folder, name)
             task.advance(name)
     layers = layer_table(space, architecture)
-    write_json(
+    write_document(
         path,
+        EvaluationDocument,
         {
-            "schema": SCHEMA,
             "split": "test",
             "n": len(context.data.test),
             "search_n": len(context.data.search),

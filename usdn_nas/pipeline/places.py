@@ -5,9 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from usdn_nas.documents import ChainDocument, StudyDocument, read_document
 from usdn_nas.errors import UserError
-from usdn_nas.files import read_json
-from usdn_nas.pipeline.context import CHAIN_SCHEMA, STUDY_SCHEMA
 from usdn_nas.pipeline.stagefile import StageFile
 
 __all__ = ["check_places", "holds_anything"]
@@ -22,7 +21,10 @@ _PLACES = {
 }
 """Each stage's files and folders. Those inside ``retrain`` have names that nothing else has."""
 
-_DESCRIPTION = {"study.json": STUDY_SCHEMA, "chain.json": CHAIN_SCHEMA}
+_DESCRIPTION: dict[str, type[StudyDocument] | type[ChainDocument]] = {
+    "study.json": StudyDocument,
+    "chain.json": ChainDocument,
+}
 
 
 def holds_anything(path: Path) -> bool:
@@ -44,10 +46,10 @@ def check_places(folder: Path) -> None:
     for key, path in taken:
         if key not in records.stages:
             raise _refusal(path, "is there already, and no run wrote it")
-    for name, schema in _DESCRIPTION.items():
+    for name, model in _DESCRIPTION.items():
         if not records.path.exists() and os.path.lexists(folder / name):
             try:
-                read_json(folder / name, schema)
+                read_document(folder / name, model)
             except UserError:
                 raise _refusal(folder / name, "is there already, and no run wrote it") from None
 

@@ -13,7 +13,7 @@ made in this order:
 
 Whoever opens the run folder next repeats steps 2 and 3 if ``moves`` is there. This is right wherever the kill came:
 
-- During step 1 nothing has changed, because `write_json` replaces the file in one rename.
+- During step 1 nothing has changed, because `write_document` replaces the file in one rename.
 - After step 1 it is certain which moves were made, because no two states of the folders look alike. Before step 1,
   ``K.<away>`` does not exist (`StageFile.rearrange` checks this) and ``K.<back>`` exists. So the first move was made
   if and only if ``K.<away>`` exists, and the second was made if and only if ``K.<back>`` does not exist. A move that
@@ -37,13 +37,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from usdn_nas.documents import StagesDocument, read_document, write_document
 from usdn_nas.errors import UserError
-from usdn_nas.files import read_json, write_json
 from usdn_nas.writing import writing
 
 __all__ = ["CHECKPOINT", "Moves", "Records", "StageFile"]
 
-SCHEMA = "usdn-nas/stages/1"
 CHECKPOINT = "checkpoint.pt"
 
 Records = dict[str, dict[str, Any]]
@@ -98,7 +97,7 @@ class StageFile:
         self._read()
 
     def _read(self) -> None:
-        payload = read_json(self.path, SCHEMA) if self.path.exists() else {"stages": {}}
+        payload = read_document(self.path, StagesDocument)[1] if self.path.exists() else {"stages": {}}
         self.stages, self.aside = payload["stages"], payload.get("aside", {})
         moves = payload.get("moves")
         self.moves = None if moves is None else self._checked(moves)
@@ -133,7 +132,7 @@ class StageFile:
     def _write(self, stages: Records, aside: Mapping[str, Any], moves: Moves | None) -> None:
         left = None if moves is None else asdict(moves)
         aside = {key: places for key, places in aside.items() if places}
-        write_json(self.path, {"schema": SCHEMA, "stages": stages, "aside": aside, "moves": left})
+        write_document(self.path, StagesDocument, {"stages": stages, "aside": aside, "moves": left})
 
     def rearrange(self, stages: Records, aside: dict[str, Records], moves: Moves) -> None:
         """Changes the records of all stages, the folders that one of them has set aside, and the folders themselves.

@@ -14,9 +14,10 @@ from typing import Any, Literal
 
 from usdn_nas.architecture import Architecture
 from usdn_nas.config import RetrainConfig, SupernetConfig
-from usdn_nas.errors import UserError
+from usdn_nas.errors import RunError, UserError
 from usdn_nas.export.document import ArchitectureFile, read_architecture
 from usdn_nas.files import file_digest
+from usdn_nas.parsing import check_path
 from usdn_nas.pipeline import search as searching
 from usdn_nas.pipeline import study as study_stage
 from usdn_nas.pipeline import train
@@ -80,6 +81,7 @@ class Pipeline:
         weights = self.context.study.supernet.weights
         if weights is None:
             return {}
+        check_path(weights, "supernet.weights")
         if Path(weights).is_file():
             return {"supernet.weights": file_digest(Path(weights))}
         known = self.ledger.records.get("pretrain", {}).get("inputs", {}).get("supernet.weights")
@@ -95,7 +97,13 @@ class Pipeline:
     def _stage(
         self, key: str, inputs: dict[str, Any], outputs: tuple[str, ...], run: Work, extent: int | None = None
     ) -> Stage:
-        return Stage(key, {**self._common, **inputs}, outputs, run, extent)
+        def named(stage: Stage) -> None:
+            try:
+                run(stage)
+            except RunError as error:
+                raise error if str(error).startswith(key.split("/")[0]) else RunError(f"{key}: {error}") from error
+
+        return Stage(key, {**self._common, **inputs}, outputs, named, extent)
 
     def pretrain(self) -> Stage:
         """Full-precision pre-training."""

@@ -13,10 +13,10 @@ from typing import Any
 import torch
 
 from usdn_nas.cost import reference_bops
+from usdn_nas.documents import EngineDocument, write_document
 from usdn_nas.errors import UserError
 from usdn_nas.evaluation.engine import Engine, EngineSettings, choose_settings
 from usdn_nas.evaluation.settings import check_backend
-from usdn_nas.files import write_json
 from usdn_nas.pipeline.context import Context
 from usdn_nas.pipeline.ledger import Ledger
 from usdn_nas.pipeline.processes import orphaned, supervise
@@ -32,8 +32,6 @@ from usdn_nas.study.storage import open_storage
 from usdn_nas.study.tables import write_tables
 
 __all__ = ["check_search", "check_start", "read", "run_worker", "search"]
-
-ENGINE_SCHEMA = "usdn-nas/engine/1"
 
 
 def _journal(context: Context) -> Path:
@@ -132,7 +130,8 @@ def search(context: Context, inputs: dict[str, Any]) -> None:
     if settings.exits != "sampled":
         path = context.folder / "search" / "sensitivity.json"
         write_sensitivity(study, space, path, made_with | {"engine": engine})
-    write_json(context.folder / "search" / "engine.json", {"schema": ENGINE_SCHEMA, **engine, "provenance": made_with})
+    content = {**engine, "provenance": made_with}
+    write_document(context.folder / "search" / "engine.json", EngineDocument, content)
 
 
 def run_worker(name: str, study: Any, spec: Any, folder: Path, fingerprint: dict[str, str], says: bool) -> None:

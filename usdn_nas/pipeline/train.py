@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from usdn_nas.architecture import Architecture, Bits
 from usdn_nas.config import RetrainConfig, SupernetConfig, TrainConfig
 from usdn_nas.cost import full_bops
+from usdn_nas.documents import LadderDocument, write_document
 from usdn_nas.evaluation.outputs import SupernetEvaluator, accuracies, run
-from usdn_nas.files import write_json
 from usdn_nas.networks.chain import MultiExitNetwork
 from usdn_nas.networks.weights import load_weights, save_weights
 from usdn_nas.pipeline.context import Context
@@ -42,8 +42,6 @@ __all__ = [
     "train_teacher",
     "untrained_supernet",
 ]
-
-LADDER_SCHEMA = "usdn-nas/ladder/1"
 
 
 def _fit(
@@ -195,7 +193,7 @@ def _write_ladder(context: Context, evaluator: SupernetEvaluator, path: Path) ->
     rows = ladder_rows(evaluator)
     rising = all(row["difference"] is None or row["difference"] >= -2 * row["standard_error"] for row in rows)
     payload = {"split": "search", "n": len(context.data.search), "rows": rows, "monotone": rising}
-    write_json(path, {"schema": LADDER_SCHEMA, **payload, "provenance": context.provenance()})
+    write_document(path, LadderDocument, {**payload, "provenance": context.provenance()})
     if not rising:
         context.reporter.say(
             "supernet: accuracy falls by more than 2 standard errors somewhere along the uniform bit-widths "

@@ -43,7 +43,10 @@ class ExitOutputs:
             raise ValueError(f"expected 'correct' as bool, got {self.correct.dtype}")
         undefined = np.isnan(self.confidence).any(axis=1)
         if undefined.any():
-            raise RunError(f"exit '{self.names[int(undefined.argmax())]}' gives NaN confidences")
+            name = self.names[int(undefined.argmax())]
+            raise RunError(
+                f"exit '{name}' gives NaN confidences: the network has diverged; train it with a lower learning rate"
+            )
 
     @property
     def candidates(self) -> tuple[str, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from usdn_nas.cost import layer_table, mean_bits
+from usdn_nas.cost import layer_table, mean_bits, reference_bops
 from usdn_nas.report._sections import cost
 from usdn_nas.report.run import MissingPartError, Run
 
@@ -49,7 +49,7 @@ def _winner(run: Run) -> str:
 
 def result(run: Run) -> str:
     """What the winner reaches, on which split, under which conditions."""
-    reference = run.architecture["cost"]["reference_bops"]
+    reference = reference_bops(run.space)
     beside = ""
     if (policy := test_policy(run)) is not None:
         models, n = run.evaluation["models"], run.evaluation["n"]

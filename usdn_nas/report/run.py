@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pandas as pd
 
 from usdn_nas.architecture import Architecture, Bits
 from usdn_nas.config import StudyConfig
-from usdn_nas.errors import UserError, nearest
-from usdn_nas.files import file_digest, read_json
-from usdn_nas.records import ChainRecord
+from usdn_nas.documents import (
+    ArchitectureDocument,
+    ChainDocument,
+    DiagnosticsDocument,
+    EngineDocument,
+    EvaluationDocument,
+    LadderDocument,
+    SensitivityDocument,
+    StagesDocument,
+    StudyDocument,
+    read_document,
+)
+from usdn_nas.documents.base import Document
+from usdn_nas.errors import UserError, nearest, shown
+from usdn_nas.files import file_digest
+from usdn_nas.report._csv import read_csv, read_pairs
 from usdn_nas.space import SearchSpace, SpaceSpec
 from usdn_nas.validation import validate
 
@@ -24,6 +37,13 @@ HISTORIES = ("pretrain", "supernet", "teacher", "retrain", "retrain-ce")
 """Trainings that leave a history, in the order they run."""
 
 _RETRAINING = {"teacher": "teacher", "retrain": "kd", "retrain-ce": "ce"}
+
+
+_HISTORY = dict.fromkeys(("epoch", "step", "loss", "lr", "seconds", "images_per_second"), (0, 1e30))
+_HISTORY |= {"accuracy_*": (0, 1)}
+"""Columns of a training's history, and the range of their numbers."""
+
+D = TypeVar("D", bound=Document)
 
 
 class MissingPartError(UserError):
@@ -82,18 +102,16 @@ class Run:
     def _digests(self) -> dict[str, str]:
         """File -> digest, of all that finished stages wrote. Read anew each time, because a stage may run meanwhile."""
         path = self.path / "stages.json"
-        records = read_json(path, "usdn-nas/stages/1")["stages"].values() if path.exists() else ()
-        return {
-            name: value for record in records if record["status"] == "done" for name, value in record["outputs"].items()
-        }
+        stages = read_document(path, StagesDocument)[0].stages.values() if path.exists() else ()
+        return {name: value for stage in stages if stage.status == "done" for name, value in stage.outputs.items()}
 
-    def _json(self, relative: str, stage: str, schema: str) -> dict[str, Any]:
-        return read_json(self._part(relative, stage), schema)
+    def _json(self, relative: str, stage: str, model: type[D]) -> tuple[D, dict[str, Any]]:
+        return read_document(self._part(relative, stage), model)
 
     @cached_property
     def study(self) -> dict[str, Any]:
         """``study.json``: name, config, space, provenance."""
-        return self._json("study.json", "run", "usdn-nas/study/1")
+        return self._json("study.json", "run", StudyDocument)[1]
 
     @property
     def name(self) -> str:
@@ -109,14 +127,26 @@ class Run:
     def space(self) -> SearchSpace:
         """The search space, rebuilt from ``study.json`` and ``chain.json``."""
         spec = validate(SpaceSpec, self.study["space"], where=f"{self.path / 'study.json'}: space")
-        chain = self._json("chain.json", "run", "usdn-nas/chain/1")["chain"]
-        return SearchSpace(spec, ChainRecord.from_dict(chain))
+        chain = self._json("chain.json", "run", ChainDocument)[0].chain
+        network = spec.network
+        if (chain.network, chain.input_shape, chain.num_classes) != (
+            *(network.name, network.input_shape, network.num_classes),
+        ):
+            raise UserError("is of another network than study.json", where=self.path / "chain.json")
+        return SearchSpace(spec, chain)
 
     @cached_property
     def trials(self) -> pd.DataFrame:
         """``search/trials.csv``: one row a trial; ``"W/A"`` in each group's column, NaN where a trial has no value."""
-        types: dict[str, Any] = {"state": str} | {group.name: str for group in self.space.groups}
-        return pd.read_csv(self._part("search/trials.csv", "search"), dtype=types)
+        groups = [group.name for group in self.space.groups]
+        path = self._part("search/trials.csv", "search")
+        numbers = {"trial": (0, 2**53), "accuracy": (0, 1), "bops": (0, 1e30), "seconds": (0, 1e12)}
+        frame = read_csv(path, numbers, ["state", *groups], types=dict.fromkeys(["state", *groups], str))
+        frame["trial"] = frame["trial"].astype(int)
+        if "front" in frame:
+            for cell in frame.loc[frame["accuracy"].notna(), "front"]:
+                read_pairs(cell, 2, f"{path}: front")
+        return frame
 
     @cached_property
     def trial_seconds(self) -> dict[int, float]:
@@ -130,7 +160,7 @@ class Run:
 
         Keys: ``backend`` (``"float"`` or ``"integer"``), ``images`` (a batch), ``channels_last``, ``threads``.
         """
-        return self._json("search/engine.json", "search", "usdn-nas/engine/1")
+        return self._json("search/engine.json", "search", EngineDocument)[1]
 
     @property
     def engine_text(self) -> str:
@@ -149,17 +179,27 @@ class Run:
         Columns: ``trial`` (str, ``"12.3"``), ``accuracy`` (fraction), ``bops`` (average), ``relative_bops``,
         ``exits`` (tuple of names), ``thresholds`` (tuple of floats), one column a group (``"W/A"``).
         """
-        text = {"trial": str, "exits": str, "thresholds": str} | {group.name: str for group in self.space.groups}
-        numbers = {"accuracy": float, "bops": float, "relative_bops": float}
+        texts = ["trial", "exits", "thresholds", *(group.name for group in self.space.groups)]
         path = self._part("search/front.csv", "search")
-        try:
-            frame = pd.read_csv(path, dtype=text, keep_default_na=False).astype(numbers)
-            thresholds = [tuple(map(float, json.loads(cell))) for cell in frame["thresholds"]]
-        except (KeyError, ValueError, TypeError) as error:
-            raise UserError(f"expected the columns of a Pareto front: {error}", where=path) from None
+        numbers = {"accuracy": (0, 1), "bops": (0, 1e30), "relative_bops": (0, 1e30)}
+        frame = read_csv(path, numbers, texts, empty=False, types=dict.fromkeys(texts, str))
+        thresholds = [tuple(map(float, read_pairs(cell, None, f"{path}: thresholds"))) for cell in frame["thresholds"]]
         frame["exits"] = pd.Series([tuple(filter(None, cell.split("+"))) for cell in frame["exits"]], dtype=object)
         frame["thresholds"] = pd.Series(thresholds, dtype=object)
+        for row in frame.to_dict("records"):
+            self._check(self._bits(row), row["exits"], row["thresholds"], f"{path}: trial {row['trial']}")
         return frame
+
+    def _bits(self, row: Mapping[Any, Any]) -> dict[str, Bits]:
+        return {group.name: parse_bits(row[group.name]) for group in self.space.groups}
+
+    def _check(
+        self, bits: Mapping[str, Bits], exits: Sequence[str], thresholds: Sequence[float], where: object
+    ) -> None:
+        """Refuses what is no point of the search space."""
+        if len(exits) != len(thresholds):
+            raise UserError(f"{len(exits)} exits need as many thresholds, got {len(thresholds)}", where=where)
+        self.space.check(Architecture(bits, tuple(exits), tuple(thresholds)), where)
 
     def point(self, trial: str) -> Architecture:
         """The architecture of a point of the front, by its name.
@@ -171,18 +211,22 @@ class Run:
         if trial not in names:
             raise UserError(f"the front has no point '{trial}'", where=self.path, remedy=nearest(trial, names))
         row = self.front.iloc[names.index(trial)]
-        bits = {group.name: parse_bits(row[group.name]) for group in self.space.groups}
-        return Architecture(bits, row["exits"], row["thresholds"], self.config.search.rule)
+        return Architecture(self._bits(row), row["exits"], row["thresholds"], self.config.search.rule)
 
     @cached_property
     def architecture(self) -> dict[str, Any]:
         """``export/architecture.json``: the winner as the search chose it."""
-        return self._json("export/architecture.json", "export", "usdn-nas/architecture/1")
+        return self._architecture("export/architecture.json", "export")
 
     @cached_property
     def retrained(self) -> dict[str, Any]:
         """The retrained winner's ``architecture.json``: the same bits and exits, thresholds fitted anew."""
-        return self._json(f"{self._retrain_folder}/kd/architecture.json", "retrain", "usdn-nas/architecture/1")
+        return self._architecture(f"{self._retrain_folder}/kd/architecture.json", "retrain")
+
+    def _architecture(self, relative: str, stage: str) -> dict[str, Any]:
+        found, payload = self._json(relative, stage, ArchitectureDocument)
+        self._check(found.bits, found.exits, found.thresholds, self.path / relative)
+        return payload
 
     @property
     def retrained_folder(self) -> Path:
@@ -208,9 +252,14 @@ class Run:
         Raises:
             MissingPartError: It is not written yet, or what was exported since is another architecture.
         """
-        found = self._json("evaluation.json", "evaluate", "usdn-nas/evaluation/2")
+        _, found = self._json("evaluation.json", "evaluate", EvaluationDocument)
+        known = {exit_.name for exit_ in self.space.chain.exits}
+        for name, model in found["models"].items():
+            if unknown := [row["exit"] for row in model["exits"] if row["exit"] not in known]:
+                where = f"{self.path / 'evaluation.json'}: models.{name}.exits"
+                raise UserError(f"unknown exit {shown(unknown[0])}", where=where, remedy=nearest(unknown[0], known))
         if (self.path / "export/architecture.json").is_file():
-            expected, got = self.architecture["digest"][:12], found["architecture_digest"][:12]
+            expected, got = as_architecture(self.architecture).digest[:12], found["architecture_digest"][:12]
             if expected != got:
                 raise MissingPartError(
                     f"is of architecture {got}, but {expected} is exported now",
@@ -222,7 +271,7 @@ class Run:
     @cached_property
     def ladder(self) -> dict[str, Any]:
         """``supernet/ladder.json``: the supernet at uniform bit-widths, on the search split."""
-        return self._json("supernet/ladder.json", "supernet", "usdn-nas/ladder/1")
+        return self._json("supernet/ladder.json", "supernet", LadderDocument)[1]
 
     @cached_property
     def diagnostics(self) -> dict[str, Any]:
@@ -231,7 +280,7 @@ class Run:
         Keys: ``quantizers``: for each ``layer``, ``tensor`` (``"weights"`` or ``"inputs"``), ``bits``, ``start``, and
         for each epoch ``step`` and, of weights, ``oscillating`` (share); ``collapsed``, ``stale``: what went wrong.
         """
-        return self._json("supernet/diagnostics.json", "supernet", "usdn-nas/diagnostics/1")
+        return self._json("supernet/diagnostics.json", "supernet", DiagnosticsDocument)[1]
 
     @cached_property
     def sensitivity(self) -> dict[str, Any]:
@@ -242,12 +291,17 @@ class Run:
         (C x L effects on accuracy - trade-off x relative BOPs), ``importance`` (L shares of variance); and
         ``importance_of_accuracy``, one share a group.
         """
-        return self._json("search/sensitivity.json", "search", "usdn-nas/sensitivity/1")
+        _, found = self._json("search/sensitivity.json", "search", SensitivityDocument)
+        theirs = [(group["name"], [tuple(pair) for pair in group["choices"]]) for group in found["groups"]]
+        if theirs != [(group.name, list(group.choices)) for group in self.space.groups]:
+            where = f"{self.path / 'search/sensitivity.json'}: groups"
+            raise UserError("expected the groups and choices of the search space", where=where)
+        return found
 
     @cached_property
     def stages(self) -> dict[str, Any]:
         """Stage name -> status, seconds, time it finished, in the order they ran."""
-        return dict(self._json("stages.json", "run", "usdn-nas/stages/1")["stages"])
+        return dict(self._json("stages.json", "run", StagesDocument)[1]["stages"])
 
     def history(self, stage: str) -> pd.DataFrame:
         """A training's ``history.csv``: one row an epoch.
@@ -260,9 +314,11 @@ class Run:
         """
         if stage not in HISTORIES:
             raise UserError(f"no such training stage: '{stage}'", remedy=nearest(stage, HISTORIES))
+        folder, writer = stage, stage
         if stage in _RETRAINING:
-            return pd.read_csv(self._part(f"{self._retrain_folder}/{_RETRAINING[stage]}/history.csv", "retrain"))
-        return pd.read_csv(self._part(f"{stage}/history.csv", stage))
+            folder, writer = f"{self._retrain_folder}/{_RETRAINING[stage]}", "retrain"
+        path = self._part(f"{folder}/history.csv", writer)
+        return read_csv(path, _HISTORY)
 
 
 def parse_bits(text: str) -> Bits:
@@ -271,9 +327,9 @@ def parse_bits(text: str) -> Bits:
     Raises:
         UserError: ``text`` is something else.
     """
-    w, slash, a = str(text).partition("/")
-    if not (slash and w.isdigit() and a.isdigit()):
-        raise UserError(f"expected bits as W/A, got {text!r}")
+    w, _, a = str(text).partition("/")
+    if not re.fullmatch(r"[0-9]{1,2}/[0-9]{1,2}", str(text)):
+        raise UserError(f"expected bits as W/A, got {shown(text)}")
     return int(w), int(a)
 
 

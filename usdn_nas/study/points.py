@@ -12,7 +12,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from usdn_nas.architecture import Architecture, Bits, Rule
 from usdn_nas.config import SearchConfig
-from usdn_nas.errors import UserError
+from usdn_nas.errors import UserError, shown
 from usdn_nas.policy.front import pareto_front, support
 from usdn_nas.space import SearchSpace
 from usdn_nas.study.parameters import bits_of, parameter_sizes
@@ -149,8 +149,8 @@ def find_point(study: optuna.Study, space: SearchSpace, name: str) -> FrontPoint
         UserError: There is none of that name; the message says what there is.
     """
     number, dot, policy = name.partition(".")
-    if not number.isdecimal() or (dot and not policy.isdecimal()):
-        raise UserError(f"expected a trial (12) or a trial and a policy (12.3), got '{name}'")
+    if not (name.isascii() and number.isdecimal() and (policy.isdecimal() or not dot)):
+        raise UserError(f"expected a trial (12) or a trial and a policy (12.3), got {shown(name)}")
     trials = {trial.number: trial for trial in complete_trials(study)}
     trial = trials.get(int(number))
     if trial is None:

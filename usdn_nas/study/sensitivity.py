@@ -15,16 +15,14 @@ from numpy.typing import NDArray
 
 from usdn_nas.architecture import Bits
 from usdn_nas.cost import reference_bops
-from usdn_nas.files import write_json
+from usdn_nas.documents import SensitivityDocument, write_document
 from usdn_nas.policy.front import TRADE_OFFS, support
 from usdn_nas.space import Group, SearchSpace
 from usdn_nas.study.parameters import indices_of, parameter_sizes, params_of
 from usdn_nas.study.points import complete_trials
 from usdn_nas.study.surrogate import Surrogate
 
-__all__ = ["SCHEMA", "sensitivity", "write_sensitivity"]
-
-SCHEMA = "usdn-nas/sensitivity/1"
+__all__ = ["sensitivity", "write_sensitivity"]
 
 _MOST_TRIALS = 512
 _DRAWN = 512
@@ -59,7 +57,7 @@ def _forced(space: SearchSpace, codes: Codes, group: Group, choice: Bits) -> Cod
 def sensitivity(study: optuna.Study, space: SearchSpace) -> dict[str, Any]:
     """The content of ``sensitivity.json``, from at least one complete trial with exits solved exactly.
 
-    Keys beside ``schema`` and ``trials`` (the number of trials it was estimated from): ``trade_offs`` (L weights of
+    Keys: ``trials`` (the number of trials it was estimated from); ``trade_offs`` (L weights of
     relative BOPs); ``groups``, each with ``name``, ``choices``, ``accuracy`` (a choice's mean effect on the accuracy
     without exits, a fraction; the choices' mean is 0), ``value`` (L such effects on V for each choice) and
     ``importance`` (L shares of V's variance that the group explains by itself); ``importance_of_accuracy`` (one share a
@@ -89,7 +87,6 @@ def sensitivity(study: optuna.Study, space: SearchSpace) -> dict[str, Any]:
         )
         of_accuracy.append(float(share[0]))
     return {
-        "schema": SCHEMA,
         "trials": len(codes),
         "trade_offs": TRADE_OFFS.tolist(),
         "importance_of_accuracy": of_accuracy,
@@ -99,4 +96,4 @@ def sensitivity(study: optuna.Study, space: SearchSpace) -> dict[str, Any]:
 
 def write_sensitivity(study: optuna.Study, space: SearchSpace, path: Path, provenance: Mapping[str, Any]) -> None:
     """Writes ``sensitivity.json``, atomically."""
-    write_json(path, sensitivity(study, space) | {"provenance": dict(provenance)})
+    write_document(path, SensitivityDocument, {**sensitivity(study, space), "provenance": dict(provenance)})

@@ -146,7 +146,10 @@ def fit(
             )
             loss = mean_step(network, runs, plan.micro_batches)
             if not math.isfinite(loss):
-                raise RunError(f"{title}: loss is {loss} at step {at.step}; a lower learning rate may help")
+                raise RunError(
+                    f"{title}: loss is {loss} at step {at.step} of {steps}; "
+                    f"take a lower learning rate (now {settings.lr:g})"
+                )
             if settings.clip_norm is not None:
                 nn.utils.clip_grad_norm_(network.parameters(), settings.clip_norm)
             optimizer.step()

@@ -1,0 +1,24 @@
+"""The JSON files of a run folder: each has one model, which checks it when it is written and when it is read.
+
+Further keys are allowed, such as provenance.
+"""
+
+from usdn_nas.documents.base import Part, read_document, write_document
+from usdn_nas.documents.evaluation import EvaluationDocument
+from usdn_nas.documents.study import ArchitectureDocument, ChainDocument, EngineDocument, StagesDocument, StudyDocument
+from usdn_nas.documents.supernet import DiagnosticsDocument, LadderDocument, SensitivityDocument
+
+__all__ = [
+    "ArchitectureDocument",
+    "ChainDocument",
+    "DiagnosticsDocument",
+    "EngineDocument",
+    "EvaluationDocument",
+    "LadderDocument",
+    "Part",
+    "SensitivityDocument",
+    "StagesDocument",
+    "StudyDocument",
+    "read_document",
+    "write_document",
+]
