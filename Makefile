@@ -1,18 +1,24 @@
-# `make install`, `demo`, `test`, `lint`, `docs`, `notebooks`: each sets up what it needs in .venv, once.
+# `make install`, `demo`, `test`, `sweep`, `lint`, `docs`, `notebooks`: each sets up what it needs in .venv, once.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+# A process for each core; one that has nothing left to do takes tests from another.
+PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal
 
-.PHONY: install demo test lint docs notebooks clean
+.PHONY: install demo test sweep lint docs notebooks clean
 
 install: $(VENV)/.installed
 
 demo: install
 	$(BIN)/usdn-nas run studies/digits.toml
 
+# All tests but the long sweeps, which are left to `make sweep`.
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest
+	$(PYTEST) -m "not sweep"
+
+sweep: $(VENV)/.installed-dev
+	$(PYTEST) -m sweep
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

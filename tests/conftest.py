@@ -1,5 +1,6 @@
 """Settings of all tests, and the finished run that some of them look at."""
 
+import os
 import shutil
 import signal
 from collections.abc import Iterator
@@ -9,13 +10,16 @@ import pytest
 import torch
 from hypothesis import settings
 
+from tests.shared import made_once
 from usdn_nas.evaluation.engine import EngineSettings
 
 # The same examples in every run, and no deadline: the machine may be busy.
 settings.register_profile("usdn", derandomize=True, deadline=None)
 settings.load_profile("usdn")
 
+# One thread for this process, and for those that it starts: pytest-xdist runs as many at once as there are cores.
 torch.set_num_threads(1)
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # A shell starts what runs in the background with Ctrl-C ignored, and so it would stay for processes that tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -23,24 +27,31 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 @pytest.fixture(scope="session", autouse=True)
 def _one_engine() -> Iterator[None]:
-    """Measuring what is fastest takes time, and may end otherwise from run to run, and with it how sums are rounded."""
+    """Searches run the float back end, so that their figures are the same on every processor."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("usdn_nas.pipeline.study.choose_settings", lambda *_: EngineSettings("float", 50))
         yield
 
 
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    """A test's random numbers do not depend on the tests before it, which may be others in every run."""
+    torch.manual_seed(0)
+
+
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run folder of a tiny study that has been through all stages. Not to be changed: `tiny_copy` is."""
+    return made_once(tmp_path_factory, "tiny", _run_tiny) / "runs/tiny"
+
+
+def _run_tiny(folder: Path) -> None:
     from tests.pipeline import tiny
 
-    folder = tmp_path_factory.mktemp("tiny")
     study = tiny.write_study(folder)
-    run = folder / "runs/tiny"
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         assert "report" in tiny.run(study)
-    return run
 
 
 @pytest.fixture

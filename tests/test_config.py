@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from usdn_nas.config import StudyConfig, apply_overrides, find_toml, list_toml, load_study
 from usdn_nas.errors import UserError
 from usdn_nas.networks.build import resolve_space
-from usdn_nas.space import SpaceSpec, load_space
+from usdn_nas.space import SearchSpace, SpaceSpec, load_space
 
 # four pairs for each of 8 blocks; 16 for each of 19 layers (16 in blocks, 3 shortcuts)
 IMAGENET = {"resnet18_imagenet": 4**8, "resnet18_imagenet_layerwise": 16**19}
@@ -39,12 +40,19 @@ def refusal(path: Path, *overrides: str) -> str:
     return str(caught.value).removeprefix(f"{path}: ")
 
 
+@cache
+def resolved(spec: str) -> tuple[SearchSpace, tuple[str, ...]]:
+    """Resolves a search space, once for all studies that share it; also returns its network's exits."""
+    space, network = resolve_space(SpaceSpec.model_validate_json(spec))
+    return space, tuple(network.exit_names)
+
+
 @pytest.mark.parametrize("path", sorted((ROOT / "studies").glob("*.toml")), ids=lambda path: path.stem)
 def test_every_shipped_study_loads(path: Path) -> None:
     study, space = load_study(path)
     assert isinstance(study, StudyConfig) and isinstance(space, SpaceSpec)
     if not path.stem.startswith("ablation_"):  # these say what ablation.toml says, whatever their space
-        assert 1 <= study.search.configurations <= resolve_space(space)[0].bit_configurations
+        assert 1 <= study.search.configurations <= resolved(space.model_dump_json())[0].bit_configurations
 
 
 def test_the_ablations_studies_share_their_settings() -> None:
@@ -80,8 +88,8 @@ def test_a_base_that_cannot_be_one_is_refused(study: Path) -> None:
 
 @pytest.mark.parametrize("path", sorted((ROOT / "search_spaces").glob("*.toml")), ids=lambda path: path.stem)
 def test_every_shipped_space_resolves(path: Path) -> None:
-    space, network = resolve_space(load_space(path))
-    assert space.chain.exits[-1].name == "final" == network.exit_names[-1]
+    space, exits = resolved(load_space(path).model_dump_json())
+    assert space.chain.exits[-1].name == "final" == exits[-1]
     widths = {pair for pair in space.spec.bits.choices or () if pair[0] == pair[1]}
     assert space.spec.bits.choices is None or {*space.ladder()[0].values()} <= widths
     assert len(space.ladder()) == (len(widths) or 4)

@@ -67,6 +67,7 @@ def test_every_file_of_a_run_is_listed_with_its_schema(tiny: Path) -> None:
             assert json.loads(path.read_text(encoding="utf-8"))["schema"] == schema, name
 
 
+@pytest.mark.sweep
 def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path / "site")]
     done = subprocess.run(command, cwd=DOCS.parent, capture_output=True, text=True, timeout=300)

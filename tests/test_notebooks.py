@@ -41,6 +41,7 @@ def test_there_are_notebooks() -> None:
     assert NOTEBOOKS
 
 
+@pytest.mark.sweep
 @every_notebook
 def test_code_runs_top_to_bottom(path: Path, tiny: Path, beside: Path) -> None:
     (beside / "runs/digits").symlink_to(tiny)

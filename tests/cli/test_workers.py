@@ -15,7 +15,10 @@ import pytest
 from tests.cli.conftest import Command
 from tests.pipeline.tiny import contents
 
-pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for processes in /proc")
+pytestmark = [
+    pytest.mark.sweep,
+    pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for processes in /proc"),
+]
 
 SCRIPT = """
 import sys
@@ -48,13 +51,13 @@ def test_interrupted_with_workers(command: Command, tiny_copy: Path, tmp_path: P
     script.write_text(SCRIPT.format(arguments=arguments))
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     process = subprocess.Popen([sys.executable, script], env=environment, stderr=subprocess.PIPE, text=True)
-    journal, deadline = tiny_copy / "search/study.journal", time.monotonic() + 120
+    journal, deadline = tiny_copy / "search/study.journal", time.monotonic() + 240
     while not (journal.exists() and journal.read_bytes().count(b'"front"') >= 2):
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.01)
     workers = children(process.pid)
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=240)
     assert process.returncode == 130
     assert errors.endswith("interrupted; the same command goes on from here\n") and "Traceback" not in errors
     assert len(workers) >= 2

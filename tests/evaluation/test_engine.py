@@ -201,12 +201,12 @@ class LiveBytes(TorchDispatchMode):
 )
 def test_memory(name: str, images: int, factor: float) -> None:
     net = nets.supernet(SPACES[name]).float()
-    split = split_for(net, 50)
+    split = split_for(net, 36)
     with pytest.raises(UserError, match="search.memory_gb.*too little.*give") as refused:
         engine(net, split, images, memory=1000)
     least = float(str(refused.value).split("give ")[1].split(" or")[0]) * 1e9
     generator = np.random.default_rng(3)
-    drawn = [net.space.sample(generator) for _ in range(10 if name == "blocks" else 3)]
+    drawn = [net.space.sample(generator) for _ in range(6 if name == "blocks" else 3)]
     memory = int(1.01 * factor * least)
     made = engine(net, split, images, memory)
     live = LiveBytes()

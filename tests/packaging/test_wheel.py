@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.sweep
 FOLDERS = {"usdn_nas": "usdn_nas", "search_spaces": "usdn_nas/search_spaces", "studies": "usdn_nas/studies"}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from pathlib import Path
 
 import pytest
@@ -88,7 +89,7 @@ def test_it_says_what_it_does_and_how_long_it_takes(tiny_copy: Path) -> None:
     assert "search: enumerates 27 of 27 bit configurations in prefix order; all of them are 39 segment runs, 81" in (
         "\n".join(heard.lines)
     )
-    assert any(line.startswith("search: 3 configurations took 0.") for line in heard.lines)
+    assert any(re.match(r"search: 3 configurations took \d", line) for line in heard.lines)
     assert any("the other 24 will take about" in line for line in heard.lines)
     rows = list(csv.DictReader((tiny_copy / "search/trials.csv").open()))
     assert [row["state"] for row in rows] == ["complete"] * 27

@@ -178,6 +178,7 @@ def test_interrupted(
     assert statuses == ([130, 130] if at == "both" else [130, 1])
 
 
+@pytest.mark.sweep
 def test_torchrun(study: Path, tmp_path: Path) -> None:
     """The real one, which brings processes and store of its own."""
     root = str(Path(__file__).parents[2])

@@ -13,7 +13,7 @@ import pytest
 from usdn_nas.report import Run, write_report
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-pytestmark = pytest.mark.skipif(BROWSER is None, reason="no Chromium here")
+pytestmark = [pytest.mark.sweep, pytest.mark.skipif(BROWSER is None, reason="no Chromium here")]
 
 LOOK = """
 <script>

@@ -360,23 +360,19 @@ def test_callers_settings_are_left_alone(short_run: Run) -> None:
     assert (mpl.rcParams["font.size"], mpl.rcParams["axes.titleweight"]) == before
 
 
-def test_every_figure_is_written(short_run: Run, tmp_path: Path) -> None:
-    paths = write_figures(short_run, tmp_path)
-    assert sorted(path.name for path in paths) == sorted(f"{n}.{s}" for n in FIGURES for s in ("png", "svg", "pdf"))
-    for path in paths:
-        content = path.read_bytes()
-        assert content.startswith({".png": b"\x89PNG", ".svg": b"<?xml", ".pdf": b"%PDF"}[path.suffix])
-        assert len(content) > 5_000
-    assert {p.name for p in tmp_path.iterdir()} == {p.name for p in paths}, "no temporary file stays"
-
-
-def test_drawn_once_for_files_and_page(short_run: Run, tmp_path: Path) -> None:
+def test_every_figure_is_written_and_drawn_once_for_files_and_page(short_run: Run, tmp_path: Path) -> None:
     drawn = draw_figures(short_run)
     draws = {name: 0 for name in drawn}
     for name, figure in drawn.items():
         assert isinstance(figure, Figure)
         figure.canvas.mpl_connect("draw_event", lambda _, name=name: draws.update({name: draws[name] + 1}))
-    write_figures(short_run, tmp_path / "once", drawn=drawn)
+    paths = write_figures(short_run, tmp_path / "once", drawn=drawn)
+    assert sorted(path.name for path in paths) == sorted(f"{n}.{s}" for n in FIGURES for s in ("png", "svg", "pdf"))
+    for path in paths:
+        content = path.read_bytes()
+        assert content.startswith({".png": b"\x89PNG", ".svg": b"<?xml", ".pdf": b"%PDF"}[path.suffix])
+        assert len(content) > 5_000
+    assert {p.name for p in (tmp_path / "once").iterdir()} == {p.name for p in paths}, "no temporary file stays"
     assert write_report(short_run, tmp_path / "once.html", drawn=drawn).read_text(encoding="utf-8") == write_report(
         short_run, tmp_path / "again.html"
     ).read_text(encoding="utf-8")

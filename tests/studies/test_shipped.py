@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
-from functools import cache
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +12,15 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch import nn
+from torch import Tensor, nn
 
 import usdn_nas
 from tests.data.conftest import python2_names, python2_pickle
 from tests.pipeline.tiny import recorded
+from tests.shared import made_once
 from usdn_nas.config import find_toml, list_toml, load_study
 from usdn_nas.errors import UserError
+from usdn_nas.networks import build, graph
 from usdn_nas.networks.build import build_network
 from usdn_nas.networks.foreign import read_tensors
 from usdn_nas.networks.msdnet_weights import official
@@ -33,6 +34,10 @@ STUDIES = [
     if load_study(path)[0].data.name in ("cifar10", "cifar100", "imagenet")
 ]
 """Those meant for GPUs; the others are small enough to be run as they are."""
+GO_ON = {name: f"{name[:-1]}1" for name in STUDIES if name.endswith(("_tr02", "_tr03"))}
+"""Those that differ in their trade-off alone from another study -> that study."""
+QUICK = {"cifar10_sdn_own_scheme", "cifar100_msdnet_own_scheme"}
+"""Those that stand for all in ``make test``; ``make sweep`` runs the others."""
 DRAWN = {"cifar10_resnet18_tr01", "cifar10_sdn_own_scheme", "imagenet_msdnet_own_scheme"}
 """Those whose figures are drawn too, one of each kind."""
 TRAININGS = ("supernet.pretrain", "supernet.qat", "retrain.teacher", "retrain.train")
@@ -77,15 +82,20 @@ def write_imagenet(root: Path) -> None:
 
 @pytest.fixture(scope="session")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("data")
-    write_cifar(root)
-    write_imagenet(root / "imagenet")
-    return root
+    def write(root: Path) -> None:
+        write_cifar(root)
+        write_imagenet(root / "imagenet")
+
+    return made_once(tmp_path_factory, "data", write)
 
 
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The file that kalviny/MSDNet-PyTorch publishes, of random weights."""
+    """The file that kalviny/MSDNet-PyTorch publishes, with random weights."""
+    return made_once(tmp_path_factory, "weights", write_checkpoint) / CHECKPOINT
+
+
+def write_checkpoint(folder: Path) -> None:
     torch.manual_seed(0)
     chain = build_network(load_space(find_toml("msdnet_imagenet", "search_spaces")))
     for module in chain.modules():
@@ -95,13 +105,37 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
         chain.train()(torch.randn(2, 3, 224, 224))
     segments = dict(zip(chain.segment_names, chain.segments, strict=True))
     state = official(segments, dict(zip(chain.exit_names, chain.heads, strict=True))).state_dict()
-    path = tmp_path_factory.mktemp("weights") / CHECKPOINT
-    torch.save({"epoch": 89, "state_dict": {f"module.{key}": value for key, value in state.items()}}, path)
-    return path
+    torch.save(
+        {"epoch": 89, "state_dict": {f"module.{key}": value for key, value in state.items()}}, folder / CHECKPOINT
+    )
+
+
+@pytest.fixture(autouse=True)
+def _traced_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each part of a network is traced once: a run builds its network twenty times, and tracing takes half its time."""
+    monkeypatch.setattr(build, "analyze", GRAPHS.analyze)
+
+
+class Graphs:
+    """Graphs of parts that were traced before. Parts of shipped networks that print alike have the same graph."""
+
+    def __init__(self) -> None:
+        self.found: dict[object, graph.PartGraph] = {}
+
+    def analyze(
+        self, module: nn.Module, prefix: str, state: Sequence[Tensor], signs: Sequence[bool]
+    ) -> graph.PartGraph:
+        key = (repr(module), prefix, tuple(part.shape for part in state), tuple(signs))
+        if key not in self.found:
+            self.found[key] = graph.analyze(module, prefix, state, signs)
+        return self.found[key]
+
+
+GRAPHS = Graphs()
 
 
 def limits(name: str, data: Path) -> list[str]:
-    """What makes a study short; all else is as it ships."""
+    """Settings that make a study short; all others are as it ships."""
     search, train, batch = (2, 4, 2) if name.startswith("imagenet") else (4, 4, 4)
     small = ("max_steps=1", "lr=0.001", f"batch_size={batch}")
     trainings = [f"{table}.{limit}" for table in TRAININGS for limit in small]
@@ -112,28 +146,12 @@ def limits(name: str, data: Path) -> list[str]:
     return [*settings, *splits, f"batch_size={batch}", "threads=1", "search.backend='float'"]
 
 
-Finished = Callable[[str], tuple[Path, list[str]]]
-
-
-@pytest.fixture(scope="session")
-def finished(data: Path, checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Finished:
-    """Study -> the folder of its run, and the stages that ran for it.
-
-    Where two differ by nothing but what is exported, the second goes on from what the first left.
-    """
-
-    @cache
-    def run(name: str) -> tuple[Path, list[str]]:
-        folder = tmp_path_factory.mktemp("runs") / name
-        if name.endswith(("_tr02", "_tr03")):
-            shutil.copytree(run(f"{name[:-1]}1")[0], folder)
-        context = open_run(find_toml(name, "studies"), tuple(limits(name, data)), folder)
-        with recorded() as ran, pytest.MonkeyPatch.context() as patch:
-            patch.chdir(checkpoint.parent)
-            Pipeline(context).run(until="report" if name in DRAWN else "evaluate")
-        return folder, ran
-
-    return run
+def run(name: str, data: Path, folder: Path, until: str = "evaluate") -> list[str]:
+    """Runs a study, short, in ``folder``; returns the stages that ran."""
+    context = open_run(find_toml(name, "studies"), tuple(limits(name, data)), folder)
+    with recorded() as ran:
+        Pipeline(context).run(until=until)
+    return ran
 
 
 def evaluation(folder: Path) -> dict[str, Any]:
@@ -141,25 +159,59 @@ def evaluation(folder: Path) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.parametrize("name", STUDIES)
-def test_runs_from_pretraining_to_its_end(name: str, finished: Finished) -> None:
-    folder, ran = finished(name)
-    before = {"pretrain", "supernet", "search"}
-    assert before.isdisjoint(ran) if name.endswith(("_tr02", "_tr03")) else before < set(ran)
+def test_every_study_is_run() -> None:
+    assert len(STUDIES) >= 19 and set(STUDIES) > set(GO_ON) | QUICK | DRAWN
+    assert set(GO_ON.values()) == {name for name in STUDIES if name.endswith("_tr01")}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=() if name in QUICK else pytest.mark.sweep) for name in STUDIES if name not in GO_ON],
+)
+def test_runs_from_pretraining_to_its_end(
+    name: str, data: Path, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(checkpoint.parent)
+    folder = tmp_path / "run"
+    ran = run(name, data, folder, until="report" if name in DRAWN else "evaluate")
+    assert {"pretrain", "supernet", "search"} < set(ran)
     found = evaluation(folder)
     assert (found["n"], found["rule"]) == (4, "most-confident" if "_sdn" in name else "threshold")
     if name in DRAWN:
         assert ran[-1] == "report" and (folder / "report.html").stat().st_size > 10_000
+    if "sdn" in name:
+        check_baseline(name, found["models"])
+    if name == "imagenet_msdnet_own_scheme":
+        check_published_weights(folder, checkpoint)
+    for other, first in GO_ON.items():
+        if first == name:  # what it has found is all that the other needs until the export
+            ran = run(other, data, folder)
+            assert {"pretrain", "supernet", "search"}.isdisjoint(ran) and "export" in ran
+            assert evaluation(folder)["n"] == 4
 
 
-@pytest.mark.parametrize("name", [name for name in STUDIES if "sdn" in name])
-def test_baselines_keep_their_exits_and_their_own_scheme_is_qat_alone(name: str, finished: Finished) -> None:
-    models = evaluation(finished(name)[0])["models"]
+def check_baseline(name: str, models: dict[str, Any]) -> None:
+    """A baseline keeps all its exits, and its own scheme is quantization-aware training alone."""
     assert len(models["kd"]["exits"]) == (7 if "_sdn" in name else 5)
     assert ("ce" in models) != name.endswith("_own_scheme")
     if name.endswith("_own_scheme"):
         accuracies = [[row["accuracy"] for row in models[model]["exits"]] for model in ("kd", "supernet")]
         assert accuracies[0] == accuracies[1]
+
+
+def check_published_weights(folder: Path, checkpoint: Path) -> None:
+    """Training starts from the published weights, and a finished run needs their file no more."""
+    kept = read_tensors(folder / "pretrain/weights.safetensors")
+    given = read_tensors(checkpoint)
+    assert len(kept) == len(given) == 1127
+    assert torch.equal(kept["segments.0.conv0.weight"], given["blocks.0.0.layers.0.0.weight"])
+    assert torch.equal(kept["heads.4.linear.bias"], given["classifier.4.linear.bias"])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        assert not Path(CHECKPOINT).exists() and not Pipeline(open_run(folder)).run(until="supernet")
+    (retrained,) = (folder / "retrain").glob("*/kd")
+    network = usdn_nas.load_model(retrained / "architecture.json", retrained / "weights.safetensors")
+    assert network.exit_names == ("block0.3", "block1.3", "block2.3", "block3.3", "final")
 
 
 @pytest.mark.parametrize("name", [name for name in STUDIES if name.endswith("_tr01")])
@@ -174,22 +226,6 @@ def test_recipe_of_appendix_a(name: str) -> None:
         assert [t.weight_decay for t in trainings] == [1e-4, 1e-4, 1e-4, 5e-4]
         assert (study.retrain.temperature, study.retrain.alpha, study.retrain.alpha_weighs) == (2.0, 0.3, "kd")
         assert space.bits.choices == ((2, 2), (3, 3), (4, 4), (5, 5)) and space.bits.granularity == "block"
-
-
-def test_published_weights_are_where_qat_starts_and_not_needed_after(
-    finished: Finished, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    folder, _ = finished("imagenet_msdnet_own_scheme")
-    kept = read_tensors(folder / "pretrain/weights.safetensors")
-    given = read_tensors(checkpoint)
-    assert len(kept) == len(given) == 1127
-    assert torch.equal(kept["segments.0.conv0.weight"], given["blocks.0.0.layers.0.0.weight"])
-    assert torch.equal(kept["heads.4.linear.bias"], given["classifier.4.linear.bias"])
-    monkeypatch.chdir(tmp_path)
-    assert not Path(CHECKPOINT).exists() and not Pipeline(open_run(folder)).run(until="supernet")
-    (retrained,) = (folder / "retrain").glob("*/kd")
-    network = usdn_nas.load_model(retrained / "architecture.json", retrained / "weights.safetensors")
-    assert network.exit_names == ("block0.3", "block1.3", "block2.3", "block3.3", "final")
 
 
 @pytest.mark.parametrize("given", [None, b"", b"other"])

@@ -135,7 +135,7 @@ def test_a_killed_process_is_taken_over_at_once(tmp_path: Path) -> None:
     folder = tmp_path / "killed"
     environment = {**os.environ, "PYTHONPATH": root, "OMP_NUM_THREADS": "1"}
     worker = subprocess.Popen([sys.executable, "-c", SCRIPT.format(folder=str(folder))], env=environment, cwd=root)
-    journal, deadline = folder / "study.journal", time.monotonic() + 60
+    journal, deadline = folder / "study.journal", time.monotonic() + 240
     while not (journal.exists() and journal.read_bytes().count(b'"front"') >= 5):
         assert worker.poll() is None and time.monotonic() < deadline
         time.sleep(0.01)

@@ -38,10 +38,19 @@ def forked(work: Callable[[], object]) -> int:
     return pid
 
 
-def logging(path: Path, seconds: float) -> Callable[[dict[str, Bits]], ExitOutputs]:
-    """An evaluator that writes down what it has run."""
+def wait_until(true: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 120
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+def logging(path: Path, seconds: float, workers: int = 1) -> Callable[[dict[str, Bits]], ExitOutputs]:
+    """An evaluator that writes down what it has run. It goes on once as many ``workers`` have work."""
 
     def evaluate(bits: dict[str, Bits]) -> ExitOutputs:
+        path.with_name(f"works-{os.getpid()}").touch()
+        wait_until(lambda: len(list(path.parent.glob("works-*"))) >= workers)
         time.sleep(seconds)
         with path.open("a") as file:
             file.write(f"{sorted(bits.items())}\n")
@@ -57,7 +66,7 @@ def test_nothing_is_lost_or_doubled(storage: str, sampler: str, tmp_path: Path) 
     settings = config(sampler=sampler, configurations=40 if url is None else 15, batch=4, storage=url)
     opened(settings, tmp_path)
     log = tmp_path / "log"
-    workers = [forked(lambda: searched(settings, tmp_path, logging(log, 0.002))) for _ in range(3)]
+    workers = [forked(lambda: searched(settings, tmp_path, logging(log, 0, workers=3))) for _ in range(3)]
     assert [os.waitpid(pid, 0)[1] for pid in workers] == [0] * 3
     study = opened(settings, tmp_path)
     assert [trial.number for trial in study.trials] == list(range(settings.configurations))
@@ -65,7 +74,7 @@ def test_nothing_is_lost_or_doubled(storage: str, sampler: str, tmp_path: Path) 
     assert len({indices_of(SPACE, trial.params) for trial in study.trials}) == settings.configurations
     ran = log.read_text().splitlines()
     assert len(ran) == len(set(ran)) == settings.configurations
-    assert len({trial.user_attrs["lease"]["pid"] for trial in study.trials}) > 1
+    assert len({trial.user_attrs["lease"]["pid"] for trial in study.trials}) == 3
 
 
 def test_the_living_take_over_from_the_killed(tmp_path: Path) -> None:
@@ -74,10 +83,7 @@ def test_the_living_take_over_from_the_killed(tmp_path: Path) -> None:
     log, other = tmp_path / "log", tmp_path / "other"
     victim = forked(lambda: searched(settings, tmp_path, logging(log, 0.05)))
     survivor = forked(lambda: searched(settings, tmp_path, logging(other, 0.01)))
-    deadline = time.monotonic() + 60
-    while not log.exists():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
+    wait_until(log.exists)
     os.kill(victim, signal.SIGKILL)
     assert os.waitpid(victim, 0)[1] == signal.SIGKILL
     assert os.waitpid(survivor, 0)[1] == 0
@@ -97,16 +103,15 @@ def elsewhere(settings: SearchConfig, folder: Path, patch: pytest.MonkeyPatch) -
 def test_leases_are_renewed_while_a_batch_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = config(sampler="random", configurations=4, batch=4)
     monkeypatch.setattr(lease, "LEASE_SECONDS", 0.3)
-    found = []
 
     def slow(bits: dict[str, Bits]) -> ExitOutputs:
-        if not found:
-            time.sleep(1.0)
-            found.append(len(elsewhere(settings, tmp_path, monkeypatch)))
+        if not (tmp_path / "slept").exists():
+            (tmp_path / "slept").touch()
+            time.sleep(0.6)  # all leases have ended unless they were renewed
+            wait_until(lambda: elsewhere(settings, tmp_path, monkeypatch) == [])
         return outputs_of(bits)
 
     study, _ = searched(settings, tmp_path, slow)
-    assert found == [0]
     assert len(study.trials) == 4
 
 

@@ -140,7 +140,7 @@ class Run:
         """``search/trials.csv``: one row a trial; ``"W/A"`` in each group's column, NaN where a trial has no value."""
         groups = [group.name for group in self.space.groups]
         path = self._part("search/trials.csv", "search")
-        numbers = {"trial": (0, 2**53), "accuracy": (0, 1), "bops": (0, 1e30), "seconds": (0, 1e12)}
+        numbers = {"trial": (0, 2**53), "accuracy": (0, 1), "bops": (0, 1e30)}
         frame = read_csv(path, numbers, ["state", *groups], types=dict.fromkeys(["state", *groups], str))
         frame["trial"] = frame["trial"].astype(int)
         if "front" in frame:
@@ -151,8 +151,9 @@ class Run:
     @cached_property
     def trial_seconds(self) -> dict[int, float]:
         """``search/seconds.csv``: number of each complete trial -> seconds that its evaluation took."""
-        frame = pd.read_csv(self._part("search/seconds.csv", "search"))
-        return dict(zip(frame["trial"].tolist(), frame["seconds"].tolist(), strict=True))
+        path = self._part("search/seconds.csv", "search")
+        frame = read_csv(path, {"trial": (0, 2**53), "seconds": (0, 1e12)}).dropna()
+        return dict(zip(frame["trial"].astype(int).tolist(), frame["seconds"].tolist(), strict=True))
 
     @cached_property
     def engine(self) -> dict[str, Any]:
