@@ -62,8 +62,8 @@ def _repeat(part: dict[str, Any]) -> tuple[str, str, str]:
 
 
 def _trust(part: dict[str, Any]) -> tuple[str, str, str]:
-    found = f"{part['failed']} ran it, or ended otherwise than in one line"
-    return "Files that want to run code, without consent", f"{part['n']}", found
+    found = f"{part['failed']} ran it without consent, or ended otherwise than in one line"
+    return "Files that want to run code", f"{part['n']}", found
 
 
 def markdown(parts: dict[str, Any]) -> str:

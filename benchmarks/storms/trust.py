@@ -78,10 +78,10 @@ def _pickled(file: str, room: Path) -> None:
     (room / file).write_bytes(pickle.dumps(_Harm()))
 
 
-def _load() -> object:
+def _load(consent: bool = False) -> object:
     from usdn_nas.export.runtime import load_model
 
-    return load_model("architecture.json", "weights.safetensors")
+    return load_model("architecture.json", "weights.safetensors", trust_code=consent)
 
 
 @dataclass(frozen=True)
@@ -92,6 +92,8 @@ class _Trap:
     room: str
     change: Callable[[Path], object]
     work: Callable[[], None]
+    consent: bool = False
+    """The user consents, so that the code must run: else nothing would be tested by what does not run."""
 
 
 _READERS = (
@@ -140,28 +142,39 @@ def _pickles() -> Iterator[_Trap]:
         yield _Trap(f"a pickle as {file}", room, partial(_pickled, file), work)
 
 
+def _consented() -> Iterator[_Trap]:
+    """The same files, with consent."""
+    change = partial(_named_here, "evilmod:load")
+    yield _Trap("load_model, trust_code=True", "network", change, library(partial(_load, True)), consent=True)
+    for what in ("network", "data"):
+        work = command("run", RUN, "--quiet", "--trust-code")
+        yield _Trap(f"run --trust-code, {what}", "whole", partial(_in_run, "evilmod:load", what), work, consent=True)
+
+
 def trust(limit: float, say: Callable[[str], None]) -> dict[str, Any]:
     """Opens files that name functions, and pickles that call them, with every command that reads such files."""
     findings: list[str] = []
     with tempfile.TemporaryDirectory(prefix="storm-trust-") as name:
         base = Path(name)
         rooms = prepare_rooms(base, 10 * limit)
-        traps = [*_architectures(), *_runs(), *_pickles()]
+        traps = [*_architectures(), *_runs(), *_pickles(), *_consented()]
         for trap in traps:
             room = base / "try"
             shutil.copytree(rooms[trap.room], room)
             (room / "evilmod.py").write_text(EVIL)
             trap.change(room)
             ended = run(trap.work, room, limit, hooks)
-            if why := _why_bad(room, ended):
+            if why := _why_bad(trap, room, ended):
                 findings.append(f"{trap.name}: {why}: {ended.stderr[-300:]}")
                 say(findings[-1])
             shutil.rmtree(room)
     return {"n": len(traps), "failed": len(findings), "passed": not findings, "findings": findings}
 
 
-def _why_bad(room: Path, ended: Ended) -> str | None:
+def _why_bad(trap: _Trap, room: Path, ended: Ended) -> str | None:
     harm = [path.read_text() for path in room.rglob("HARM")]
+    if trap.consent:
+        return None if harm else "no code ran, with consent"
     if harm:
         return f"code ran: {harm[0]}"
     if tidy(ended) or ended.status == 0:
