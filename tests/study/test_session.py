@@ -10,7 +10,7 @@ import optuna
 import pytest
 
 from tests.study.helpers import FINGERPRINT, config, content, opened, searched
-from usdn_nas._util.errors import UserError
+from usdn_nas._util.errors import UsdnError, UserError
 from usdn_nas.study.journal import JournalLock
 from usdn_nas.study.session import read_study
 from usdn_nas.study.storage import open_storage
@@ -100,13 +100,38 @@ def test_a_live_worker_mends_what_a_killed_one_tore(tmp_path: Path) -> None:
     assert opened(config(), tmp_path).user_attrs["note"] == 1
 
 
-def test_a_damaged_journal_is_the_users_to_know(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (b'"op_code":2', b'nonsense"op_code":2'),
+        (b'"user_attr"', b'"usar_attr"'),
+        (b'"study_id"', b'"study_ie"'),
+        (b"\n", b"\n\n"),
+        (b"\n", b"\n[]\n"),
+        (b"\n", b"\n\xff\n"),
+    ],
+)
+def test_a_damaged_journal_is_the_users_to_know(before: bytes, after: bytes, tmp_path: Path) -> None:
     searched(config(configurations=2), tmp_path)
     journal = tmp_path / "study.journal"
-    lines = journal.read_bytes().splitlines(keepends=True)
-    journal.write_bytes(b"".join([*lines[:3], b"nonsense\n", *lines[4:]]))
+    assert before in journal.read_bytes()
+    journal.write_bytes(journal.read_bytes().replace(before, after, 1))
     with pytest.raises(UserError, match="the journal is damaged"):
         opened(config(), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [(b"COMPLETE", b"COMPLDTE"), (b'"name"', b'"nane"'), (b"20", b"2x")],
+)
+def test_a_damaged_database_is_the_users_to_know(before: bytes, after: bytes, tmp_path: Path) -> None:
+    settings = config(configurations=2, storage=f"sqlite:///{tmp_path}/study.db")
+    searched(settings, tmp_path)
+    database = tmp_path / "study.db"
+    assert before in database.read_bytes()
+    database.write_bytes(database.read_bytes().replace(before, after))
+    with pytest.raises(UsdnError, match=r"study\.db.*damaged|study\.db.*failed"):
+        opened(settings, tmp_path).get_trials()
 
 
 def test_the_lock_excludes(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from typing import Any, NoReturn, TypeVar
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial
 
+from usdn_nas._util.errors import UserError
 from usdn_nas.study.patience import BrokenTransactionError, Patience
 
 __all__ = ["Database"]
@@ -145,11 +146,24 @@ _REPEATABLE = (
 )
 """Methods that do no harm when they run twice. The others are called inside work that is repeated as a whole."""
 
+_LOOKING = ("get_study_id_from_name", "get_study_name_from_id", "get_trial", "get_trial_id_from_study_id_trial_number")
+"""Methods whose `KeyError` says that there is no such study or trial."""
+
 
 def _repeated(method: F) -> F:
     @functools.wraps(method)
     def patient(self: Database, *args: Any, **kwargs: Any) -> Any:
-        return self.patience.run(lambda: method(self, *args, **kwargs))
+        try:
+            return self.patience.run(lambda: method(self, *args, **kwargs))
+        except (LookupError, ValueError, TypeError, AttributeError, AssertionError) as error:
+            if isinstance(error, KeyError) and method.__name__ in _LOOKING:
+                raise
+            # SQLAlchemy and Optuna take rows as they are: a damaged one raises whatever it leads to.
+            raise UserError(
+                f"the database is damaged: {type(error).__name__}: {error}",
+                where=self.patience.place,
+                remedy="put back a copy of it, or search again in another one",
+            ) from None
 
     return patient  # type: ignore[return-value]
 

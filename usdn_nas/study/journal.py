@@ -14,12 +14,13 @@ from collections.abc import Container, Iterator
 from pathlib import Path
 from typing import Any
 
-from optuna.exceptions import UpdateFinishedTrialError
+from optuna.exceptions import OptunaError, UpdateFinishedTrialError
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.storages.journal._storage import JournalOperation
 from optuna.trial import FrozenTrial, TrialState
 
+from usdn_nas._util.errors import UsdnError, UserError
 from usdn_nas._util.writing import writing
 
 if sys.platform != "win32":
@@ -198,8 +199,23 @@ class StudyJournal(JournalStorage):
             super()._write_log(op_code, extra_fields)
 
     def _sync_with_backend(self) -> None:
-        if self._writer != threading.get_ident():
+        """Reads what others appended.
+
+        Raises:
+            UserError: A line is not what any worker writes.
+        """
+        if self._writer == threading.get_ident():
+            return
+        try:
             super()._sync_with_backend()
+        except (OptunaError, UsdnError, OSError):
+            raise
+        except Exception as error:  # Optuna replays lines without a check: a damaged one raises whatever it leads to
+            raise UserError(
+                f"the journal is damaged: {type(error).__name__}: {error}",
+                where=self.path,
+                remedy="move it away and search again",
+            ) from None
 
 
 def _append(path: Path, data: bytes) -> None:
