@@ -1,6 +1,6 @@
 """Milliseconds a trial that is not evaluation, by storage and sampler, when a study has so many trials.
 
-An 8-block space (ResNet-18, four pairs of bits a block, exits solved exactly). Nothing is run: outputs and judgements
+An 8-block space (ResNet-18, four pairs of bits a block, exits solved exactly). Nothing is run: outputs and scores
 are made beforehand, their fronts as large as real ones. ``ours`` is storage, loop and our part of the sampler; the
 third column is what Optuna's own sampler takes inside it. Both are means over the trials before the named number.
 
@@ -28,7 +28,7 @@ from usdn_nas.config import SearchConfig, find_toml
 from usdn_nas.exits.outputs import ExitOutputs
 from usdn_nas.networks.build import resolve_space
 from usdn_nas.space.search_space import SearchSpace, load_space
-from usdn_nas.study import judgement, samplers, search, session
+from usdn_nas.study import samplers, scoring, search, session
 
 STORAGES = ("journal", "sqlite", "memory")
 SAMPLERS = ("random", "nsga2", "tpe", "surrogate")
@@ -66,15 +66,15 @@ def canned(space: SearchSpace, config: SearchConfig, generator: np.random.Genera
     made = []
     for _ in range(16):
         bits = space.choice_bits([int(generator.integers(len(group.choices))) for group in space.groups])
-        made.append(judgement.judge(space, config, {"trade_off": 0.1}, bits, outputs(space, generator)))
+        made.append(scoring.judge(space, config, {"trade_off": 0.1}, bits, outputs(space, generator)))
     turn = itertools.cycle(made)
 
-    def judge(*_: object) -> judgement.ScoredTrial:
+    def judge(*_: object) -> scoring.ScoredTrial:
         one = next(turn)
         shift = float(generator.normal(0, 0.01))
         front = [[a + shift, b * (1 - shift), mask, t] for a, b, mask, t in one.record["front"]]
         values = [one.values[0] + shift, one.values[1] * (1 - shift)]
-        return judgement.ScoredTrial(values, None, one.front, one.chosen, {**one.record, "front": front})
+        return scoring.ScoredTrial(values, None, one.front, one.chosen, {**one.record, "front": front})
 
     with patch.object(search, "judge", judge):
         yield

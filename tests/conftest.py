@@ -1,5 +1,6 @@
 """Settings of all tests, and the finished run that some of them look at."""
 
+import json
 import os
 import shutil
 import signal
@@ -52,6 +53,8 @@ def _run_tiny(folder: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         assert "report" in tiny.run(study)
+    architecture = json.loads((folder / "runs/tiny/export/architecture.json").read_text())
+    assert architecture["exits"], "without an exit in its winner, the run shows little of what it should"
 
 
 @pytest.fixture

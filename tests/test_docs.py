@@ -35,7 +35,7 @@ def test_reference_is_up_to_date(name: str) -> None:
 
 def test_every_setting_is_there() -> None:
     study = GENERATOR.pages()["study.md"]
-    for line in ("## `[supernet.qat]`", "## `[retrain.teacher]`", "| `lr` | number > 0 | `0.02` |"):
+    for line in ("## `[supernet.qat]`", "## `[retrain.teacher]`", "| `lr` | number > 0 and ≤ 100 | `0.02` |"):
         assert line in study, "defaults are those of the place, not of the model"
     assert "| `space` | string | **required** |" in study
     assert '`"block"`, `"layer"`' in GENERATOR.pages()["search_space.md"]

@@ -99,7 +99,7 @@ def test_a_back_end_that_is_not_here(
     monkeypatch.setitem(BACKENDS, "integer", without)
     wanted = ("--set", "search.backend=integer")
     line = refused(command, tmp_path, "supernet", "studies/tiny.toml", "--out", "new", *wanted)
-    assert "search.backend: the integer back end cannot run here: no such operators; take 'auto'" in line
+    assert "search.backend: the integer back end cannot run here: no such operators; 'auto' or 'float'" in line
     assert command("search", tiny_copy, *wanted).exit_code == 0  # it is done: nothing is run
 
 
@@ -192,9 +192,12 @@ ARCHITECTURES: dict[str, tuple[Change, str]] = {
     ),
     "an unknown group": (lambda d: d["bits"].update({"layer9.0": [2, 2]}), "unknown group 'layer9.0'"),
     "a group missing": (lambda d: d["bits"].pop("layer2.0"), "no bits given for group 'layer2.0'"),
-    "an unknown exit": (lambda d: d.update(exits=["layer7.0"]), "unknown exit 'layer7.0'"),
-    "no thresholds": (lambda d: d.update(thresholds=[]), "1 exits need as many thresholds, got 0"),
-    "a threshold above 1": (lambda d: d.update(thresholds=[1.5]), "expected thresholds in [0, 1], got 1.5"),
+    "an unknown exit": (lambda d: d.update(exits=["layer7.0"], thresholds=[0.5]), "unknown exit 'layer7.0'"),
+    "no thresholds": (lambda d: d.update(exits=["layer1.0"], thresholds=[]), "1 exits need as many thresholds, got 0"),
+    "a threshold above 1": (
+        lambda d: d.update(exits=["layer1.0"], thresholds=[1.5]),
+        "expected thresholds in [0, 1], got 1.5",
+    ),
     "an unknown key": (lambda d: d.update(exit=["layer1.0"]), "unknown key 'exit'; did you mean 'exits'?"),
     "a key missing": (lambda d: d.pop("bits"), "bits: this key is missing"),
     "another schema": (

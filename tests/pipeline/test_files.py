@@ -145,7 +145,7 @@ def test_trials_are_numbered_and_the_front_is_theirs(tiny: Path) -> None:
 
 def test_every_point_of_the_front_measures_as_it_says(tiny: Path, opened: Context) -> None:
     run = usdn_nas.load_run(tiny)
-    settings = study.read(opened).user_attrs["engine"]["settings"]
+    settings = study.read(opened).user_attrs["engine"]
     engine = Engine(opened.supernet(), opened.search_batches, EngineSettings(**settings))
     plain = SupernetEvaluator(opened.supernet(), opened.search_batches)
     for row in run.front.to_dict("records"):

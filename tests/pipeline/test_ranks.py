@@ -140,7 +140,7 @@ def command(
     [
         (["pretrain", "nothing"], {2}, "error: no such study: 'nothing'"),
         (["pretrain", "tiny", "--set", "supernet.qat.batch_size=51"], {2}, "error: supernet.qat: a batch of 51 "),
-        (["pretrain", "tiny", "--set", "supernet.pretrain.lr=100", "--quiet"], {1}, "failed: pretrain: loss is "),
+        (["pretrain", "tiny", "--set", "supernet.pretrain.lr=100", "--quiet"], {1}, "failed: pretrain: after step "),
         (["pretrain", "tiny", "--quiet"], {0}, ""),
         (["list", "--nonsense"], {2}, "No such option: --nonsense"),
     ],

@@ -55,7 +55,7 @@ qat = { epochs = 2, batch_size = 50, lr = 0.05, max_steps = 6 }
 configurations = 6
 batch = 3
 thresholds = 16
-tr = 0.3
+tr = 0.5
 
 [retrain]
 teacher = { epochs = 2, batch_size = 50, lr = 0.05, max_steps = 6 }

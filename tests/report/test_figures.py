@@ -389,7 +389,9 @@ def test_an_unfinished_run_has_the_figures_it_has_data_for(started: Callable[[],
     with pytest.raises(UserError, match="nothing to draw yet"):
         write_figures(run, tmp_path / "figures")
     (run.path / "pretrain").mkdir()
-    (run.path / "pretrain/history.csv").write_text("epoch,step,loss,lr,seconds,accuracy_final\n1,9,2.1,.1,3,\n")
+    (run.path / "pretrain/history.csv").write_text(
+        "epoch,step,loss,lr,seconds,images_per_second,accuracy_final\n1,9,2.1,.1,3,9,\n"
+    )
     (tmp_path / "figures").mkdir()
     (tmp_path / "figures/front.png").write_bytes(b"of an earlier run")
     names = sorted(path.name for path in write_figures(run, tmp_path / "figures"))

@@ -8,13 +8,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from usdn_nas._util.files import read_json
 from usdn_nas.config import find_toml
+from usdn_nas.documents import EvaluationDocument, read_document
 from usdn_nas.engine.outputs import Batches, run
 from usdn_nas.exits.apply import apply
 from usdn_nas.export.runtime import EarlyExitNetwork, load_model
 from usdn_nas.pipeline.context import Context, open_run
-from usdn_nas.pipeline.evaluate import SCHEMA
 from usdn_nas.pipeline.stages import Pipeline
 from usdn_nas.space.cost import exit_costs
 
@@ -40,7 +39,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Demo:
 
 
 def test_network_beats_90_percent(demo: Demo) -> None:
-    evaluation = read_json(demo.context.folder / "evaluation.json", SCHEMA)
+    _, evaluation = read_document(demo.context.folder / "evaluation.json", EvaluationDocument)
     assert evaluation["split"] == "test" and evaluation["n"] > 300
     models = evaluation["models"]
     assert models["kd"]["policy"]["accuracy"] > FLOOR

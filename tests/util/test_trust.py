@@ -265,6 +265,10 @@ def foreign_run(evil: Path, tiny_copy: Path) -> Path:
     study = json.loads(path.read_text())
     study["config"]["data"]["name"], study["space"]["network"]["name"] = "evilmod:data", "evilmod:net"
     path.write_text(json.dumps(study))
+    path = tiny_copy / "chain.json"
+    chain = json.loads(path.read_text())
+    chain["chain"]["network"] = "evilmod:net"
+    path.write_text(json.dumps(chain))
     return tiny_copy
 
 

@@ -37,13 +37,10 @@ def data(
     from rich.table import Table
     from rich.text import Text
 
+    from usdn_nas._util.errors import printable
     from usdn_nas._util.validation import validate
     from usdn_nas.config import DataConfig
     from usdn_nas.data import describe_data
-
-    def printable(path: Path) -> str:
-        text = str(path)
-        return text if text.isprintable() else repr(text)[1:-1]
 
     config = validate(DataConfig, {"name": name, "root": None if root is None else str(root)}, "")
     found = describe_data(config, trust_code=True)  # whoever types the name of a function consents to it
@@ -55,21 +52,21 @@ def data(
 
         line(f"{name}: {'present' if found.present else 'not there'}")
         for place in found.looked_in:
-            line(f"  looked in {printable(place)}")
+            line(f"  looked in {printable(str(place))}")
         if found.files:
             table = Table()
             for heading in ("file", "found", "bytes"):
                 table.add_column(heading, overflow="fold", justify="right" if heading == "bytes" else "left")
             for file in found.files:
                 size = "" if file.size_bytes is None else f"{file.size_bytes:,}"
-                table.add_row(file.name, Text("-" if file.path is None else printable(file.path)), size)
+                table.add_row(file.name, Text("-" if file.path is None else printable(str(file.path))), size)
             console.print(table)
         console.print(found.how_to_get, highlight=False, markup=False)
     elif format is Format.csv:
         rows = csv.writer(sys.stdout, lineterminator="\n")
         rows.writerow(("file", "found", "bytes"))
         for file in found.files:
-            path = "" if file.path is None else printable(file.path)
+            path = "" if file.path is None else printable(str(file.path))
             rows.writerow((file.name, path, "" if file.size_bytes is None else file.size_bytes))
     else:
         payload = {

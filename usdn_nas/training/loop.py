@@ -212,7 +212,7 @@ def _end_epoch(
             "lr": learning_rate(settings, at.step - 1, plan.steps, plan.per_epoch),
             "seconds": round(at.seconds, 2),
             "images_per_second": round(at.step * plan.size * plan.micro_batches / max(at.seconds, 1e-9), 1),
-            **(evaluate() if evaluate else {}),
+            **(_evaluated(evaluate, at.step, plan.steps) if evaluate else {}),
         }
     )
     at.loss_sum, at.loss_count = 0.0, 0
@@ -223,6 +223,18 @@ def _end_epoch(
     writer.writeheader()
     writer.writerows(at.history)
     write_text(folder / HISTORY, text.getvalue())
+
+
+def _evaluated(evaluate: Callable[[], dict[str, float]], step: int, steps: int) -> dict[str, float]:
+    """The figures of ``evaluate``; a failure tells the step.
+
+    Raises:
+        RunError: The network has diverged.
+    """
+    try:
+        return evaluate()
+    except RunError as error:
+        raise RunError(f"after step {step} of {steps}: {error}") from None
 
 
 def _note(at: Progress) -> str:
