@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests.cli.conftest import Command
-from tests.pipeline.tiny import contents, recorded, snapshot
+from tests.pipeline.tiny import TR, contents, recorded, snapshot
 from usdn_nas.config import find_toml, list_toml, load_study
 from usdn_nas.export.document import read_architecture
 from usdn_nas.pipeline.context import open_run
@@ -137,7 +137,7 @@ def test_export(command: Command, tiny_copy: Path, tmp_path: Path) -> None:
     assert snapshot(tiny_copy) == before
     # Back to the study's own choice; by hand or not, the next stages take what is exported.
     command("export", tiny_copy, "--best")
-    best = max(front, key=lambda row: float(row["accuracy"]) - 0.3 * float(row["relative_bops"]))
+    best = max(front, key=lambda row: float(row["accuracy"]) - TR * float(row["relative_bops"]))
     assert document(path)["source"]["trial"] == best["trial"]
 
 
@@ -173,7 +173,7 @@ def test_a_handwritten_architecture(command: Command, tiny_copy: Path, tmp_path:
     folder = Path(result.stdout.removesuffix("\n"))
     assert folder == tiny_copy / retrain_folder(read_architecture(mine).architecture)
     found = document(folder / "kd/architecture.json")
-    assert found["bits"] == bits and found["exits"] == ["layer2.0"] and found["objective"]["tr"] == 0.3
+    assert found["bits"] == bits and found["exits"] == ["layer2.0"] and found["objective"]["tr"] == TR
     with recorded() as ran:
         result = command("evaluate", tiny_copy, "--architecture", mine, "--format", "json", *fast)
     assert ran == ["retrain/evaluate"]

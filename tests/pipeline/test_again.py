@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.pipeline.tiny import contents, context, no_figures, recorded, run, snapshot
+from tests.pipeline.tiny import TR, contents, context, no_figures, recorded, run, snapshot
 from usdn_nas._util.errors import UserError
 from usdn_nas.pipeline.ledger import Ledger
 from usdn_nas.pipeline.stages import Pipeline
@@ -118,13 +118,13 @@ def test_settings_of_distillation_alone(setting: str, tiny_copy: Path) -> None:
 
 def test_tr_of_a_pareto_search_picks_another_point(tiny_copy: Path) -> None:
     before = exported(tiny_copy)
-    ran = run(tiny_copy, "search.tr=0.3000001")  # the same point: what was trained for it stays
+    ran = run(tiny_copy, f"search.tr={TR + 1e-7}")  # the same point: what was trained for it stays
     assert ran == ["export", "retrain/kd thresholds", "retrain/ce thresholds", *END]
     assert exported(tiny_copy)["digest"] == before["digest"]
     assert json.loads((tiny_copy / "evaluation.json").read_text())["architecture_digest"] == before["digest"]
     assert run(tiny_copy, "search.tr=5.0", until="export") == ["export"]
     assert exported(tiny_copy)["bits"] == {name: [2, 2] for name in before["bits"]}  # the cheapest
-    ran = run(tiny_copy, "search.tr=0.3", until="retrain")  # back again: the thresholds were of another tr
+    ran = run(tiny_copy, f"search.tr={TR}", until="retrain")  # back again: the thresholds were of another tr
     assert ran == ["export", "retrain/kd thresholds", "retrain/ce thresholds"]
 
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import usdn_nas
-from tests.pipeline.tiny import context
+from tests.pipeline.tiny import TR, context
 from usdn_nas._util.files import file_digest
 from usdn_nas.engine.engine import Engine, EngineSettings
 from usdn_nas.engine.outputs import SupernetEvaluator
@@ -163,10 +163,10 @@ def test_every_point_of_the_front_measures_as_it_says(tiny: Path, opened: Contex
 
 def test_the_exported_point_is_the_best_by_tr(tiny: Path) -> None:
     front, found = usdn_nas.load_run(tiny).front, document(tiny / "export/architecture.json")
-    best = front.loc[(front["accuracy"] - 0.3 * front["relative_bops"]).idxmax()]
+    best = front.loc[(front["accuracy"] - TR * front["relative_bops"]).idxmax()]
     assert found["source"]["trial"] == best["trial"]
     assert tuple(found["exits"]) == best["exits"] and tuple(found["thresholds"]) == best["thresholds"]
-    assert found["objective"] == {"mode": "tr", "tr": 0.3, "budget_bops": None}
+    assert found["objective"] == {"mode": "tr", "tr": TR, "budget_bops": None}
     metrics = found["metrics"]
     assert (metrics["split"], metrics["selected_on_this_split"], metrics["n"]) == ("search", True, 100)
     assert metrics["accuracy"] == best["accuracy"]

@@ -33,7 +33,10 @@ choices = [[2, 2], [4, 3], [4, 4]]
 head = "linear"
 """
 
-STUDY = """
+TR = 0.5
+"""Weight of the cost, with which the study's winner has an exit."""
+
+STUDY = f"""
 space = "tiny_space"
 seed = 3
 threads = 1
@@ -48,18 +51,18 @@ test = 150
 [supernet]
 random_paths = 2
 calibration_images = 50
-pretrain = { epochs = 3, batch_size = 50 }
-qat = { epochs = 2, batch_size = 50, lr = 0.05, max_steps = 6 }
+pretrain = {{ epochs = 3, batch_size = 50 }}
+qat = {{ epochs = 2, batch_size = 50, lr = 0.05, max_steps = 6 }}
 
 [search]
 configurations = 6
 batch = 3
 thresholds = 16
-tr = 0.5
+tr = {TR}
 
 [retrain]
-teacher = { epochs = 2, batch_size = 50, lr = 0.05, max_steps = 6 }
-train = { epochs = 2, batch_size = 50, lr = 0.05, max_steps = 6 }
+teacher = {{ epochs = 2, batch_size = 50, lr = 0.05, max_steps = 6 }}
+train = {{ epochs = 2, batch_size = 50, lr = 0.05, max_steps = 6 }}
 
 [evaluate]
 sweep = 5
