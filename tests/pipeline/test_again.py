@@ -69,7 +69,7 @@ def test_nothing_to_do(tiny_copy: Path) -> None:
         ("retrain.alpha=0.9", ["retrain/kd", "retrain/kd thresholds", *END]),
         ("retrain.compare_ce=false", END),
         ("retrain.teacher.lr=0.04", [*RETRAIN, *END]),
-        ("supernet.random_paths=0", ALL[1:]),
+        ("supernet.qat.lr=0.2", ALL[1:]),
         ("seed=4", ALL),
     ],
 )
@@ -169,7 +169,7 @@ def test_more_configurations_extend_the_search(tiny_copy: Path) -> None:
 def test_an_objective_alone_refits_thresholds(tiny_copy: Path, tmp_path: Path) -> None:
     found = exported(tiny_copy)
     given = tmp_path / "given.json"
-    given.write_text(json.dumps(found | {"objective": {"mode": "tr", "tr": 0.5}}))
+    given.write_text(json.dumps(found | {"objective": {"mode": "tr", "tr": TR + 0.2}}))
     before = snapshot(tiny_copy)
     with recorded() as ran:
         Pipeline(context(tiny_copy)).retrain_all(given)
