@@ -12,11 +12,12 @@ from pathlib import Path
 
 from usdn_nas.errors import RunError, UsdnError, UserError
 
-__all__ = ["atomic_path", "os_failure", "remove_leftovers", "write_failure", "writing"]
+__all__ = ["TEMPORARY", "atomic_path", "os_failure", "remove_leftovers", "write_failure", "writing"]
 
 _PREFIX = ".usdn-nas-tmp-"
 _SUFFIX = r"\.[A-Za-z0-9]{1,12}"
-_TEMPORARY = re.compile(rf"{re.escape(_PREFIX)}[0-9a-f]{{16}}({_SUFFIX})?")
+TEMPORARY = re.compile(rf"{re.escape(_PREFIX)}[0-9a-f]{{16}}({_SUFFIX})?")
+"""Names of temporary files."""
 
 _REMEDIES = {
     errno.ENOSPC: "make room on this disk and give the same command again",
@@ -127,6 +128,6 @@ def remove_leftovers(folders: Iterable[Path]) -> None:
         if folder.is_symlink() or not folder.is_dir():
             continue
         with writing(folder), os.scandir(folder) as entries:
-            ours = [e.path for e in entries if _TEMPORARY.fullmatch(e.name) and e.is_file(follow_symlinks=False)]
+            ours = [e.path for e in entries if TEMPORARY.fullmatch(e.name) and e.is_file(follow_symlinks=False)]
             for name in ours:
                 os.unlink(name)

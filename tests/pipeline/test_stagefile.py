@@ -230,6 +230,28 @@ def test_what_is_not_ours_is_not_moved(tmp_path: Path) -> None:
     assert not ensure(tmp_path, "A")
 
 
+@pytest.mark.parametrize("unfinished", [True, False])
+def test_files_of_the_user_in_a_folder_that_is_dropped_stay(unfinished: bool, tmp_path: Path) -> None:
+    """That of results which were set aside unfinished, and that of the third settings back."""
+    if unfinished:
+        with pytest.raises(RunError), locked(tmp_path):
+            Ledger(tmp_path, Reporter()).ensure(stage(tmp_path, "A", interrupted))
+    else:
+        ensure(tmp_path, "A")
+    for mine in (".env-template", "notes.md", ".old/deeper"):
+        write_text(tmp_path / "pretrain" / mine, "mine")
+    for setting in "BCDAB":
+        ensure(tmp_path, setting)
+    found = [path for path in tmp_path.rglob("*") if path.is_file() and path.read_text() == "mine"]
+    assert sorted(path.name for path in found) == [".env-template", "deeper", "notes.md"]
+    assert {path.relative_to(tmp_path).parts[0] for path in found} == {f"pretrain.{name('A')}.yours"}
+    assert not list((tmp_path / f"pretrain.{name('A')}.yours").glob("*.safetensors"))
+
+
+def interrupted(stage: Stage) -> None:
+    raise RunError("stopped")
+
+
 @pytest.mark.parametrize(
     "moves",
     [

@@ -19,8 +19,9 @@ Whoever opens the run folder next repeats steps 2 and 3 if ``moves`` is there. T
   if and only if ``K.<away>`` exists, and the second was made if and only if ``K.<back>`` does not exist. A move that
   was made is skipped, because its target exists or its source does not. The second move finds ``K`` free, because the
   first has been made by then. A rename is one step for the file system: it has happened or it has not.
-- Deleting can be interrupted anywhere and is repeated until nothing is left. A folder is deleted only when no record
-  describes it any longer, so that no finished work depends on it.
+- Deleting can be interrupted anywhere and is repeated until nothing of ours is left. A folder is deleted only when no
+  record describes it any longer, so that no finished work depends on it. Files of the user in it stay: the folder is
+  then renamed to ``K.<drop>.yours``.
 - Step 3 replaces the file in one rename again. If it did not happen, the repetition finds nothing to do.
 
 Hence no finished folder is ever lost or mistaken for that of other settings. Only ``K``, ``K.<digits>`` and
@@ -29,9 +30,9 @@ Hence no finished folder is ever lost or mistaken for that of other settings. On
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
-import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -39,7 +40,7 @@ from typing import Any
 
 from usdn_nas.documents import StagesDocument, read_document, write_document
 from usdn_nas.errors import UserError
-from usdn_nas.writing import writing
+from usdn_nas.writing import TEMPORARY, writing
 
 __all__ = ["CHECKPOINT", "Moves", "Records", "StageFile"]
 
@@ -50,6 +51,12 @@ Records = dict[str, dict[str, Any]]
 
 _KEY = re.compile(r"[a-z]+(/[0-9a-f]{12}/[a-z]+)?")
 _NAME = re.compile(r"[0-9a-f]{12}")
+
+_OURS = re.compile(
+    r"(weights|history|ladder|diagnostics|front|trials|seconds|sensitivity|architecture|evaluation)"
+    r"\.(safetensors|csv|json)|checkpoint\.pt|study\.journal(\.flock)?|events\.out\.tfevents\..+|" + TEMPORARY.pattern
+)
+"""Names of the files that stages write into their folders."""
 
 
 @dataclass(frozen=True)
@@ -186,8 +193,19 @@ def _move(source: Path, target: Path) -> None:
 
 
 def _delete(path: Path) -> None:
-    """Deletes a folder; of a link to one, the link alone."""
+    """Deletes a stage's folder; of a link to one, the link alone. Files of the user in it stay.
+
+    A folder in which something of the user is left gets another name, so that it is in nobody's way.
+    """
     if path.is_symlink():
         path.unlink()
-    elif path.exists():
-        shutil.rmtree(path)
+    if not path.exists():
+        return
+    for file in path.iterdir():
+        if _OURS.fullmatch(file.name) and not file.is_dir():
+            file.unlink()
+    if any(path.iterdir()):
+        names = (f"{path.name}.yours{number or ''}" for number in itertools.count())
+        path.rename(next(place for name in names if not os.path.lexists(place := path.with_name(name))))
+    else:
+        path.rmdir()
