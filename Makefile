@@ -3,8 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
-# A process for each core; one that has nothing left to do takes tests from another.
-PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal
+# A process for each core, at most four: with torch each takes one or two GB of memory.
+PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4
 
 .PHONY: install demo test sweep lint docs notebooks clean
 
@@ -13,12 +13,14 @@ install: $(VENV)/.installed
 demo: install
 	$(BIN)/usdn-nas run studies/digits.toml
 
-# All tests but the long sweeps, which are left to `make sweep`.
+# All tests but the long sweeps. Each process runs neighbouring tests, which share fixtures, until it has to take some
+# from another.
 test: $(VENV)/.installed-dev
-	$(PYTEST) -m "not sweep"
+	$(PYTEST) --dist worksteal -m "not sweep"
 
+# The long sweeps. Each process takes one file at a time, because some have a fixture that takes minutes.
 sweep: $(VENV)/.installed-dev
-	$(PYTEST) -m sweep
+	$(PYTEST) --dist loadfile -m sweep
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

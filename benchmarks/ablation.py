@@ -43,21 +43,21 @@ from ablation_systems import (
 from numpy.typing import NDArray
 from rich.console import Console
 
-from usdn_nas.architecture import Architecture
+from usdn_nas._util.files import digest, write_json
+from usdn_nas._util.progress import Reporter
 from usdn_nas.config import find_toml
-from usdn_nas.cost import ExitCosts, exit_costs, reference_bops
-from usdn_nas.evaluation.outputs import Batches, run
+from usdn_nas.engine.outputs import Batches, run
+from usdn_nas.exits.apply import apply
+from usdn_nas.exits.exact import threshold_grid
+from usdn_nas.exits.front import config_front
+from usdn_nas.exits.outputs import ExitOutputs
+from usdn_nas.exits.thresholds import fit_accuracies
 from usdn_nas.export.document import read_architecture, write_architecture
-from usdn_nas.files import digest, write_json
 from usdn_nas.pipeline.context import Context, open_run
 from usdn_nas.pipeline.search import load_retrained
 from usdn_nas.pipeline.stages import Pipeline, retrain_folder
-from usdn_nas.policy.apply import apply
-from usdn_nas.policy.exact import threshold_grid
-from usdn_nas.policy.front import own_front
-from usdn_nas.policy.outputs import ExitOutputs
-from usdn_nas.policy.thresholds import fit_accuracies
-from usdn_nas.progress import Reporter
+from usdn_nas.space.architecture import Architecture
+from usdn_nas.space.cost import ExitCosts, exit_costs, reference_bops
 from usdn_nas.study.points import FrontPoint
 
 SCHEMA = "usdn-nas/benchmark-ablation/1"
@@ -141,7 +141,7 @@ class Candidate:
         """The exits worth a fit: with a shared threshold they are the best for one of the accuracies."""
         if not self.all_exits or not self.architecture.exits:
             return [self.architecture.exits]
-        front = own_front(self.search, self.costs, threshold_grid(self.search, SHARED))
+        front = config_front(self.search, self.costs, threshold_grid(self.search, SHARED))
         best = [min((p for p in front if p.accuracy >= a), key=lambda p: p.bops, default=front[-1]) for a in accuracies]
         return list(dict.fromkeys(policy.exits for policy in best))
 

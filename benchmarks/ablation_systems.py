@@ -10,16 +10,16 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
-from usdn_nas.architecture import Architecture, Bits
-from usdn_nas.cost import exit_costs, full_bops
-from usdn_nas.evaluation.engine import Engine, choose_settings
-from usdn_nas.files import file_digest
+from usdn_nas._util.files import file_digest
+from usdn_nas.engine.engine import Engine, choose_settings
+from usdn_nas.exits.exact import threshold_grid
+from usdn_nas.exits.front import config_front
+from usdn_nas.exits.outputs import ExitOutputs
 from usdn_nas.networks.build import resolve_space
 from usdn_nas.pipeline.context import Context
-from usdn_nas.policy.exact import threshold_grid
-from usdn_nas.policy.front import own_front
-from usdn_nas.policy.outputs import ExitOutputs
-from usdn_nas.space import SearchSpace, SpaceSpec
+from usdn_nas.space.architecture import Architecture, Bits
+from usdn_nas.space.cost import exit_costs, full_bops
+from usdn_nas.space.search_space import SearchSpace, SpaceSpec
 from usdn_nas.study.points import FrontPoint, front_points
 from usdn_nas.study.search import Evaluate, run_search
 from usdn_nas.study.session import open_study
@@ -189,7 +189,7 @@ class Chooser:
         """All placements of exits and shared thresholds worth having, for bits chosen before."""
         outputs = self.engine(bits)
         grid = threshold_grid(outputs, self.context.study.search.thresholds)
-        front = own_front(outputs, exit_costs(self.space, bits), grid)
+        front = config_front(outputs, exit_costs(self.space, bits), grid)
         return [
             FrontPoint(str(i), bits, policy.exits, policy.thresholds, policy.accuracy, policy.bops, outputs.samples)
             for i, policy in enumerate(front)

@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 from scipy.optimize import minimize
 
-from usdn_nas.files import read_json
+from usdn_nas._util.files import read_json
 
 RESULTS = Path(__file__).parent / "results" / "ranking.json"
 SCHEMA = "usdn-nas/benchmark-ranking/1"

@@ -25,9 +25,9 @@ import numpy as np
 import optuna
 
 from usdn_nas.config import SearchConfig, find_toml
+from usdn_nas.exits.outputs import ExitOutputs
 from usdn_nas.networks.build import resolve_space
-from usdn_nas.policy.outputs import ExitOutputs
-from usdn_nas.space import SearchSpace, load_space
+from usdn_nas.space.search_space import SearchSpace, load_space
 from usdn_nas.study import judgement, samplers, search, session
 
 STORAGES = ("journal", "sqlite", "memory")
@@ -69,12 +69,12 @@ def canned(space: SearchSpace, config: SearchConfig, generator: np.random.Genera
         made.append(judgement.judge(space, config, {"trade_off": 0.1}, bits, outputs(space, generator)))
     turn = itertools.cycle(made)
 
-    def judge(*_: object) -> judgement.Judgement:
+    def judge(*_: object) -> judgement.ScoredTrial:
         one = next(turn)
         shift = float(generator.normal(0, 0.01))
         front = [[a + shift, b * (1 - shift), mask, t] for a, b, mask, t in one.record["front"]]
         values = [one.values[0] + shift, one.values[1] * (1 - shift)]
-        return judgement.Judgement(values, None, one.front, one.chosen, {**one.record, "front": front})
+        return judgement.ScoredTrial(values, None, one.front, one.chosen, {**one.record, "front": front})
 
     with patch.object(search, "judge", judge):
         yield

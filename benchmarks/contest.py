@@ -16,15 +16,15 @@ import optuna
 from numpy.typing import NDArray
 from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler, TPESampler
 
-from usdn_nas.architecture import Bits
 from usdn_nas.config import SearchConfig
-from usdn_nas.cost import exit_costs, reference_bops
-from usdn_nas.evaluation.engine import Engine
+from usdn_nas.engine.engine import Engine
+from usdn_nas.exits.apply import apply
+from usdn_nas.exits.exact import score_shared, threshold_grid
+from usdn_nas.exits.front import pareto_front
+from usdn_nas.exits.outputs import ExitOutputs
 from usdn_nas.pipeline.context import Context
-from usdn_nas.policy.apply import apply
-from usdn_nas.policy.exact import score_shared, threshold_grid
-from usdn_nas.policy.front import pareto_front
-from usdn_nas.policy.outputs import ExitOutputs
+from usdn_nas.space.architecture import Bits
+from usdn_nas.space.cost import exit_costs, reference_bops
 from usdn_nas.study.parameters import TRADE_OFF_RANGE, indices_of, parameter_sizes
 from usdn_nas.study.search import TrialSummary, run_search
 from usdn_nas.study.session import open_study

@@ -27,7 +27,7 @@ from torch.nn.parallel import DistributedDataParallel
 from usdn_nas.config import find_toml
 from usdn_nas.networks.build import resolve_space
 from usdn_nas.quant.supernet import Supernet
-from usdn_nas.space import load_space
+from usdn_nas.space.search_space import load_space
 from usdn_nas.training.distributed import mean_step
 from usdn_nas.training.losses import cross_entropy
 

@@ -12,11 +12,11 @@ from typing import Any, Literal
 import numpy as np
 from rich.progress import track
 
-from usdn_nas.architecture import Bits
-from usdn_nas.evaluation.engine import Engine, EngineSettings, choose_settings
-from usdn_nas.files import digest, file_digest, write_json
+from usdn_nas._util.files import digest, file_digest, write_json
+from usdn_nas.engine.engine import Engine, EngineSettings, choose_settings
+from usdn_nas.exits.outputs import ExitOutputs
 from usdn_nas.pipeline.context import Context
-from usdn_nas.policy.outputs import ExitOutputs
+from usdn_nas.space.architecture import Bits
 from usdn_nas.study.parameters import bits_of, configuration
 
 SCHEMA = "usdn-nas/benchmark-outputs/1"

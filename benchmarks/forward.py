@@ -28,20 +28,20 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from usdn_nas.architecture import Bits
 from usdn_nas.config import find_toml
 from usdn_nas.data import Split
-from usdn_nas.evaluation.engine import Engine, EngineSettings, distinct_prefixes
-from usdn_nas.evaluation.outputs import Batches
-from usdn_nas.evaluation.walk import Walk
+from usdn_nas.engine.backends import BACKENDS
+from usdn_nas.engine.engine import Engine, EngineSettings, distinct_prefixes
+from usdn_nas.engine.outputs import Batches
+from usdn_nas.engine.parts import PartCompiler
+from usdn_nas.engine.prefix_tree import Walk
 from usdn_nas.networks.build import resolve_space
 from usdn_nas.networks.chain import MultiExitNetwork
 from usdn_nas.pipeline.context import open_run
-from usdn_nas.quant.backends import BACKENDS
 from usdn_nas.quant.layers import FULL_PRECISION
-from usdn_nas.quant.parts import PartCompiler
 from usdn_nas.quant.supernet import Supernet
-from usdn_nas.space import load_space
+from usdn_nas.space.architecture import Bits
+from usdn_nas.space.search_space import load_space
 
 CPU = torch.device("cpu")
 THRESHOLDS = (0.3, 0.5, 0.7, 0.9)

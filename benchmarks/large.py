@@ -25,12 +25,12 @@ from rich.console import Console
 from rich.table import Table
 from truth import METHODS, Tracker, plain_seconds
 
-from usdn_nas.architecture import Bits
-from usdn_nas.evaluation.engine import Engine, choose_settings
-from usdn_nas.evaluation.outputs import Batches, SupernetEvaluator
-from usdn_nas.files import file_digest, write_json
+from usdn_nas._util.files import file_digest, write_json
+from usdn_nas.engine.engine import Engine, choose_settings
+from usdn_nas.engine.outputs import Batches, SupernetEvaluator
+from usdn_nas.exits.outputs import ExitOutputs
 from usdn_nas.pipeline.context import Context, open_run
-from usdn_nas.policy.outputs import ExitOutputs
+from usdn_nas.space.architecture import Bits
 from usdn_nas.study.parameters import bits_of, configuration
 
 

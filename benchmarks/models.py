@@ -29,18 +29,18 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from usdn_nas._util.errors import RunError
+from usdn_nas._util.files import write_json
 from usdn_nas.data.splits import Split
-from usdn_nas.errors import RunError
-from usdn_nas.evaluation.engine import Engine, EngineSettings
-from usdn_nas.evaluation.outputs import Batches, SupernetEvaluator
-from usdn_nas.files import write_json
+from usdn_nas.engine.engine import Engine, EngineSettings
+from usdn_nas.engine.outputs import Batches, SupernetEvaluator
 from usdn_nas.networks.build import resolve_space
 from usdn_nas.networks.empty import resolve_shapes, space_of
 from usdn_nas.networks.find import PREFIX, make_model, own_size, torchvision_names
 from usdn_nas.quant.layers import FULL_PRECISION
-from usdn_nas.quant.quantizers import LearnedStep
+from usdn_nas.quant.quantizers import LSQQuantizer
 from usdn_nas.quant.supernet import Supernet
-from usdn_nas.space import SpaceSpec
+from usdn_nas.space.search_space import SpaceSpec
 
 SCHEMA = "usdn-nas/models/1"
 SIDES = {"inception_v3": 96, "maxvit_t": 224, "vit_h_14": 56}
@@ -100,7 +100,7 @@ def set_steps(supernet: Supernet, images: Tensor) -> None:
         hook.remove()
 
 
-def start(step: LearnedStep, x: Tensor) -> None:
+def start(step: LSQQuantizer, x: Tensor) -> None:
     low, high = (float(v) for v in x.aminmax())
     if step.offset is not None:
         width = max(high - min(low, 0.0), 1e-6)
@@ -118,7 +118,7 @@ def train_step(supernet: Supernet, bits: dict[str, Any], images: Tensor, labels:
     loss.backward()
     used = [q.at(w) for x in supernet.layers.values() for q, w in ((x.weight_quantizer, x.bits[0]),
                                                                      (x.input_quantizer, x.bits[1]))]  # fmt: skip
-    reached = all(step.step.grad is not None for step in used if isinstance(step, LearnedStep))
+    reached = all(step.step.grad is not None for step in used if isinstance(step, LSQQuantizer))
     norm = torch.nn.utils.clip_grad_norm_(supernet.parameters(), CLIP)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)

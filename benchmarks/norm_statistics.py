@@ -29,14 +29,14 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from usdn_nas.architecture import Bits
-from usdn_nas.evaluation.engine import Engine, EngineSettings
-from usdn_nas.files import digest, read_json, write_json
+from usdn_nas._util.files import digest, read_json, write_json
+from usdn_nas.engine.engine import Engine, EngineSettings
+from usdn_nas.exits.outputs import ExitOutputs
 from usdn_nas.pipeline.context import Context, open_run
 from usdn_nas.pipeline.train import refresh_batches, refresh_paths, train_supernet
-from usdn_nas.policy.outputs import ExitOutputs
-from usdn_nas.quant.refresh import refresh_norms
+from usdn_nas.quant.refresh import recalibrate_bn
 from usdn_nas.quant.supernet import Supernet
+from usdn_nas.space.architecture import Bits
 from usdn_nas.training.loop import WEIGHTS
 
 RECORD = RESULTS.with_name("norm_statistics.json")
@@ -64,7 +64,7 @@ def compare(context: Context, retrainings: Retrainings, repeat: int) -> dict[str
     if not (made.folder / "supernet" / WEIGHTS).is_file():
         train_supernet(made, digest([settings_of(made), made.study.seed]))
     found, rights, recomputed = {}, {}, []
-    for name, recompute in {FORMER: mean_over_batches, NEW: refresh_norms}.items():
+    for name, recompute in {FORMER: mean_over_batches, NEW: recalibrate_bn}.items():
         supernet = made.supernet()
         recompute(supernet, refresh_batches(made), refresh_paths(made))
         supernet.eval()

@@ -15,14 +15,14 @@ from typing import Any
 import numpy as np
 
 from usdn_nas.config import SearchConfig, find_toml
-from usdn_nas.cost import ExitCosts
+from usdn_nas.exits.apply import apply
+from usdn_nas.exits.exact import score_shared, threshold_grid
+from usdn_nas.exits.outputs import ExitOutputs
 from usdn_nas.networks.build import resolve_space
-from usdn_nas.policy.apply import apply
-from usdn_nas.policy.exact import score_shared, threshold_grid
-from usdn_nas.policy.outputs import ExitOutputs
-from usdn_nas.records import FINAL_EXIT
-from usdn_nas.space import SearchSpace, load_space
-from usdn_nas.study.judgement import judge
+from usdn_nas.space.cost import ExitCosts
+from usdn_nas.space.records import FINAL_EXIT
+from usdn_nas.space.search_space import SearchSpace, load_space
+from usdn_nas.study.scoring import judge
 
 ONE_BY_ONE = 200
 

@@ -35,14 +35,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from usdn_nas.architecture import Bits
-from usdn_nas.cost import exit_costs, reference_bops
-from usdn_nas.evaluation.outputs import SupernetEvaluator
+from usdn_nas.engine.outputs import SupernetEvaluator
+from usdn_nas.exits.exact import threshold_grid
+from usdn_nas.exits.front import TRADE_OFFS, config_front, pareto_front, support
+from usdn_nas.exits.outputs import ExitOutputs
 from usdn_nas.pipeline.context import Context, open_run
-from usdn_nas.policy.exact import threshold_grid
-from usdn_nas.policy.front import TRADE_OFFS, own_front, pareto_front, support
-from usdn_nas.policy.outputs import ExitOutputs
-from usdn_nas.space import SearchSpace
+from usdn_nas.space.architecture import Bits
+from usdn_nas.space.cost import exit_costs, reference_bops
+from usdn_nas.space.search_space import SearchSpace
 from usdn_nas.study.parameters import bits_of
 from usdn_nas.study.session import read_study
 
@@ -133,7 +133,7 @@ def prefixes(space: SearchSpace, bits: Mapping[str, Bits]) -> tuple[tuple[int, .
 def entrant(space: SearchSpace, bits: Mapping[str, Bits], outputs: ExitOutputs, thresholds: int) -> Entrant:
     """V, and each image's part in it."""
     costs, reference = exit_costs(space, bits), reference_bops(space)
-    front = own_front(outputs, costs, threshold_grid(outputs, thresholds))
+    front = config_front(outputs, costs, threshold_grid(outputs, thresholds))
     accuracy, bops = np.array([p.accuracy for p in front]), np.array([p.bops for p in front])
     values, best = support(accuracy, bops / reference)
     scores = np.empty((len(values), outputs.samples), dtype=np.float32)

@@ -30,20 +30,20 @@ from agreement import evaluation_noise
 from ranking_tables import judge, show
 from retraining import RESULTS, STRATA, Configuration, Retrainings, early_exit_value
 
-from usdn_nas.architecture import Bits
+from usdn_nas._util.files import digest, read_json
+from usdn_nas._util.seeds import derive
+from usdn_nas._util.validation import validate
 from usdn_nas.config import StudyConfig, apply_overrides
-from usdn_nas.evaluation.engine import Engine, EngineSettings
-from usdn_nas.evaluation.outputs import SupernetEvaluator
-from usdn_nas.files import digest, read_json
+from usdn_nas.engine.engine import Engine, EngineSettings
+from usdn_nas.engine.outputs import SupernetEvaluator
+from usdn_nas.exits.outputs import ExitOutputs
 from usdn_nas.pipeline.context import Context, open_run
 from usdn_nas.pipeline.train import train_supernet
-from usdn_nas.policy.outputs import ExitOutputs
-from usdn_nas.quant.refresh import refresh_norms
-from usdn_nas.seeds import derive
-from usdn_nas.space import SearchSpace
+from usdn_nas.quant.refresh import recalibrate_bn
+from usdn_nas.space.architecture import Bits
+from usdn_nas.space.search_space import SearchSpace
 from usdn_nas.study.parameters import bits_of, configuration
 from usdn_nas.training.loop import CHECKPOINT
-from usdn_nas.validation import validate
 
 STANDARD = "as in the study"
 RECALIBRATED = ", recalibrated"
@@ -99,7 +99,7 @@ def recalibrate_and_record(
     evaluator = SupernetEvaluator(supernet, made.search_batches)
 
     def outputs_of(bits: dict[str, Bits]) -> ExitOutputs:
-        refresh_norms(supernet, batches, lambda: [bits])
+        recalibrate_bn(supernet, batches, lambda: [bits])
         supernet.eval()
         return evaluator(bits)
 

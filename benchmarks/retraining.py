@@ -22,19 +22,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from usdn_nas.architecture import Architecture, Bits
+from usdn_nas._util.errors import UserError
+from usdn_nas._util.files import digest, file_digest, read_json, write_json
+from usdn_nas._util.seeds import derive
 from usdn_nas.config import TrainConfig
-from usdn_nas.cost import exit_costs, full_bops, reference_bops
-from usdn_nas.errors import UserError
-from usdn_nas.evaluation.outputs import run
-from usdn_nas.files import digest, file_digest, read_json, write_json
+from usdn_nas.engine.outputs import run
+from usdn_nas.exits.exact import score_shared, threshold_grid
+from usdn_nas.exits.outputs import ExitOutputs
 from usdn_nas.pipeline.context import Context, open_run
 from usdn_nas.pipeline.train import untrained_supernet
-from usdn_nas.policy.exact import score_shared, threshold_grid
-from usdn_nas.policy.outputs import ExitOutputs
-from usdn_nas.quant.supernet import Supernet, materialize
-from usdn_nas.seeds import derive
-from usdn_nas.space import SearchSpace
+from usdn_nas.quant.supernet import Supernet, extract_chain
+from usdn_nas.space.architecture import Architecture, Bits
+from usdn_nas.space.cost import exit_costs, full_bops, reference_bops
+from usdn_nas.space.search_space import SearchSpace
 from usdn_nas.study.parameters import bits_of, configuration
 from usdn_nas.training.loop import fit
 from usdn_nas.training.losses import ExitWeights, cross_entropy_step
@@ -219,7 +219,7 @@ class Retrainings:
         context = self.context
         candidates = context.space.candidates
         architecture = Architecture(bits, candidates, (1.0,) * len(candidates))
-        network = context.to_device(materialize(self._start, architecture))
+        network = context.to_device(extract_chain(self._start, architecture))
         weights = ExitWeights(len(network.exit_names), context.study.supernet.exit_weight)
         fit(
             network, cross_entropy_step(network, weights), context.data.train, recipe, seed=(seed,), folder=folder,

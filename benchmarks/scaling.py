@@ -29,11 +29,11 @@ from torch import Tensor
 
 from usdn_nas.config import SearchConfig, find_toml
 from usdn_nas.data.splits import Split
-from usdn_nas.evaluation.engine import Engine, EngineSettings
-from usdn_nas.evaluation.outputs import Batches
+from usdn_nas.engine.engine import Engine, EngineSettings
+from usdn_nas.engine.outputs import Batches
 from usdn_nas.networks.build import resolve_space
 from usdn_nas.quant.supernet import Supernet
-from usdn_nas.space import SearchSpace, load_space
+from usdn_nas.space.search_space import SearchSpace, load_space
 from usdn_nas.study.search import run_search
 from usdn_nas.study.session import Study, open_study
 

@@ -20,12 +20,12 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from usdn_nas._util.files import write_json
+from usdn_nas._util.progress import Reporter
 from usdn_nas.config import find_toml
 from usdn_nas.documents import EvaluationDocument, read_document
-from usdn_nas.files import write_json
 from usdn_nas.pipeline.context import open_run
 from usdn_nas.pipeline.stages import Pipeline
-from usdn_nas.progress import Reporter
 
 SCHEMA = "usdn-nas/benchmark-schemes/1"
 STUDIES = ("fashion_msdnet", "fashion_msdnet_own_scheme", "fashion_sdn", "fashion_sdn_own_scheme")

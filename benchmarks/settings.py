@@ -22,9 +22,9 @@ import numpy as np
 import torch
 from forward import from_space
 
-from usdn_nas.evaluation.engine import Engine, EngineSettings, choose_settings
-from usdn_nas.evaluation.outputs import Batches
-from usdn_nas.quant.backends import BACKENDS
+from usdn_nas.engine.backends import BACKENDS
+from usdn_nas.engine.engine import Engine, EngineSettings, choose_settings
+from usdn_nas.engine.outputs import Batches
 
 CPU = torch.device("cpu")
 

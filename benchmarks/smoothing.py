@@ -23,15 +23,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from usdn_nas.architecture import Architecture
+from usdn_nas._util.files import read_json, write_json
 from usdn_nas.config import TrainConfig, find_toml
-from usdn_nas.evaluation.outputs import run
-from usdn_nas.files import read_json, write_json
+from usdn_nas.engine.outputs import run
+from usdn_nas.exits.calibration import calibration
 from usdn_nas.networks.chain import MultiExitNetwork
 from usdn_nas.pipeline.context import Context, open_run
 from usdn_nas.pipeline.train import _calibration_images
-from usdn_nas.policy.calibration import calibration
-from usdn_nas.quant.supernet import Supernet, materialize
+from usdn_nas.quant.supernet import Supernet, extract_chain
+from usdn_nas.space.architecture import Architecture
 from usdn_nas.training.loop import fit
 from usdn_nas.training.losses import Step, cross_entropy_step, distillation_step
 
@@ -88,7 +88,7 @@ def of_seed(context: Context) -> dict[str, Any]:
         supernet = Supernet(teacher, space)
         supernet.initialize_steps(_calibration_images(context))
         exits = space.candidates
-        network = context.to_device(materialize(supernet, Architecture(bits, exits, (1.1,) * len(exits))))
+        network = context.to_device(extract_chain(supernet, Architecture(bits, exits, (1.1,) * len(exits))))
         step = distillation_step(
             network, teacher, weights=weights, temperature=2.0, alpha=0.3, alpha_weighs="kd", teacher_exit="same"
         )

@@ -26,8 +26,8 @@ from storms.repeat import repeat
 from storms.storages import STORAGES, storages
 from storms.trust import trust
 
-from usdn_nas.files import read_json, write_json
-from usdn_nas.provenance import provenance
+from usdn_nas._util.files import read_json, write_json
+from usdn_nas._util.provenance import provenance
 
 SCHEMA = "usdn-nas/benchmark-storm/1"
 RESULTS = Path(__file__).parent / "results" / "storm.json"

@@ -21,19 +21,19 @@ import torch
 from torch import Tensor
 
 from usdn_nas.config import find_toml
+from usdn_nas.engine.frozen import FrozenNetwork
 from usdn_nas.networks.build import resolve_space
 from usdn_nas.pipeline.heap import keep_freed_memory
-from usdn_nas.quant.frozen import FrozenNetwork
-from usdn_nas.quant.quantizers import LearnedStep
+from usdn_nas.quant.quantizers import LSQQuantizer
 from usdn_nas.quant.supernet import Supernet
-from usdn_nas.space import load_space
+from usdn_nas.space.search_space import load_space
 from usdn_nas.training.losses import Step, cross_entropy_step, sandwich_step
 
 PATHS = (3, 4)
 WIDTHS = (2, 3, 4, 5, 6, 8)
 
 
-def plain_lsq(quantizer: LearnedStep, x: Tensor) -> Tensor:
+def plain_lsq(quantizer: LSQQuantizer, x: Tensor) -> Tensor:
     """LSQ with straight-through estimators, as most implementations write it."""
     scale = quantizer.gradient_scale
     step = quantizer.step.abs()
@@ -56,7 +56,7 @@ def in_bf16(step: Step) -> Step:
 @torch.no_grad()
 def codes_that_differ(width: int) -> float:
     """Share of the codes of a million half-normal inputs that are others when the input is rounded to bf16 first."""
-    quantizer = LearnedStep(width, signed=False, offset=False, count=1)
+    quantizer = LSQQuantizer(width, signed=False, offset=False, count=1)
     inputs = torch.randn(10**6, generator=torch.Generator().manual_seed(0)).abs()
     quantizer.initialize(inputs)
     return float((quantizer.codes(inputs) != quantizer.codes(inputs.bfloat16()).float()).float().mean())
@@ -101,7 +101,7 @@ def main() -> None:
     full, quantized = cross_entropy_step(network, weights), cross_entropy_step(supernet, weights)
 
     def plain() -> float:
-        with patch.object(LearnedStep, "forward", plain_lsq):
+        with patch.object(LSQQuantizer, "forward", plain_lsq):
             return quantized(images, labels, generator)
 
     works: dict[str, tuple[int, Callable[[], object]]] = {

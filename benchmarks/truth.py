@@ -40,11 +40,11 @@ from enumerated import Enumerated
 from rich.console import Console
 from rich.table import Table
 
-from usdn_nas.evaluation.engine import Engine, EngineSettings, choose_settings
-from usdn_nas.evaluation.outputs import SupernetEvaluator
-from usdn_nas.files import write_json
+from usdn_nas._util.files import write_json
+from usdn_nas.engine.engine import Engine, EngineSettings, choose_settings
+from usdn_nas.engine.outputs import SupernetEvaluator
+from usdn_nas.exits.front import pareto_front
 from usdn_nas.pipeline.context import open_run
-from usdn_nas.policy.front import pareto_front
 
 CHECKPOINTS = (16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
 SHARES = (0.95, 0.98, 0.99, 0.995)

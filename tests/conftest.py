@@ -11,7 +11,7 @@ import torch
 from hypothesis import settings
 
 from tests.shared import made_once
-from usdn_nas.evaluation.engine import EngineSettings
+from usdn_nas.engine.engine import EngineSettings
 
 # The same examples in every run, and no deadline: the machine may be busy.
 settings.register_profile("usdn", derandomize=True, deadline=None)

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from usdn_nas.architecture import Bits
-from usdn_nas.cost import ExitCosts
-from usdn_nas.policy.outputs import ExitOutputs
-from usdn_nas.records import ChainRecord, ExitRecord, LayerRecord, SegmentRecord
-from usdn_nas.space import SearchSpace, SpaceSpec
+from usdn_nas.exits.outputs import ExitOutputs
+from usdn_nas.space.architecture import Bits
+from usdn_nas.space.cost import ExitCosts
+from usdn_nas.space.records import ChainRecord, ExitRecord, LayerRecord, SegmentRecord
+from usdn_nas.space.search_space import SearchSpace, SpaceSpec
 
 
 def random_outputs(seed: int, exits: int, samples: int) -> tuple[ExitOutputs, ExitCosts]:

@@ -13,7 +13,7 @@ from usdn_nas.data import Split
 from usdn_nas.networks.build import resolve_space
 from usdn_nas.networks.chain import MultiExitNetwork
 from usdn_nas.quant.supernet import Supernet
-from usdn_nas.space import SearchSpace, SpaceSpec
+from usdn_nas.space.search_space import SearchSpace, SpaceSpec
 
 PAIRS = {"choices": [[2, 2], [4, 3], [3, 5]]}
 APART = {"weights": [2, 3, 5], "activations": [2, 4]}

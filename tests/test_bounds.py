@@ -9,10 +9,10 @@ import pytest
 from pydantic import BaseModel
 
 from tests.cli.mutations import HOSTILE
+from usdn_nas._util.errors import UserError
+from usdn_nas._util.validation import validate
 from usdn_nas.config import StudyConfig
-from usdn_nas.errors import UserError
-from usdn_nas.space import SpaceSpec
-from usdn_nas.validation import validate
+from usdn_nas.space.search_space import SpaceSpec
 
 NETWORK = {"name": "resnet_cifar", "input_shape": [1, 8, 8], "num_classes": 10}
 WHOLE: dict[type[BaseModel], dict[str, Any]] = {

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from usdn_nas._util.errors import UserError
 from usdn_nas.config import StudyConfig, apply_overrides, find_toml, list_toml, load_study
-from usdn_nas.errors import UserError
 from usdn_nas.networks.build import resolve_space
-from usdn_nas.space import SearchSpace, SpaceSpec, load_space
+from usdn_nas.space.search_space import SearchSpace, SpaceSpec, load_space
 
 # four pairs for each of 8 blocks; 16 for each of 19 layers (16 in blocks, 3 shortcuts)
 IMAGENET = {"resnet18_imagenet": 4**8, "resnet18_imagenet_layerwise": 16**19}

@@ -29,7 +29,7 @@ from usdn_nas.cli import app
 from usdn_nas.config import StudyConfig, find_toml, load_study
 from usdn_nas.data import load_data
 from usdn_nas.networks.empty import resolve_shapes
-from usdn_nas.space import SpaceSpec
+from usdn_nas.space.search_space import SpaceSpec
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -16,13 +16,13 @@ from rich.text import Text
 
 import usdn_nas
 from tests.helpers import search_space
-from usdn_nas import progress
-from usdn_nas.cost import uniform_bops
-from usdn_nas.errors import RunError, UsdnError, UserError, nearest
-from usdn_nas.inspection import inspect_space
-from usdn_nas.progress import Reporter
-from usdn_nas.provenance import provenance
-from usdn_nas.seeds import derive
+from usdn_nas._util import progress
+from usdn_nas._util.errors import RunError, UsdnError, UserError, nearest
+from usdn_nas._util.progress import Reporter
+from usdn_nas._util.provenance import provenance
+from usdn_nas._util.seeds import derive
+from usdn_nas.space.cost import uniform_bops
+from usdn_nas.space.inspection import inspect_space
 
 
 def test_a_finding_is_one_line() -> None:
@@ -103,7 +103,8 @@ def test_inspection() -> None:
 
 
 def test_the_package_is_lazy() -> None:
-    code = "import sys, usdn_nas, usdn_nas.space, usdn_nas.config, usdn_nas.cost; print('torch' in sys.modules)"
+    modules = "usdn_nas, usdn_nas.space.search_space, usdn_nas.config, usdn_nas.space.cost"
+    code = f"import sys, {modules}; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
     with pytest.raises(AttributeError, match="no_such_name"):

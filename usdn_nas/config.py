@@ -20,14 +20,14 @@ from pydantic import (
     model_validator,
 )
 
-from usdn_nas.architecture import Rule
-from usdn_nas.errors import UserError, nearest, shown
-from usdn_nas.files import read_toml
-from usdn_nas.parsing import NotTomlError, check_path, parse_toml
-from usdn_nas.redact import masked_url
-from usdn_nas.space import SpaceSpec, load_space
-from usdn_nas.trust import check_data
-from usdn_nas.validation import Name, Pair, Text, validate
+from usdn_nas._util.errors import UserError, nearest, shown
+from usdn_nas._util.files import read_toml
+from usdn_nas._util.parsing import NotTomlError, check_path, parse_toml
+from usdn_nas._util.redact import masked_url
+from usdn_nas._util.trust import check_data
+from usdn_nas._util.validation import Name, Pair, Text, validate
+from usdn_nas.space.architecture import Rule
+from usdn_nas.space.search_space import SpaceSpec, load_space
 
 __all__ = [
     "DataConfig",

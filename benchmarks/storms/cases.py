@@ -31,7 +31,7 @@ def library(function: Callable[[], object]) -> Callable[[], None]:
     def work() -> None:
         import sys
 
-        from usdn_nas.errors import RunError, UserError
+        from usdn_nas._util.errors import RunError, UserError
 
         try:
             print(function())

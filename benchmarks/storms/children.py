@@ -32,7 +32,7 @@ def warm_up() -> None:
     modules = (
         "torch", "torchvision", "sklearn.datasets", "scipy.stats", "matplotlib.pyplot", "sqlalchemy.dialects.sqlite",
         "usdn_nas.cli", "usdn_nas.export.runtime", "usdn_nas.pipeline.stages", "usdn_nas.report.figures.write",
-        "usdn_nas.data.load", "usdn_nas.networks.empty", "usdn_nas.inspection", "usdn_nas.report.fitting",
+        "usdn_nas.data.load", "usdn_nas.networks.empty", "usdn_nas.space.inspection", "usdn_nas.report.fitting",
     )  # fmt: skip
     for name in modules:
         importlib.import_module(name)

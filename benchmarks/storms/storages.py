@@ -35,7 +35,7 @@ STARTS = 60
 def _slow() -> None:
     """For a child: an evaluation that takes a while."""
     hooks()
-    from usdn_nas.evaluation.engine import Engine
+    from usdn_nas.engine.engine import Engine
 
     run_ = Engine.run
 

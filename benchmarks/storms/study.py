@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from usdn_nas.files import file_digest
+from usdn_nas._util.files import file_digest
 
 __all__ = ["SPACE", "STUDY", "contents", "differences", "hooks", "write_study"]
 

@@ -16,13 +16,13 @@ from ablation import Candidate, best_of
 from ablation_summary import MAIN, MARGIN, beside, best_other, point_of
 from ablation_systems import BACKBONES, BITS, EXITS, FULL, MSDNET, OURS, SDN, SEQUENTIAL, SYSTEMS, dearest, restricted
 
-from usdn_nas.architecture import Architecture
 from usdn_nas.config import find_toml, load_study
-from usdn_nas.cost import ExitCosts
+from usdn_nas.exits.outputs import ExitOutputs
 from usdn_nas.networks.build import resolve_space
-from usdn_nas.policy.outputs import ExitOutputs
-from usdn_nas.records import FINAL_EXIT
-from usdn_nas.space import load_space
+from usdn_nas.space.architecture import Architecture
+from usdn_nas.space.cost import ExitCosts
+from usdn_nas.space.records import FINAL_EXIT
+from usdn_nas.space.search_space import load_space
 from usdn_nas.study.points import FrontPoint
 
 ROOT = Path(__file__).parents[2]

@@ -14,7 +14,7 @@ import norm_statistics
 from retraining import RESULTS
 from retraining import SCHEMA as RANKING
 
-from usdn_nas.files import read_json
+from usdn_nas._util.files import read_json
 
 
 def test_former_statistics_are_means_over_batches() -> None:

@@ -14,8 +14,8 @@ from typer.testing import CliRunner
 from tests.cli.conftest import Command
 from tests.pipeline.tiny import snapshot
 from usdn_nas.cli import app
+from usdn_nas.engine.backends import BACKENDS
 from usdn_nas.pipeline.ledger import locked
-from usdn_nas.quant.backends import BACKENDS
 
 
 def refused(command: Command, folder: Path, *arguments: object) -> str:

@@ -15,11 +15,11 @@ import pytest
 from tests.cli.conftest import Command
 from tests.pipeline.tiny import contents, recorded, snapshot
 from usdn_nas.config import find_toml, list_toml, load_study
-from usdn_nas.cost import reference_bops
 from usdn_nas.export.document import read_architecture
 from usdn_nas.pipeline.context import open_run
 from usdn_nas.pipeline.stages import retrain_folder
 from usdn_nas.pipeline.study import read
+from usdn_nas.space.cost import reference_bops
 from usdn_nas.study.points import find_point, smoothed_front
 
 

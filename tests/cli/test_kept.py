@@ -14,7 +14,7 @@ import pytest
 from tests.cli.conftest import Command
 from tests.cli.test_bad_input import refused
 from tests.pipeline.tiny import snapshot
-from usdn_nas import files
+from usdn_nas._util import files
 from usdn_nas.pipeline.context import open_run
 from usdn_nas.pipeline.evaluate import write_all_figures
 

@@ -15,7 +15,7 @@ import pytest
 
 from tests.cli.conftest import Command
 from tests.cli.mutations import mutate
-from usdn_nas.errors import UserError
+from usdn_nas._util.errors import UserError
 from usdn_nas.report import load_run
 from usdn_nas.report.figures.write import FIGURES
 from usdn_nas.report.run import HISTORIES, MissingPartError

@@ -45,7 +45,7 @@ def children(pid: int) -> list[int]:
 
 def test_interrupted_with_workers(command: Command, tiny_copy: Path, tmp_path: Path) -> None:
     shutil.rmtree(tiny_copy / "search")
-    settings = ("search.sampler=gp", "search.configurations=24", "search.batch=1", "search.backend=float")
+    settings = ("search.sampler=gp", "search.configurations=12", "search.batch=1", "search.backend=float")
     arguments = ["search", str(tiny_copy), "--workers", "2", *(part for s in settings for part in ("--set", s))]
     script = tmp_path / "script.py"
     script.write_text(SCRIPT.format(arguments=arguments))
@@ -68,5 +68,5 @@ def test_interrupted_with_workers(command: Command, tiny_copy: Path, tmp_path: P
     result = command(*[argument for argument in arguments if argument not in ("--workers", "2")])
     assert result.exit_code == 0 and "search: was interrupted, goes on" in result.stderr
     rows = contents(tiny_copy)["search/trials.csv"]
-    assert [row["state"] for row in rows] == ["complete"] * 24
-    assert len({tuple(row[name] for name in ("layer1.0", "layer2.0", "layer3.0")) for row in rows}) == 24
+    assert [row["state"] for row in rows] == ["complete"] * 12
+    assert len({tuple(row[name] for name in ("layer1.0", "layer2.0", "layer3.0")) for row in rows}) == 12

@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from usdn_nas._util.errors import UserError
 from usdn_nas.config import DataConfig
 from usdn_nas.data import DataSplits, load_data
-from usdn_nas.errors import UserError
 
 Generator = np.random.Generator
 

@@ -5,9 +5,9 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 
+from usdn_nas._util.errors import UserError
 from usdn_nas.config import DataConfig
 from usdn_nas.data import load_data
-from usdn_nas.errors import UserError
 
 
 def _equal(left, right) -> bool:

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from usdn_nas._util.errors import UserError
 from usdn_nas.config import DataConfig
 from usdn_nas.data import load_data
 from usdn_nas.data.cifar import read_batch, read_names
 from usdn_nas.data.pickles import read_pickled_dict
-from usdn_nas.errors import UserError
 
 
 @pytest.fixture

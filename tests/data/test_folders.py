@@ -7,9 +7,9 @@ from PIL import Image
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
+from usdn_nas._util.errors import UserError
 from usdn_nas.config import DataConfig
 from usdn_nas.data import load_data
-from usdn_nas.errors import UserError
 
 SHAPE = (3, 14, 14)
 

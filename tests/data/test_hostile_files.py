@@ -21,12 +21,12 @@ from PIL import Image
 from tests.data.conftest import IDX_NAMES, idx_bytes, python2_pickle
 from tests.data.hostile import read
 from tests.data.test_mutations import write
+from usdn_nas._util.errors import UserError
 from usdn_nas.config import DataConfig
 from usdn_nas.data import load_data
 from usdn_nas.data.cifar import read_batch, read_names
 from usdn_nas.data.idx import read_idx
 from usdn_nas.data.images import check_classes
-from usdn_nas.errors import UserError
 
 
 @pytest.fixture(autouse=True)

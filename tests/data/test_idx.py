@@ -8,8 +8,8 @@ from hypothesis import HealthCheck, given, settings, strategies
 from hypothesis.extra import numpy as arrays
 from torchvision.datasets import FashionMNIST
 
+from usdn_nas._util.errors import UserError
 from usdn_nas.data.idx import parse_idx, read_idx
-from usdn_nas.errors import UserError
 
 DTYPES = [np.uint8, np.int8, np.int16, np.int32, np.float32, np.float64]
 

@@ -5,9 +5,9 @@ import sys
 import numpy as np
 import pytest
 
+from usdn_nas._util.errors import UserError
 from usdn_nas.config import DataConfig
 from usdn_nas.data import describe_data, load_data
-from usdn_nas.errors import UserError
 
 MODULE = """
 import numpy as np, torch

@@ -5,10 +5,10 @@ import sys
 
 import pytest
 
+from usdn_nas._util.errors import UserError
 from usdn_nas.config import DataConfig
 from usdn_nas.data import DATASETS, describe_data, load_data
 from usdn_nas.data.places import find_files
-from usdn_nas.errors import UserError
 
 
 @pytest.fixture(autouse=True)

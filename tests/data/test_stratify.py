@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from usdn_nas._util.errors import UserError
 from usdn_nas.config import DataConfig
 from usdn_nas.data.stratify import partition, stratified_choice
-from usdn_nas.errors import UserError
 
 labels_strategy = st.lists(st.integers(0, 5), min_size=2, max_size=80).map(lambda v: np.array(v, dtype=np.int64))
 

@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 
 from tests import nets
-from usdn_nas.architecture import Architecture
-from usdn_nas.errors import UserError
+from usdn_nas._util.errors import UserError
+from usdn_nas._util.files import write_json
 from usdn_nas.export.document import Objective, read_architecture, write_architecture
-from usdn_nas.files import write_json
 from usdn_nas.networks.build import resolve_space
-from usdn_nas.space import SearchSpace
+from usdn_nas.space.architecture import Architecture
+from usdn_nas.space.search_space import SearchSpace
 
 SPEC = nets.spec(exits={"head": "conv3"})
 CHOICES = "[2, 2], [4, 3], [3, 5]"

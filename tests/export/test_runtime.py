@@ -14,18 +14,18 @@ from torch import Tensor
 
 import usdn_nas
 from tests import nets
-from usdn_nas.architecture import Architecture
+from usdn_nas._util.errors import UserError
 from usdn_nas.config import DataConfig
-from usdn_nas.cost import exit_costs
 from usdn_nas.data import load_data
-from usdn_nas.errors import UserError
+from usdn_nas.exits.apply import apply
+from usdn_nas.exits.budgeted import thresholds_for_shares
+from usdn_nas.exits.outputs import ExitOutputs
 from usdn_nas.export.document import write_architecture
 from usdn_nas.export.runtime import EarlyExitNetwork, load_model
 from usdn_nas.networks.weights import save_weights
-from usdn_nas.policy.apply import apply
-from usdn_nas.policy.budgeted import thresholds_for_shares
-from usdn_nas.policy.outputs import ExitOutputs
-from usdn_nas.quant.supernet import Supernet, materialize
+from usdn_nas.quant.supernet import Supernet, extract_chain
+from usdn_nas.space.architecture import Architecture
+from usdn_nas.space.cost import exit_costs
 
 COUNT = 24
 
@@ -45,7 +45,7 @@ def early_exit(
 ) -> EarlyExitNetwork:
     bits = supernet.space.sample(np.random.default_rng(seed))
     architecture = Architecture(bits, exits, thresholds)
-    return EarlyExitNetwork(materialize(supernet, architecture), architecture, supernet.space)
+    return EarlyExitNetwork(extract_chain(supernet, architecture), architecture, supernet.space)
 
 
 def everything(network: EarlyExitNetwork, images: Tensor) -> np.ndarray:

@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from tests.export.test_document import MINIMAL
-from usdn_nas.errors import UserError
+from usdn_nas._util.errors import UserError
 from usdn_nas.export.document import read_architecture
 from usdn_nas.export.runtime import EarlyExitNetwork
 from usdn_nas.networks.build import build_network
-from usdn_nas.quant.supernet import Supernet, materialize
+from usdn_nas.quant.supernet import Supernet, extract_chain
 
 CLASSES = MINIMAL["space"]["network"]["num_classes"]  # type: ignore[index]
 CHANNELS = MINIMAL["space"]["network"]["input_shape"][0]  # type: ignore[index]
@@ -37,7 +37,7 @@ def test_what_is_given_comes_back(left_out: str | None, tmp_path: Path) -> None:
     data = {key: value for key, value in GOOD.items() if key != left_out}
     file = read_architecture(written(tmp_path, data))
     assert file.data == data
-    network = materialize(Supernet(build_network(file.space.spec), file.space), file.architecture)
+    network = extract_chain(Supernet(build_network(file.space.spec), file.space), file.architecture)
     pixels = torch.full((2, *file.space.spec.network.input_shape), 10.5)
     normalized = EarlyExitNetwork(network, file.architecture, file.space, file.data).normalize(pixels)
     assert torch.equal(normalized, torch.ones_like(pixels))
@@ -89,7 +89,7 @@ def test_the_weights_of_a_search_space_are_not_read(tmp_path: Path) -> None:
 
 def read_groups(space: dict[str, Any]) -> list[str]:
     from usdn_nas.networks.empty import resolve_shapes
-    from usdn_nas.space import SpaceSpec
+    from usdn_nas.space.search_space import SpaceSpec
 
     without = space | {"network": {k: v for k, v in space["network"].items() if k != "weights"}}
     return [group.name for group in resolve_shapes(SpaceSpec.model_validate(without)).groups]

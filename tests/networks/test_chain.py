@@ -9,10 +9,10 @@ import torchvision
 from torch import Tensor, nn
 
 from tests import nets
-from usdn_nas.errors import UserError
+from usdn_nas._util.errors import UserError
 from usdn_nas.networks.build import build_network
 from usdn_nas.networks.chain import MultiExitNetwork
-from usdn_nas.records import FINAL_EXIT
+from usdn_nas.space.records import FINAL_EXIT
 
 
 def identity_chain(count: int, exits: dict[str, int]) -> MultiExitNetwork:

@@ -13,7 +13,7 @@ from tests import nets
 from usdn_nas.networks.build import analyze_chain, build_network, chain_record
 from usdn_nas.networks.graph import PartGraph, analyze
 from usdn_nas.networks.heads import build_head
-from usdn_nas.records import LayerRecord
+from usdn_nas.space.records import LayerRecord
 
 
 def graph_of(module: nn.Module, *shape: int, non_negative: bool = False) -> PartGraph:

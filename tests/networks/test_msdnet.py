@@ -11,15 +11,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tests import nets
-from usdn_nas.cost import exit_costs
-from usdn_nas.errors import UserError
+from usdn_nas._util.errors import UserError
+from usdn_nas.engine.parts import PartCompiler
 from usdn_nas.networks.build import build_network
 from usdn_nas.networks.chain import MultiExitNetwork
 from usdn_nas.networks.empty import resolve_shapes
 from usdn_nas.networks.msdnet import plan
 from usdn_nas.networks.msdnet_weights import load_official, official
-from usdn_nas.quant.parts import PartCompiler
-from usdn_nas.space import MsdnetSpec, SpaceSpec
+from usdn_nas.space.cost import exit_costs
+from usdn_nas.space.search_space import MsdnetSpec, SpaceSpec
 
 OWN = {"head": "own", "head_linear_bits": [4, 4]}
 FOUR = {"choices": [[4, 4]], "fixed": {"final.*": [4, 4]}}

@@ -17,19 +17,19 @@ from torch import Tensor, nn
 
 from tests import nets
 from tests.networks import models
-from usdn_nas.architecture import Architecture
+from usdn_nas._util.errors import UserError
 from usdn_nas.config import find_toml
-from usdn_nas.errors import UserError
-from usdn_nas.evaluation.engine import Engine, EngineSettings
-from usdn_nas.evaluation.outputs import Batches, SupernetEvaluator
+from usdn_nas.engine.engine import Engine, EngineSettings
+from usdn_nas.engine.outputs import Batches, SupernetEvaluator
 from usdn_nas.networks.build import build_network, chain_record, resolve_space
 from usdn_nas.networks.empty import resolve_shapes, space_of
 from usdn_nas.networks.find import make_model, torchvision_names
 from usdn_nas.networks.kept import ByMode, Kept
 from usdn_nas.quant.layers import SwitchableBatchNorm2d
-from usdn_nas.quant.supernet import Supernet, materialize
-from usdn_nas.records import OPAQUE
-from usdn_nas.space import NetworkSpec, SpaceSpec, load_space
+from usdn_nas.quant.supernet import Supernet, extract_chain
+from usdn_nas.space.architecture import Architecture
+from usdn_nas.space.records import OPAQUE
+from usdn_nas.space.search_space import NetworkSpec, SpaceSpec, load_space
 
 HERE = "tests.networks.models:"
 FAMILIES = {
@@ -82,7 +82,7 @@ def check(spec: SpaceSpec) -> Supernet:
     with torch.no_grad():
         supernet.set_bits(bits)
         placed = space.candidates[:1]
-        alone = materialize(supernet, Architecture(bits, placed, (0.5,) * len(placed)))
+        alone = extract_chain(supernet, Architecture(bits, placed, (0.5,) * len(placed)))
         assert torch.equal(alone(images)[-1], supernet(images)[-1])
     return supernet
 
@@ -120,7 +120,7 @@ def test_shapes_at_their_own_size_take_no_memory() -> None:
 
 
 def test_opaque_parts_cost_full_precision() -> None:
-    from usdn_nas.cost import full_bops, uniform_bops
+    from usdn_nas.space.cost import full_bops, uniform_bops
 
     space = resolve_shapes(spec_of(f"{HERE}hard", 16))
     bits = {group.name: (3, 3) for group in space.groups}

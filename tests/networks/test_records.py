@@ -9,13 +9,13 @@ from pydantic import ValidationError
 from torch.utils.flop_counter import FlopCounterMode
 
 from tests import nets
-from usdn_nas.cost import exit_costs, uniform_bops
-from usdn_nas.errors import UserError
+from usdn_nas._util.errors import UserError
 from usdn_nas.networks.build import build_network, chain_record, resolve_space
 from usdn_nas.networks.chain import MultiExitNetwork
 from usdn_nas.networks.heads import build_head
-from usdn_nas.records import ChainRecord
-from usdn_nas.space import SearchSpace, SpaceSpec
+from usdn_nas.space.cost import exit_costs, uniform_bops
+from usdn_nas.space.records import ChainRecord
+from usdn_nas.space.search_space import SearchSpace, SpaceSpec
 
 HEADS = ("linear", "sdn", "conv", "msdnet", "conv3")
 

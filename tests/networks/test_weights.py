@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from tests import nets
-from usdn_nas.errors import UserError
+from usdn_nas._util.errors import UserError
 from usdn_nas.networks.build import build_network
 from usdn_nas.networks.foreign import load_foreign
 from usdn_nas.networks.weights import load_weights, save_weights

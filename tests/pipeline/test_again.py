@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.pipeline.tiny import contents, context, no_figures, recorded, run, snapshot
-from usdn_nas.errors import UserError
+from usdn_nas._util.errors import UserError
 from usdn_nas.pipeline.ledger import Ledger
 from usdn_nas.pipeline.stages import Pipeline
 

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from tests.pipeline.tiny import Heard, contents, context, run
-from usdn_nas.evaluation.engine import Engine, EngineSettings
-from usdn_nas.evaluation.outputs import SupernetEvaluator
+from usdn_nas.engine.engine import Engine, EngineSettings
+from usdn_nas.engine.outputs import SupernetEvaluator
+from usdn_nas.exits.outputs import ExitOutputs
 from usdn_nas.pipeline.context import Context
 from usdn_nas.pipeline.stages import Pipeline
-from usdn_nas.policy.outputs import ExitOutputs
 from usdn_nas.study.parameters import bits_of, configuration
 from usdn_nas.study.search import run_search
 from usdn_nas.study.session import Study, open_study

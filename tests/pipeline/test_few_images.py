@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.pipeline import tiny
-from usdn_nas.errors import UserError
+from usdn_nas._util.errors import UserError
 
 REFUSED = {
     ("data.search=1",): "data.search: 1 images cannot be set aside from 1647 of digits; set it to a number from 2",

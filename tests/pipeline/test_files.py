@@ -14,16 +14,16 @@ import torch
 
 import usdn_nas
 from tests.pipeline.tiny import context
-from usdn_nas.cost import exit_costs, reference_bops
-from usdn_nas.evaluation.engine import Engine, EngineSettings
-from usdn_nas.evaluation.outputs import SupernetEvaluator
+from usdn_nas._util.files import file_digest
+from usdn_nas.engine.engine import Engine, EngineSettings
+from usdn_nas.engine.outputs import SupernetEvaluator
+from usdn_nas.exits.apply import apply
 from usdn_nas.export.document import ArchitectureFile, read_architecture
-from usdn_nas.files import file_digest
 from usdn_nas.pipeline import study
 from usdn_nas.pipeline.context import Context
 from usdn_nas.pipeline.search import load_retrained
 from usdn_nas.pipeline.stages import retrain_folder
-from usdn_nas.policy.apply import apply
+from usdn_nas.space.cost import exit_costs, reference_bops
 
 EXITS = ("layer1.0", "layer2.0")
 GROUPS = ["layer1.0", "layer2.0", "layer3.0"]

@@ -19,7 +19,7 @@ import pytest
 
 from tests.pipeline import tiny as study_of
 from tests.pipeline.tiny import contents, no_figures, recorded, run, snapshot
-from usdn_nas.errors import UserError
+from usdn_nas._util.errors import UserError
 from usdn_nas.pipeline.ledger import locked
 from usdn_nas.study.journal import Journal
 from usdn_nas.training import loop

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from usdn_nas.errors import RunError, UserError
+from usdn_nas._util.errors import RunError, UserError
 from usdn_nas.pipeline.processes import orphaned, supervise
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs signals")

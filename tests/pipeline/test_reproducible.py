@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from tests.pipeline import tiny as tiny_study
-from usdn_nas.errors import UserError
-from usdn_nas.evaluation.settings import choose_settings
-from usdn_nas.files import read_json, write_json
+from usdn_nas._util.errors import UserError
+from usdn_nas._util.files import read_json, write_json
+from usdn_nas.engine.backends import BACKENDS
+from usdn_nas.engine.settings import choose_settings
 from usdn_nas.pipeline import study as study_stage
 from usdn_nas.pipeline.context import Context
-from usdn_nas.quant.backends import BACKENDS
 from usdn_nas.study.session import engine_of
 
 FILES = ("trials.csv", "front.csv", "sensitivity.json", "engine.json")

@@ -17,10 +17,11 @@ from typing import Any
 
 import pytest
 
-from usdn_nas.errors import RunError, UserError
-from usdn_nas.files import digest, write_text
+from usdn_nas._util.errors import RunError, UserError
+from usdn_nas._util.files import digest, write_text
+from usdn_nas._util.progress import Reporter
 from usdn_nas.pipeline.ledger import Ledger, Stage, locked
-from usdn_nas.progress import Reporter
+from usdn_nas.pipeline.stagefile import _delete
 
 CHANGES = ("rename", "replace", "unlink", "rmdir", "mkdir", "open")
 WEIGHTS = "pretrain/weights.safetensors"
@@ -230,28 +231,6 @@ def test_what_is_not_ours_is_not_moved(tmp_path: Path) -> None:
     assert not ensure(tmp_path, "A")
 
 
-@pytest.mark.parametrize("unfinished", [True, False])
-def test_files_of_the_user_in_a_folder_that_is_dropped_stay(unfinished: bool, tmp_path: Path) -> None:
-    """That of results which were set aside unfinished, and that of the third settings back."""
-    if unfinished:
-        with pytest.raises(RunError), locked(tmp_path):
-            Ledger(tmp_path, Reporter()).ensure(stage(tmp_path, "A", interrupted))
-    else:
-        ensure(tmp_path, "A")
-    for mine in (".env-template", "notes.md", ".old/deeper"):
-        write_text(tmp_path / "pretrain" / mine, "mine")
-    for setting in "BCDAB":
-        ensure(tmp_path, setting)
-    found = [path for path in tmp_path.rglob("*") if path.is_file() and path.read_text() == "mine"]
-    assert sorted(path.name for path in found) == [".env-template", "deeper", "notes.md"]
-    assert {path.relative_to(tmp_path).parts[0] for path in found} == {f"pretrain.{name('A')}.yours"}
-    assert not list((tmp_path / f"pretrain.{name('A')}.yours").glob("*.safetensors"))
-
-
-def interrupted(stage: Stage) -> None:
-    raise RunError("stopped")
-
-
 @pytest.mark.parametrize(
     "moves",
     [
@@ -269,9 +248,29 @@ def test_moves_that_others_wrote_are_refused(moves: object, tmp_path: Path) -> N
     write_text(tmp_path / "mine/file", "mine")
     path = folder / "stages.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"moves": moves}))
-    with pytest.raises(UserError, match="stages.json: 'moves' are not what this program writes"), locked(folder):
+    with pytest.raises(UserError, match="stages.json.*moves"), locked(folder):
         pass
     assert (tmp_path / "mine/file").read_text() == "mine"
+
+
+def test_a_users_file_in_a_folder_that_goes_stays(tmp_path: Path) -> None:
+    """An unfinished stage's folder goes when other settings finish; notes that somebody put into it do not."""
+    folder = tmp_path / "pretrain.0123456789ab"
+    for name in ("checkpoint.pt", "history.csv", ".notes", "inner/.env-template", "inner/weights.safetensors"):
+        write_text(folder / name, name)
+    _delete(folder)
+    left = tmp_path / "pretrain.0123456789ab.left"
+    assert sorted(path.relative_to(left).as_posix() for path in left.rglob("*") if path.is_file()) == [
+        ".notes",
+        "inner/.env-template",
+    ]
+    assert not folder.exists()
+    write_text(folder / "weights.safetensors", "")
+    _delete(folder)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [left.name]
+    write_text(folder / ".notes", "more")
+    _delete(folder)
+    assert (tmp_path / "pretrain.0123456789ab.left2/.notes").read_text() == "more"
 
 
 @pytest.mark.sweep

@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
-from usdn_nas.files import file_digest
+from usdn_nas._util.files import file_digest
+from usdn_nas._util.progress import Reporter
 from usdn_nas.pipeline import stages
 from usdn_nas.pipeline.context import Context, open_run
 from usdn_nas.pipeline.ledger import Ledger, Stage
 from usdn_nas.pipeline.stages import Pipeline
-from usdn_nas.progress import Reporter
 
 SPACE = """
 [network]

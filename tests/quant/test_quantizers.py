@@ -10,14 +10,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from usdn_nas.quant.quantizers import LearnedStep
+from usdn_nas.quant.quantizers import LSQQuantizer
 
 KINDS = {"weights": (True, False), "inputs": (False, False), "offset": (False, True)}
 
 
-def quantizer(width: int, kind: str, step: float = 0.375, offset: float = -0.8, count: int = 50) -> LearnedStep:
+def quantizer(width: int, kind: str, step: float = 0.375, offset: float = -0.8, count: int = 50) -> LSQQuantizer:
     signed, has_offset = KINDS[kind]
-    made = LearnedStep(width, signed=signed, offset=has_offset, count=count).double()
+    made = LSQQuantizer(width, signed=signed, offset=has_offset, count=count).double()
     with torch.no_grad():
         made.step.fill_(step)
         if made.offset is not None:
@@ -88,7 +88,7 @@ def test_gradients_by_lsqs_formulas(kind: str, width: int, step: float) -> None:
 @pytest.mark.parametrize(("x", "slope"), [(-30.0, 0), (30.0, 15)])
 def test_step_gradient_with_an_offset_is_the_slope_of_what_lies_outside(x: float, slope: int) -> None:
     """4 bits, step .1, offset -.75: out = n s + offset below and p s + offset above, but for rounding."""
-    made = LearnedStep(4, signed=False, offset=True, count=1).double()
+    made = LSQQuantizer(4, signed=False, offset=True, count=1).double()
     with torch.no_grad():
         made.step.fill_(0.1)
         made.offset.fill_(-0.75)

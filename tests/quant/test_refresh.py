@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from tests import nets
-from usdn_nas.quant.refresh import refresh_norms
+from usdn_nas.quant.refresh import recalibrate_bn
 from usdn_nas.quant.supernet import Supernet
 
 
@@ -57,7 +57,7 @@ def test_statistics_are_those_of_all_values() -> None:
     drawn = [net.space.covering(generator) for _ in batches]
     expected = statistics_of_all_values(net, batches, drawn)
     momenta = {name: norm.momentum for name, norm in net.named_modules() if isinstance(norm, nn.BatchNorm2d)}
-    refresh_norms(net, batches, iter(drawn).__next__)
+    recalibrate_bn(net, batches, iter(drawn).__next__)
     after = net.state_dict()
     assert any(".w2a2." in name for name in expected) and not any(".w32a32." in name for name in expected)
     for name, value in after.items():
@@ -76,7 +76,7 @@ def test_a_large_mean_costs_no_digits() -> None:
     net = nn.Sequential(nn.Identity(), norm)
     net.set_bits = lambda bits: None
     batches = [1000 + offset + 0.1 * torch.randn(8, 3, 5, 5) for offset in (-0.1, 0.0, 0.2)]
-    refresh_norms(net, batches, lambda: [{}])
+    recalibrate_bn(net, batches, lambda: [{}])
     values = torch.cat([images.double().transpose(0, 1).flatten(1) for images in batches], dim=1)
     assert torch.allclose(norm.running_mean.double(), values.mean(1), rtol=1e-6)
     assert torch.allclose(norm.running_var.double(), values.var(1), rtol=1e-2)
@@ -88,5 +88,5 @@ def test_the_variance_between_batches_counts() -> None:
     net = nn.Sequential(norm)
     net.set_bits = lambda bits: None
     batches = [offset + torch.randn(64, 1, 4, 4, generator=torch.Generator().manual_seed(0)) for offset in (-3.0, 3.0)]
-    refresh_norms(net, batches, lambda: [{}])
+    recalibrate_bn(net, batches, lambda: [{}])
     assert 9.5 < float(norm.running_var) < 10.5  # 1 within the batches, 9 between them

@@ -12,13 +12,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tests import nets
-from usdn_nas.architecture import Architecture, Bits
 from usdn_nas.networks.build import resolve_space
 from usdn_nas.quant import supernet as supernets
 from usdn_nas.quant.layers import SwitchableBatchNorm2d, SwitchableLayer, SwitchableQuantizer
-from usdn_nas.quant.quantizers import LearnedStep
-from usdn_nas.quant.supernet import Supernet, materialize
-from usdn_nas.space import SpaceSpec
+from usdn_nas.quant.quantizers import LSQQuantizer
+from usdn_nas.quant.supernet import Supernet, extract_chain
+from usdn_nas.space.architecture import Architecture, Bits
+from usdn_nas.space.search_space import SpaceSpec
 
 SPACES = {
     "pairs, blocks": nets.spec(),
@@ -171,7 +171,7 @@ def test_path_equals_an_independent_network(built: tuple[Supernet, Tensor]) -> N
         expected = Standalone(supernet.state_dict(), spec, architecture.bits).logits(images, exits)
         supernet.set_bits(architecture.bits)
         path = dict(zip(chain.exit_names, supernet(images), strict=True))
-        alone = materialize(supernet, architecture)
+        alone = extract_chain(supernet, architecture)
         assert alone.exit_names == (*architecture.exits, "final")
         plain = dict(zip(alone.exit_names, alone(images), strict=True))
         assert list(expected) == list(path)
@@ -225,7 +225,7 @@ def test_materialized_networks_stand_alone() -> None:
     architecture = Architecture(supernet.space.choice_bits([0, 1, 2]), ("layer2.0",), (0.5,))
     supernet.set_bits(architecture.bits)
     supernet(images)  # so that it holds quantized weights
-    alone = materialize(supernet, architecture)
+    alone = extract_chain(supernet, architecture)
     switchable = (SwitchableLayer, SwitchableQuantizer, SwitchableBatchNorm2d, Supernet)
     assert not any(isinstance(module, switchable) for module in alone.modules())
     expected = alone(images)
@@ -250,7 +250,7 @@ def test_one_quantizer_for_what_a_block_reads_twice() -> None:
         assert block[first].weight_quantizer is not block[shortcut].weight_quantizer
     distinct = {id(layer.input_quantizer) for layer in block.values()}
     assert len(distinct) == len(block) - 3
-    alone = materialize(supernet, Architecture(supernet.space.choice_bits([0] * 8))).segments[3]
+    alone = extract_chain(supernet, Architecture(supernet.space.choice_bits([0] * 8))).segments[3]
     assert alone.conv1.input_quantizer is alone.downsample[0].input_quantizer
 
 
@@ -303,7 +303,7 @@ def test_steps_start_from_what_layers_read_at_full_precision(monkeypatch: pytest
         if not torch.equal(module.weight, layer.layer.weight):
             continue  # another layer has the same shape
         for step in layer.input_quantizer.steps.values():
-            twin = LearnedStep(step.width, signed=False, offset=step.offset is not None, count=1).double()
+            twin = LSQQuantizer(step.width, signed=False, offset=step.offset is not None, count=1).double()
             twin.initialize(inputs)
             assert torch.equal(twin.step, step.step)
             checked += 1

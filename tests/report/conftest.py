@@ -11,13 +11,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from usdn_nas.architecture import Architecture
+from usdn_nas._util.files import write_json
 from usdn_nas.config import StudyConfig
-from usdn_nas.cost import exit_costs, full_bops, layer_table, mean_bits, reference_bops
-from usdn_nas.files import write_json
-from usdn_nas.records import ChainRecord, ExitRecord, LayerRecord, SegmentRecord
 from usdn_nas.report import Run, load_run
-from usdn_nas.space import SearchSpace, SpaceSpec
+from usdn_nas.space.architecture import Architecture
+from usdn_nas.space.cost import exit_costs, full_bops, layer_table, mean_bits, reference_bops
+from usdn_nas.space.records import ChainRecord, ExitRecord, LayerRecord, SegmentRecord
+from usdn_nas.space.search_space import SearchSpace, SpaceSpec
 
 N = 2_000
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from usdn_nas.errors import UserError
+from usdn_nas._util.errors import UserError
 from usdn_nas.report import MissingPartError, Run, compare_table, load_run, plot_comparison
 
 

@@ -14,9 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from usdn_nas.architecture import Architecture
-from usdn_nas.cost import layer_table
-from usdn_nas.errors import UserError
+from usdn_nas._util.errors import UserError
 from usdn_nas.report import (
     MissingPartError,
     Run,
@@ -53,6 +51,8 @@ from usdn_nas.report.figures.sensitivity import _sensitivity_data
 from usdn_nas.report.figures.thresholds import _thresholds_data
 from usdn_nas.report.figures.training import _ladder_data, _training_data
 from usdn_nas.report.figures.write import FIGURES, figure_svg, laid_out
+from usdn_nas.space.architecture import Architecture
+from usdn_nas.space.cost import layer_table
 
 
 def _every_exit(run: Run) -> Architecture:

@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 from rich.table import Table
 
-from usdn_nas.errors import UserError
+from usdn_nas._util.errors import UserError
 from usdn_nas.report import Run, render, table1
 from usdn_nas.report.fitting import FittedTable
 from usdn_nas.report.rendering import columns

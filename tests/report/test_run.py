@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from usdn_nas.errors import UserError
+from usdn_nas._util.errors import UserError
 from usdn_nas.report import MissingPartError, Run, load_run
 from usdn_nas.report.run import HISTORIES, as_architecture, parse_bits
 

@@ -4,8 +4,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from usdn_nas.cost import full_bops
-from usdn_nas.errors import UserError
+from usdn_nas._util.errors import UserError
 from usdn_nas.report import (
     Run,
     anytime_table,
@@ -25,6 +24,7 @@ from usdn_nas.report import (
     trade_off_table,
 )
 from usdn_nas.report.tables import _common_prefix
+from usdn_nas.space.cost import full_bops
 
 PUBLISHED_TABLE1 = {
     "tr03": ([5.05, 28.77, 66.18], [0.459, 4.041, 12.059], 16.559),

@@ -8,15 +8,15 @@ import pytest
 import torch
 from torch import Tensor
 
+from usdn_nas._util.files import read_json
 from usdn_nas.config import find_toml
-from usdn_nas.cost import exit_costs
-from usdn_nas.evaluation.outputs import Batches, run
+from usdn_nas.engine.outputs import Batches, run
+from usdn_nas.exits.apply import apply
 from usdn_nas.export.runtime import EarlyExitNetwork, load_model
-from usdn_nas.files import read_json
 from usdn_nas.pipeline.context import Context, open_run
 from usdn_nas.pipeline.evaluate import SCHEMA
 from usdn_nas.pipeline.stages import Pipeline
-from usdn_nas.policy.apply import apply
+from usdn_nas.space.cost import exit_costs
 
 pytestmark = pytest.mark.sweep
 FLOOR = 0.9

@@ -18,15 +18,15 @@ import usdn_nas
 from tests.data.conftest import python2_names, python2_pickle
 from tests.pipeline.tiny import recorded
 from tests.shared import made_once
+from usdn_nas._util.errors import UserError
 from usdn_nas.config import find_toml, list_toml, load_study
-from usdn_nas.errors import UserError
 from usdn_nas.networks import build, graph
 from usdn_nas.networks.build import build_network
 from usdn_nas.networks.foreign import read_tensors
 from usdn_nas.networks.msdnet_weights import official
 from usdn_nas.pipeline.context import open_run
 from usdn_nas.pipeline.stages import Pipeline
-from usdn_nas.space import load_space
+from usdn_nas.space.search_space import load_space
 
 STUDIES = [
     name
@@ -150,7 +150,7 @@ def run(name: str, data: Path, folder: Path, until: str = "evaluate") -> list[st
     """Runs a study, short, in ``folder``; returns the stages that ran."""
     context = open_run(find_toml(name, "studies"), tuple(limits(name, data)), folder)
     with recorded() as ran:
-        Pipeline(context).run(until=until)
+        Pipeline(context).run(until, repick=True)  # as ``usdn-nas run`` does
     return ran
 
 
@@ -184,10 +184,19 @@ def test_runs_from_pretraining_to_its_end(
     if name == "imagenet_msdnet_own_scheme":
         check_published_weights(folder, checkpoint)
     for other, first in GO_ON.items():
-        if first == name:  # what it has found is all that the other needs until the export
-            ran = run(other, data, folder)
-            assert {"pretrain", "supernet", "search"}.isdisjoint(ran) and "export" in ran
-            assert evaluation(folder)["n"] == 4
+        if first == name:
+            check_other_trade_off(other, folder)
+
+
+def check_other_trade_off(name: str, folder: Path) -> None:
+    """The study is another one but for its trade-off, and a finished run of that one goes on with it at its export."""
+    other = load_study(find_toml(name, "studies"))
+    trade_off = f"search.tr={other[0].search.tr}"
+    assert load_study(find_toml(GO_ON[name], "studies"), [trade_off]) == other
+    with recorded() as ran:
+        Pipeline(open_run(folder, (trade_off,))).run("evaluate", repick=True)
+    assert {"pretrain", "supernet", "search"}.isdisjoint(ran) and {"export", "evaluate"} <= set(ran)
+    assert evaluation(folder)["n"] == 4
 
 
 def check_baseline(name: str, models: dict[str, Any]) -> None:

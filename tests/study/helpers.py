@@ -12,9 +12,9 @@ import optuna
 import pytest
 
 from tests.helpers import search_space, synthetic_outputs
-from usdn_nas.architecture import Bits
 from usdn_nas.config import SearchConfig
-from usdn_nas.policy.outputs import ExitOutputs
+from usdn_nas.exits.outputs import ExitOutputs
+from usdn_nas.space.architecture import Bits
 from usdn_nas.study import lease
 from usdn_nas.study.journal import Journal
 from usdn_nas.study.search import TrialSummary, one_by_one, run_search

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from tests.study.helpers import SPACE, config, outputs_of, searched
-from usdn_nas.cost import exit_costs, reference_bops
-from usdn_nas.errors import RunError
-from usdn_nas.policy.apply import apply
-from usdn_nas.policy.exact import PolicyScores, score_shared, threshold_grid
-from usdn_nas.policy.front import Policy
+from usdn_nas._util.errors import RunError
+from usdn_nas.exits.apply import apply
+from usdn_nas.exits.exact import PolicyScores, score_shared, threshold_grid
+from usdn_nas.exits.front import Policy
+from usdn_nas.space.cost import exit_costs, reference_bops
 from usdn_nas.study.objectives import choose, objective_values, objectives
 from usdn_nas.study.parameters import bits_of, exits_of
 

@@ -16,7 +16,7 @@ from sqlalchemy import exc
 from sqlalchemy.orm import Session
 
 from tests.study.helpers import FINGERPRINT, SPACE, config, content, evaluate, searched
-from usdn_nas.errors import RunError, UserError
+from usdn_nas._util.errors import RunError, UserError
 from usdn_nas.study import lease
 from usdn_nas.study import patience as patience_module
 from usdn_nas.study.asking import open_trials

@@ -12,10 +12,10 @@ import pandas as pd
 import pytest
 
 from tests.study.helpers import SPACE, config, opened, outputs_of, searched
-from usdn_nas.cost import exit_costs, reference_bops
-from usdn_nas.errors import UserError
-from usdn_nas.policy.apply import apply
-from usdn_nas.policy.front import TRADE_OFFS
+from usdn_nas._util.errors import UserError
+from usdn_nas.exits.apply import apply
+from usdn_nas.exits.front import TRADE_OFFS
+from usdn_nas.space.cost import exit_costs, reference_bops
 from usdn_nas.study.parameters import parameter_sizes
 from usdn_nas.study.points import all_points, best_point, completed, find_point, front_points, select, smoothed_front
 from usdn_nas.study.smoothing import smoothed

@@ -18,8 +18,8 @@ from urllib.parse import quote
 import pytest
 
 from tests.study.helpers import SPACE, config, content, opened, outputs_of, searched
-from usdn_nas.architecture import Bits
-from usdn_nas.policy.outputs import ExitOutputs
+from usdn_nas.exits.outputs import ExitOutputs
+from usdn_nas.space.architecture import Bits
 from usdn_nas.study.parameters import indices_of
 
 pytestmark = pytest.mark.sweep

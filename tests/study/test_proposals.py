@@ -9,10 +9,10 @@ import pytest
 
 from tests.helpers import search_space
 from tests.study.helpers import SPACE, config, outputs_of
-from usdn_nas.policy.front import TRADE_OFFS
-from usdn_nas.study.judgement import judge
+from usdn_nas.exits.front import TRADE_OFFS
 from usdn_nas.study.parameters import bits_of, indices_of, parameter_sizes, params_of
 from usdn_nas.study.proposals import Proposals, Seen, aim, initial_design, trade_off_weights
+from usdn_nas.study.scoring import judge
 from usdn_nas.study.surrogate import Surrogate
 
 

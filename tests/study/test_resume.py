@@ -14,8 +14,8 @@ import optuna
 import pytest
 
 from tests.study.helpers import SPACE, Killed, config, content, evaluate, killed_after, opened, outputs_of, searched
-from usdn_nas.architecture import Bits
-from usdn_nas.policy.outputs import ExitOutputs
+from usdn_nas.exits.outputs import ExitOutputs
+from usdn_nas.space.architecture import Bits
 from usdn_nas.study import asking, lease
 from usdn_nas.study.journal import StudyJournal
 from usdn_nas.study.search import run_search

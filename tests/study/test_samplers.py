@@ -10,7 +10,7 @@ import pytest
 
 from tests.helpers import search_space
 from tests.study.helpers import SPACE, config, evaluate, opened, outputs_of, searched
-from usdn_nas.errors import UserError
+from usdn_nas._util.errors import UserError
 from usdn_nas.study.parameters import bits_of, indices_of, params_of
 from usdn_nas.study.samplers import goal, sampler_settings
 from usdn_nas.study.search import one_by_one, run_search

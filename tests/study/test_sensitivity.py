@@ -10,8 +10,8 @@ import pytest
 
 from tests.helpers import search_space
 from tests.study.helpers import SPACE, config, evaluate, searched
-from usdn_nas.cost import reference_bops
-from usdn_nas.policy.front import TRADE_OFFS
+from usdn_nas.exits.front import TRADE_OFFS
+from usdn_nas.space.cost import reference_bops
 from usdn_nas.study.search import run_search
 from usdn_nas.study.sensitivity import sensitivity, write_sensitivity
 from usdn_nas.study.session import open_study

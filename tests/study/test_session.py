@@ -10,7 +10,7 @@ import optuna
 import pytest
 
 from tests.study.helpers import FINGERPRINT, config, content, opened, searched
-from usdn_nas.errors import UsdnError, UserError
+from usdn_nas._util.errors import UsdnError, UserError
 from usdn_nas.study.journal import JournalLock
 from usdn_nas.study.session import read_study
 from usdn_nas.study.storage import open_storage

@@ -13,9 +13,9 @@ import optuna
 import pytest
 
 from tests.study.helpers import SPACE, config, content, opened, outputs_of, searched
-from usdn_nas.architecture import Bits
 from usdn_nas.config import SearchConfig
-from usdn_nas.policy.outputs import ExitOutputs
+from usdn_nas.exits.outputs import ExitOutputs
+from usdn_nas.space.architecture import Bits
 from usdn_nas.study import lease
 from usdn_nas.study.parameters import indices_of
 from usdn_nas.study.storage import open_storage

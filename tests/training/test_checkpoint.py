@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from tests import nets
-from usdn_nas.errors import UserError
+from usdn_nas._util.errors import UserError
 from usdn_nas.quant.diagnostics import QuantizerWatch
 from usdn_nas.training.checkpoint import Progress, Watch, load_checkpoint, save_checkpoint
 from usdn_nas.training.seal import is_sealed, seal

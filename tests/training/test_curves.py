@@ -10,9 +10,9 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tests import nets
+from usdn_nas._util.errors import UserError
 from usdn_nas.config import TrainConfig
-from usdn_nas.errors import UserError
-from usdn_nas.quant.quantizers import LearnedStep
+from usdn_nas.quant.quantizers import LSQQuantizer
 from usdn_nas.training import loop
 from usdn_nas.training.curves import check_tensorboard
 from usdn_nas.training.loop import fit, learning_rate
@@ -67,7 +67,7 @@ def test_points(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (12, pytest.approx(0.12)),
         (18, pytest.approx(0.18)),
     ]
-    sizes = {name: m.step.item() for name, m in supernet.named_modules() if isinstance(m, LearnedStep)}
+    sizes = {name: m.step.item() for name, m in supernet.named_modules() if isinstance(m, LSQQuantizer)}
     assert {tag.removeprefix("step_size/") for tag in found if tag.startswith("step_size/")} == set(sizes)
     for name, size in sizes.items():
         points = found[f"step_size/{name}"]

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from tests import nets
 from tests.together import together
+from usdn_nas._util.errors import RunError, UserError
 from usdn_nas.config import TrainConfig
-from usdn_nas.errors import RunError, UserError
 from usdn_nas.training import loop
 from usdn_nas.training.distributed import mean_step, processes, rank
 from usdn_nas.training.loop import CHECKPOINT, HISTORY, WEIGHTS, fit

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from tests import nets
+from usdn_nas._util.errors import RunError, UserError
 from usdn_nas.config import TrainConfig
-from usdn_nas.errors import RunError, UserError
 from usdn_nas.quant.supernet import Supernet
 from usdn_nas.training import loop
 from usdn_nas.training.loop import CHECKPOINT, HISTORY, WEIGHTS, fit, learning_rate

@@ -10,6 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from usdn_nas import __version__
+from usdn_nas._util.errors import UserError
 from usdn_nas.cli.compare import compare
 from usdn_nas.cli.dashboard import dashboard
 from usdn_nas.cli.data import data
@@ -22,7 +23,6 @@ from usdn_nas.cli.plot import plot
 from usdn_nas.cli.retrain import evaluate, retrain
 from usdn_nas.cli.run import run
 from usdn_nas.cli.stages import pretrain, report, search, supernet
-from usdn_nas.errors import UserError
 
 __all__ = ["app"]
 

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 import typer
 from rich.console import Console
 
-from usdn_nas.errors import RunError, UsdnError, UserError
-from usdn_nas.progress import Reporter
-from usdn_nas.trust import TRUST_VARIABLE, ConsentError
-from usdn_nas.writing import os_failure
+from usdn_nas._util.errors import RunError, UsdnError, UserError
+from usdn_nas._util.progress import Reporter
+from usdn_nas._util.trust import TRUST_VARIABLE, ConsentError
+from usdn_nas._util.writing import os_failure
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -161,7 +161,7 @@ def _drop_output() -> None:
 
 def _check_paths(options: Mapping[str, Any]) -> None:
     """Refuses a path among the options that no file can have, before anything is done."""
-    from usdn_nas.parsing import check_path
+    from usdn_nas._util.parsing import check_path
 
     for name, value in options.items():
         if isinstance(value, Path):
@@ -235,8 +235,8 @@ def open_study_or_run(
 
 
 def _study_or_run(study: str) -> Path:
+    from usdn_nas._util.parsing import check_path
     from usdn_nas.config import find_toml
-    from usdn_nas.parsing import check_path
 
     if not study.strip():
         raise UserError(f"expected a study or the folder of a run, got {study!r}")

@@ -37,9 +37,9 @@ def data(
     from rich.table import Table
     from rich.text import Text
 
+    from usdn_nas._util.validation import validate
     from usdn_nas.config import DataConfig
     from usdn_nas.data import describe_data
-    from usdn_nas.validation import validate
 
     def printable(path: Path) -> str:
         text = str(path)

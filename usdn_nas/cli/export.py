@@ -81,12 +81,12 @@ def export(
 
         usdn-nas export digits --front fronts/digits
     """
+    from usdn_nas._util.errors import UserError
+    from usdn_nas._util.validation import validate
     from usdn_nas.config import ExportConfig
-    from usdn_nas.errors import UserError
     from usdn_nas.pipeline import search
     from usdn_nas.pipeline.ledger import locked
     from usdn_nas.pipeline.stages import Pipeline
-    from usdn_nas.validation import validate
 
     picks = {"--best": best or None, "--budget": budget, "--tr": tr, "--trial": trial, "--front": front}
     given = [name for name, value in picks.items() if value is not None]

@@ -28,9 +28,9 @@ def init(
 
         usdn-nas init digits --as mine && usdn-nas run mine
     """
+    from usdn_nas._util.errors import UserError, shown
+    from usdn_nas._util.files import write_text
     from usdn_nas.config import find_toml, load_study
-    from usdn_nas.errors import UserError, shown
-    from usdn_nas.files import write_text
 
     if name is not None and not re.fullmatch(r"\w[\w.-]{0,100}", name):
         raise UserError(f"expected letters, digits, '.', '-' and '_', got {shown(name)}", where="--as")

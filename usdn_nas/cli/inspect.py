@@ -8,8 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
+from usdn_nas._util.errors import UserError
 from usdn_nas.cli.common import Format, FormatOption, TraceOption, TrustOption, command, complete_spaces, stdout
-from usdn_nas.errors import UserError
 
 __all__ = ["inspect"]
 
@@ -57,10 +57,10 @@ def inspect(
     import pandas as pd
 
     from usdn_nas.config import find_toml
-    from usdn_nas.inspection import inspect_space
     from usdn_nas.networks.empty import resolve_shapes, space_of
     from usdn_nas.report import render
-    from usdn_nas.space import load_space
+    from usdn_nas.space.inspection import inspect_space
+    from usdn_nas.space.search_space import load_space
 
     if ":" in space:  # whoever types the name of a function consents to it
         spec = space_of(space, input_shape, segments)

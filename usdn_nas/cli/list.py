@@ -41,9 +41,9 @@ def list_(format: FormatOption = Format.table, verbose: TraceOption = False) -> 
 
 def _rows(folder: Any) -> list[dict[str, str]]:
     """Name, first comment and place of every file."""
+    from usdn_nas._util.errors import UserError, printable
+    from usdn_nas._util.parsing import MAX_TOML_BYTES, read_regular
     from usdn_nas.config import list_toml
-    from usdn_nas.errors import UserError, printable
-    from usdn_nas.parsing import MAX_TOML_BYTES, read_regular
 
     rows = []
     for name, path in list_toml(folder).items():

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from usdn_nas._util.errors import UserError, nearest
 from usdn_nas.cli.common import TraceOption, TrustOption, command, find_run, path_parser, stdout
-from usdn_nas.errors import UserError, nearest
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from usdn_nas.architecture import Architecture
-    from usdn_nas.space import SearchSpace
+    from usdn_nas.space.architecture import Architecture
+    from usdn_nas.space.search_space import SearchSpace
 
 __all__ = ["plot"]
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from usdn_nas._util.trust import ConsentError
 from usdn_nas.cli.common import (
     Format,
     FormatOption,
@@ -26,7 +27,6 @@ from usdn_nas.cli.common import (
     stdout,
     stored_run,
 )
-from usdn_nas.trust import ConsentError
 
 if TYPE_CHECKING:
     from usdn_nas.pipeline.context import Context

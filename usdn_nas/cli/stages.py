@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from usdn_nas._util.trust import ConsentError
 from usdn_nas.cli.common import (
     OutOption,
     QuietOption,
@@ -20,7 +21,6 @@ from usdn_nas.cli.common import (
     stdout,
     stored_run,
 )
-from usdn_nas.trust import ConsentError
 
 if TYPE_CHECKING:
     from usdn_nas.pipeline.context import Context

@@ -10,13 +10,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from usdn_nas._util.errors import UserError
+from usdn_nas._util.files import digest
 from usdn_nas.config import DataConfig
 from usdn_nas.data.augment import CropFlip
 from usdn_nas.data.images import ImageSet, check_classes, check_labels
 from usdn_nas.data.splits import Batches, DataSplits, Split, generator_for
 from usdn_nas.data.stratify import partition
-from usdn_nas.errors import UserError
-from usdn_nas.files import digest
 
 __all__ = ["ArrayData", "ArraySplit", "split_arrays"]
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from usdn_nas._util.errors import UserError, shown
 from usdn_nas.data.images import ImageSet, class_names, image_set
 from usdn_nas.data.pickles import PickledArray, as_text, read_pickled_dict
-from usdn_nas.errors import UserError, shown
 
 __all__ = ["read_batch", "read_names"]
 

@@ -8,8 +8,8 @@ from typing import TypeVar
 
 from PIL import Image, UnidentifiedImageError
 
+from usdn_nas._util.errors import UserError
 from usdn_nas.data.reading import open_regular
-from usdn_nas.errors import UserError
 
 __all__ = ["MOST_PIXELS", "check_header", "decode"]
 

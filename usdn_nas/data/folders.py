@@ -15,6 +15,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
+from usdn_nas._util.errors import UserError
+from usdn_nas._util.files import digest
 from usdn_nas.config import DataConfig
 from usdn_nas.data.decode import check_header, decode
 from usdn_nas.data.places import find_files
@@ -22,8 +24,6 @@ from usdn_nas.data.reading import path_status
 from usdn_nas.data.scan import EXTENSIONS, find_classes, find_images
 from usdn_nas.data.splits import LEAST_SEARCH, Batches, DataSplits, Split, generator_for
 from usdn_nas.data.stratify import partition
-from usdn_nas.errors import UserError
-from usdn_nas.files import digest
 
 __all__ = ["FolderSplit", "load_folders"]
 

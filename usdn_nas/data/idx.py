@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from usdn_nas._util.errors import UserError, reason
 from usdn_nas.data.reading import check_memory, file_size, open_regular
-from usdn_nas.errors import UserError, reason
 
 __all__ = ["parse_idx", "read_idx"]
 

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from usdn_nas._util.errors import UserError, shown
 from usdn_nas.data.reading import check_memory
-from usdn_nas.errors import UserError, shown
 
 __all__ = ["ImageSet", "check_classes", "check_labels", "class_names", "image_set"]
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from usdn_nas._util.trust import check_data
 from usdn_nas.config import DataConfig
 from usdn_nas.data.arrays import split_arrays
 from usdn_nas.data.places import check_name
 from usdn_nas.data.splits import DataSplits
-from usdn_nas.trust import check_data
 
 __all__ = ["load_data"]
 

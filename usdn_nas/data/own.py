@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from usdn_nas._util.errors import UsdnError, UserError, shown
+from usdn_nas._util.trust import find_function, users_code, what_was_raised
 from usdn_nas.config import DataConfig
 from usdn_nas.data.images import ImageSet, class_names, image_set
-from usdn_nas.errors import UsdnError, UserError, shown
-from usdn_nas.trust import find_function, users_code, what_was_raised
 
 __all__ = ["CONTRACT", "call_function"]
 

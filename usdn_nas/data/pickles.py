@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from usdn_nas._util.errors import UserError, shown
 from usdn_nas.data.reading import read_regular
-from usdn_nas.errors import UserError, shown
 
 __all__ = ["PickledArray", "as_text", "read_pickled_dict"]
 

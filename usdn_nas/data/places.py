@@ -7,11 +7,11 @@ import stat
 from dataclasses import dataclass
 from pathlib import Path
 
+from usdn_nas._util.errors import UserError, nearest, shown
+from usdn_nas._util.trust import check_data, find_function
 from usdn_nas.config import DataConfig
 from usdn_nas.data.own import CONTRACT
 from usdn_nas.data.reading import path_status
-from usdn_nas.errors import UserError, nearest, shown
-from usdn_nas.trust import check_data, find_function
 
 __all__ = ["DATASETS", "DataReport", "FileReport", "check_name", "describe_data", "find_files"]
 

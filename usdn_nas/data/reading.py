@@ -7,7 +7,7 @@ import os
 import stat
 from pathlib import Path
 
-from usdn_nas.errors import UserError, reason
+from usdn_nas._util.errors import UserError, reason
 
 __all__ = ["check_memory", "file_size", "open_regular", "path_status", "read_regular"]
 

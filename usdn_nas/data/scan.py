@@ -17,8 +17,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from usdn_nas._util.errors import UserError, reason, shown
 from usdn_nas.data.images import class_names
-from usdn_nas.errors import UserError, reason, shown
 
 __all__ = ["EXTENSIONS", "SPLITS", "ImageFiles", "find_classes", "find_images"]
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from usdn_nas._util.errors import UserError
+from usdn_nas._util.files import digest
 from usdn_nas.config import DataConfig
 from usdn_nas.data.splits import LEAST_SEARCH, generator_for
-from usdn_nas.errors import UserError
-from usdn_nas.files import digest
 
 __all__ = ["HELD_OUT_SHARE", "Partition", "partition", "stratified_choice"]
 

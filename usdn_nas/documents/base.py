@@ -8,9 +8,9 @@ from typing import Annotated, Any, ClassVar, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from usdn_nas.errors import UserError
-from usdn_nas.files import read_json, write_json
-from usdn_nas.validation import validate_json
+from usdn_nas._util.errors import UserError
+from usdn_nas._util.files import read_json, write_json
+from usdn_nas._util.validation import validate_json
 
 __all__ = ["Bits", "Bops", "Document", "Part", "Share", "read_document", "write_document"]
 

@@ -6,10 +6,10 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, NonNegativeFloat, PositiveInt, model_validator
 
-from usdn_nas.architecture import Architecture, Rule
+from usdn_nas._util.validation import Name
 from usdn_nas.documents.base import Bits, Bops, Document, Part, Share
-from usdn_nas.records import FINAL_EXIT, ChainRecord
-from usdn_nas.validation import Name
+from usdn_nas.space.architecture import Architecture, Rule
+from usdn_nas.space.records import FINAL_EXIT, ChainRecord
 
 __all__ = ["ArchitectureDocument", "ChainDocument", "StagesDocument", "StudyDocument"]
 

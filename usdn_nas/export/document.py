@@ -13,16 +13,17 @@ from typing import Any, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+from torch import nn
 
-from usdn_nas.architecture import Architecture
-from usdn_nas.cost import exit_costs, full_bops, layer_table, mean_bits, reference_bops
+from usdn_nas._util.errors import UserError, shown
+from usdn_nas._util.files import write_json
+from usdn_nas._util.trust import check_network
 from usdn_nas.documents import ArchitectureDocument, read_document
-from usdn_nas.errors import UserError, shown
 from usdn_nas.export.summary import DataSummary
-from usdn_nas.files import write_json
 from usdn_nas.networks.build import build_network, chain_record
-from usdn_nas.space import SearchSpace, SpaceSpec
-from usdn_nas.trust import check_network
+from usdn_nas.space.architecture import Architecture
+from usdn_nas.space.cost import exit_costs, full_bops, layer_table, mean_bits, reference_bops
+from usdn_nas.space.search_space import SearchSpace, SpaceSpec
 
 __all__ = ["SCHEMA", "ArchitectureFile", "Objective", "read_architecture", "without_weights", "write_architecture"]
 
@@ -132,7 +133,11 @@ def write_architecture(
 
 
 def read_architecture(
-    path: Path | str, within: SearchSpace | None = None, *, trust_code: bool = False
+    path: Path | str,
+    within: SearchSpace | None = None,
+    *,
+    model: nn.Module | None = None,
+    trust_code: bool = False,
 ) -> ArchitectureFile:
     """Reads an architecture, searched or handwritten.
 
@@ -141,6 +146,7 @@ def read_architecture(
 
     Args:
         within: The search space that it must belong to; None: its own.
+        model: The model that its search space was made for, if that was passed in Python.
         trust_code: Accept a network that is code of its own (``package.module:function``), and run that code.
 
     Raises:
@@ -153,9 +159,9 @@ def read_architecture(
     if within is not None and document.space != within.spec:
         ours, theirs = within.spec.model_dump(mode="json"), document.space.model_dump(mode="json")
         raise UserError(f"architecture of another search space: {_difference(ours, theirs)}", where=path)
-    if within is None:
+    if within is None and model is None:
         check_network(document.space.network.name, where=f"{path}: space.network.name", trust_code=trust_code)
-    space = within or _resolved(document.space)
+    space = within or _resolved(document.space, model)
     if document.data is not None:
         document.data.check(document.space.network, where=f"{path}: data")
     if len(document.exits) != len(document.thresholds):
@@ -198,8 +204,8 @@ def without_weights(spec: SpaceSpec) -> SpaceSpec:
     return spec.model_copy(update={"network": spec.network.model_copy(update={"weights": None})})
 
 
-def _resolved(spec: SpaceSpec) -> SearchSpace:
-    network = build_network(without_weights(spec))
+def _resolved(spec: SpaceSpec, model: nn.Module | None) -> SearchSpace:
+    network = build_network(without_weights(spec), model)
     return SearchSpace(spec, chain_record(network, spec.network))
 
 

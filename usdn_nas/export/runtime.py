@@ -10,17 +10,28 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from usdn_nas.architecture import Architecture
-from usdn_nas.cost import exit_costs
-from usdn_nas.errors import UserError
-from usdn_nas.export.document import read_architecture, without_weights
+from usdn_nas._util.errors import UserError
+from usdn_nas._util.provenance import provenance
+from usdn_nas.data.loaders import Loader, as_split
+from usdn_nas.data.splits import Split
+from usdn_nas.engine.outputs import Batches, run
+from usdn_nas.exits.outputs import ExitOutputs
+from usdn_nas.exits.thresholds import fit_thresholds
+from usdn_nas.export.document import read_architecture, without_weights, write_architecture
 from usdn_nas.networks.build import build_network
 from usdn_nas.networks.chain import MultiExitNetwork
-from usdn_nas.networks.weights import load_weights
-from usdn_nas.quant.supernet import Supernet, materialize
-from usdn_nas.space import SearchSpace
+from usdn_nas.networks.weights import load_weights, save_weights
+from usdn_nas.quant.supernet import Supernet, extract_chain
+from usdn_nas.space.architecture import Architecture
+from usdn_nas.space.cost import exit_costs, reference_bops
+from usdn_nas.space.search_space import SearchSpace
 
-__all__ = ["EarlyExitNetwork", "Prediction", "load_model"]
+__all__ = ["EarlyExitNetwork", "Prediction", "extract", "load", "load_model"]
+
+ARCHITECTURE_NAME = "architecture.json"
+WEIGHTS_NAME = "weights.safetensors"
+_BATCH_SIZE = 500
+"""Images that are run at once where a whole split is evaluated."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +82,71 @@ class EarlyExitNetwork(nn.Module):
     def exit_names(self) -> tuple[str, ...]:
         """Names of the placed exits and the final one, in order."""
         return self.network.exit_names
+
+    def fit_thresholds(
+        self,
+        images_and_labels: Loader | Split,
+        *,
+        tr: float | None = None,
+        max_bops: float | None = None,
+        accuracy: float | None = None,
+    ) -> EarlyExitNetwork:
+        """Sets a threshold for each placed exit, fitted on these images; see `policy.thresholds.fit_thresholds`.
+
+        Give one of the three goals.
+
+        Args:
+            images_and_labels: Images that nothing was trained on, as batches.
+            tr: Maximize accuracy - ``tr`` x average BOPs / reference BOPs.
+            max_bops: Maximize accuracy with at most so many average bit operations a sample.
+            accuracy: Minimize average BOPs at this accuracy, a fraction.
+
+        Returns:
+            The network itself.
+
+        Raises:
+            UserError: No thresholds meet the budget.
+            ValueError: Not exactly one goal is given.
+        """
+        outputs = self._outputs(images_and_labels)
+        costs = exit_costs(self.space, self.architecture.bits).placed(self.architecture.exits)
+        fitted = fit_thresholds(
+            outputs,
+            costs,
+            tr=tr,
+            budget_bops=max_bops,
+            accuracy=accuracy,
+            reference_bops=reference_bops(self.space),
+            rule=self.architecture.rule,
+        )
+        self.architecture = self.architecture.with_thresholds(fitted.thresholds)
+        return self
+
+    def _outputs(self, images_and_labels: Loader | Split) -> ExitOutputs:
+        device = next(self.parameters()).device
+        return run(self, Batches(as_split(images_and_labels), _BATCH_SIZE, device), self.exit_names)
+
+    def save(self, folder: Path | str) -> Path:
+        """Writes ``architecture.json`` and ``weights.safetensors`` into ``folder``, which `load` reads.
+
+        Returns:
+            The folder.
+        """
+        folder = Path(folder)
+        save_weights(self.network, folder / WEIGHTS_NAME)
+        write_architecture(
+            folder / ARCHITECTURE_NAME,
+            self.space,
+            self.architecture,
+            objective=None,
+            metrics=None,
+            source=None,
+            provenance=provenance(
+                seed=None, device=str(next(self.parameters()).device), threads=torch.get_num_threads()
+            ),
+            data=self.data,
+        )
+        return folder
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Logits of all exits, none skipped: E tensors (B, C) for images (B, C_in, H, W)."""
@@ -150,6 +226,47 @@ class EarlyExitNetwork(nn.Module):
         return surer if number == len(self.architecture.thresholds) else leaving | surer
 
 
+def _provenance(network: nn.Module) -> dict[str, Any]:
+    return provenance(seed=None, device=str(next(network.parameters()).device), threads=torch.get_num_threads())
+
+
+def extract(supernet: Supernet, architecture: Architecture) -> EarlyExitNetwork:
+    """Returns the network of one architecture: plain quantized layers with the supernet's weights, placed exits alone.
+
+    Args:
+        supernet: Its parameters are copied.
+        architecture: A point of the supernet's search space.
+
+    Raises:
+        UserError: It is no point of that space.
+    """
+    supernet.space.check(architecture, where="extract")
+    device = next(supernet.parameters()).device
+    return EarlyExitNetwork(extract_chain(supernet, architecture), architecture, supernet.space).to(device)
+
+
+def load(folder: Path | str, *, model: nn.Module | None = None, device: str = "cpu") -> EarlyExitNetwork:
+    """Returns the network that `EarlyExitNetwork.save` wrote into ``folder``, in evaluation mode.
+
+    Args:
+        folder: Holds ``architecture.json`` and ``weights.safetensors``.
+        model: The model that the search space was made for, with any weights. It is needed for a model that was passed
+            in Python, because the files hold no code.
+        device: Where to put the network.
+
+    Raises:
+        UserError: A file is missing or malformed, ``model`` is missing, or the files and ``model`` do not belong
+            together.
+    """
+    folder = Path(folder)
+    file = read_architecture(folder / ARCHITECTURE_NAME, model=model)
+    network = extract_chain(
+        Supernet(build_network(without_weights(file.space.spec), model), file.space), file.architecture
+    )
+    load_weights(network, folder / WEIGHTS_NAME)
+    return EarlyExitNetwork(network, file.architecture, file.space, file.data).to(device).eval()
+
+
 def load_model(
     architecture: Path | str, weights: Path | str, *, device: str = "cpu", trust_code: bool = False
 ) -> EarlyExitNetwork:
@@ -168,6 +285,6 @@ def load_model(
     """
     file = read_architecture(Path(architecture), trust_code=trust_code)
     full_precision = build_network(without_weights(file.space.spec))
-    network = materialize(Supernet(full_precision, file.space), file.architecture)
+    network = extract_chain(Supernet(full_precision, file.space), file.architecture)
     load_weights(network, Path(weights))
     return EarlyExitNetwork(network, file.architecture, file.space, file.data).to(device).eval()

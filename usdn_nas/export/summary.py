@@ -7,8 +7,8 @@ from typing import Annotated
 import numpy as np
 from pydantic import AfterValidator, BaseModel, ConfigDict
 
-from usdn_nas.errors import UserError
-from usdn_nas.space import NetworkSpec
+from usdn_nas._util.errors import UserError
+from usdn_nas.space.search_space import NetworkSpec
 
 __all__ = ["DataSummary"]
 

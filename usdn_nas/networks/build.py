@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
@@ -9,16 +10,17 @@ from functools import lru_cache
 import torch
 from torch import nn
 
-from usdn_nas.errors import UserError, nearest
+from usdn_nas._util.errors import UserError, nearest
+from usdn_nas._util.trust import INSTANCE
 from usdn_nas.networks.chain import MultiExitNetwork, exit_prefix
 from usdn_nas.networks.find import is_own
 from usdn_nas.networks.graph import PartGraph, analyze
 from usdn_nas.networks.heads import build_head
 from usdn_nas.networks.msdnet import msdnet
-from usdn_nas.networks.own import own_backbone
+from usdn_nas.networks.own import backbone_of, own_backbone
 from usdn_nas.networks.resnet import Backbone, cifar_resnet, torchvision_resnet18
-from usdn_nas.records import FINAL_EXIT, ChainRecord, ExitRecord, SegmentRecord
-from usdn_nas.space import ExitsSpec, NetworkSpec, SearchSpace, SpaceSpec
+from usdn_nas.space.records import FINAL_EXIT, ChainRecord, ExitRecord, SegmentRecord
+from usdn_nas.space.search_space import ExitsSpec, NetworkSpec, SearchSpace, SpaceSpec
 
 __all__ = ["NETWORKS", "analyze_chain", "build_network", "chain_record", "resolve_space"]
 
@@ -33,16 +35,23 @@ NETWORKS: dict[str, Callable[[NetworkSpec], Backbone]] = {
 """Name in ``network.name`` -> builder of its chain. Other names with a colon are networks of one's own."""
 
 
-def build_network(spec: SpaceSpec) -> MultiExitNetwork:
-    """The full-precision network of a search space, with all its candidate exits.
+def build_network(spec: SpaceSpec, model: nn.Module | None = None) -> MultiExitNetwork:
+    """Returns the full-precision network of a search space, with all its candidate exits.
 
-    Initialisation draws from torch's global generator: seed it for repeatable weights.
+    Heads, and a network that is built by its name, draw their weights from torch's global generator: seed it for
+    repeatable weights.
+
+    Args:
+        spec: The search space.
+        model: The network itself, where the space is of a model that was passed in Python. It is copied.
 
     Raises:
-        UserError: The network or an exit candidate is unknown, or the network cannot be cut.
+        UserError: The network or an exit candidate is unknown, the network cannot be cut, or ``model`` is missing.
     """
+    if model is not None:
+        return _with_heads(backbone_of(copy.deepcopy(model), spec.network), spec.network, spec.exits)
     _check_weights(spec.network, spec.exits)
-    return _network(spec.network, spec.exits)
+    return _with_heads(_backbone(spec.network), spec.network, spec.exits)
 
 
 @lru_cache(maxsize=16)
@@ -55,13 +64,12 @@ def _check_weights(network: NetworkSpec, exits: ExitsSpec) -> None:
     if is_own(network.name):
         return
     with torch.device("meta"):
-        weights = sum(parameter.numel() for parameter in _network(network, exits).parameters())
+        weights = sum(parameter.numel() for parameter in _with_heads(_backbone(network), network, exits).parameters())
     if weights > MAX_WEIGHTS:
         raise UserError(f"expected at most {MAX_WEIGHTS:,} weights, got {weights:,}", where="network")
 
 
-def _network(network: NetworkSpec, exits: ExitsSpec) -> MultiExitNetwork:
-    backbone = _backbone(network)
+def _with_heads(backbone: Backbone, network: NetworkSpec, exits: ExitsSpec) -> MultiExitNetwork:
     names = list(backbone.segments)
     shapes, macs = _states(backbone, network.input_shape)
     heads: dict[str, nn.Module] = {}
@@ -85,6 +93,12 @@ def _network(network: NetworkSpec, exits: ExitsSpec) -> MultiExitNetwork:
 
 def _backbone(spec: NetworkSpec) -> Backbone:
     name = spec.name
+    if name.startswith(INSTANCE):
+        raise UserError(
+            f"the network is a {name.removeprefix(INSTANCE)} that was passed in Python, and no name to build it by",
+            where="network.name",
+            remedy="pass it again, as model=...",
+        )
     if is_own(name) and (spec.segments is not None or name not in NETWORKS):
         return own_backbone(spec)
     if name in NETWORKS:
@@ -189,7 +203,12 @@ def chain_record(network: MultiExitNetwork, spec: NetworkSpec) -> ChainRecord:
     )
 
 
-def resolve_space(spec: SpaceSpec) -> tuple[SearchSpace, MultiExitNetwork]:
-    """The search space resolved against its network, and that network (full precision, untrained)."""
-    network = build_network(spec)
+def resolve_space(spec: SpaceSpec, model: nn.Module | None = None) -> tuple[SearchSpace, MultiExitNetwork]:
+    """Returns the search space resolved against its network, and that network at full precision.
+
+    Args:
+        spec: The search space.
+        model: As for `build_network`.
+    """
+    network = build_network(spec, model)
     return SearchSpace(spec, chain_record(network, spec.network)), network

@@ -19,7 +19,7 @@ from typing import Any, cast
 import torch
 from torch import fx, nn
 
-from usdn_nas.errors import UserError
+from usdn_nas._util.errors import UserError
 from usdn_nas.networks.graph import is_layer
 from usdn_nas.networks.kept import ByMode, Kept
 from usdn_nas.networks.tracing import Tracer, make_functional, name_of

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 
 from torch import Tensor, nn
 
-from usdn_nas.records import FINAL_EXIT
+from usdn_nas.space.records import FINAL_EXIT
 
 __all__ = ["MultiExitNetwork", "State"]
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor, fx, nn
 
-from usdn_nas.errors import UserError
+from usdn_nas._util.errors import UserError
 from usdn_nas.networks.capture import Captured, owner_of
 from usdn_nas.networks.graph import is_layer
 from usdn_nas.networks.tracing import spare_inputs

@@ -10,12 +10,12 @@ from typing import TypeVar
 import torch
 from torch import nn
 
-from usdn_nas.errors import UserError, shown
+from usdn_nas._util.errors import UserError, shown
+from usdn_nas._util.validation import validate
 from usdn_nas.networks.build import resolve_space
 from usdn_nas.networks.find import PREFIX, own_size
 from usdn_nas.networks.own import classes_of
-from usdn_nas.space import NetworkSpec, SearchSpace, SpaceSpec
-from usdn_nas.validation import validate
+from usdn_nas.space.search_space import NetworkSpec, SearchSpace, SpaceSpec
 
 __all__ = ["parameters_on_meta", "resolve_shapes", "space_of"]
 

@@ -10,10 +10,10 @@ from typing import Any
 import torchvision
 from torch import nn
 
-from usdn_nas.errors import UserError, nearest
+from usdn_nas._util.errors import UserError, nearest
+from usdn_nas._util.trust import TORCHVISION, find_function, users_code, what_was_raised
 from usdn_nas.networks.foreign import load_foreign
-from usdn_nas.space import NetworkSpec
-from usdn_nas.trust import TORCHVISION, find_function, users_code, what_was_raised
+from usdn_nas.space.search_space import NetworkSpec
 
 __all__ = ["PREFIX", "call_function", "is_own", "make_model", "own_size", "torchvision_names"]
 

@@ -13,9 +13,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from usdn_nas.errors import UserError
+from usdn_nas._util.errors import UserError
+from usdn_nas._util.parsing import check_path
 from usdn_nas.networks.values import find_wrong_value
-from usdn_nas.parsing import check_path
 
 __all__ = ["load_foreign", "read_tensors"]
 

@@ -21,7 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from usdn_nas.networks.kept import Kept
 from usdn_nas.networks.tracing import Tracer
-from usdn_nas.records import OPAQUE, LayerRecord
+from usdn_nas.space.records import OPAQUE, LayerRecord
 
 __all__ = ["PartGraph", "analyze", "is_layer", "meta_copy", "propagate"]
 

@@ -14,11 +14,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from usdn_nas.errors import UserError
+from usdn_nas._util.errors import UserError
 from usdn_nas.networks.heads import build_head
 from usdn_nas.networks.msdnet_weights import load_official
 from usdn_nas.networks.resnet import Backbone, initialize
-from usdn_nas.space import MsdnetSpec, NetworkSpec
+from usdn_nas.space.search_space import MsdnetSpec, NetworkSpec
 
 __all__ = ["Plan", "msdnet", "plan"]
 

@@ -7,16 +7,16 @@ import warnings
 import torch
 from torch import Tensor, fx, nn
 
-from usdn_nas.errors import UserError
+from usdn_nas._util.errors import UserError
+from usdn_nas._util.trust import users_code
 from usdn_nas.networks.capture import Captured, capture
 from usdn_nas.networks.cut import Piece, cut, module_of_piece
 from usdn_nas.networks.find import PREFIX, call_function, make_model, own_size
 from usdn_nas.networks.graph import meta_copy, propagate
 from usdn_nas.networks.resnet import Backbone
-from usdn_nas.space import NetworkSpec
-from usdn_nas.trust import users_code
+from usdn_nas.space.search_space import NetworkSpec
 
-__all__ = ["classes_of", "own_backbone"]
+__all__ = ["backbone_of", "classes_of", "classes_of_model", "own_backbone"]
 
 
 def classes_of(name: str, input_shape: tuple[int, int, int]) -> int:
@@ -25,6 +25,18 @@ def classes_of(name: str, input_shape: tuple[int, int, int]) -> int:
         own_size(name)  # refuses names that there are not
         return 1000
     model = call_function(name, None)
+    return classes_of_model(model, name, input_shape)
+
+
+def classes_of_model(model: nn.Module, name: str, input_shape: tuple[int, int, int]) -> int:
+    """Returns how many logits ``model`` gives for an image of ``input_shape``.
+
+    Args:
+        name: What messages call the model.
+
+    Raises:
+        UserError: The model cannot be traced, or does not take such images.
+    """
     with users_code(name, "network.name"):
         captured = _captured(model, name, input_shape)
     return int(_logits(captured).shape[-1])
@@ -72,12 +84,20 @@ def _logits(captured: Captured) -> Tensor:
 
 
 def own_backbone(spec: NetworkSpec) -> Backbone:
-    """The chain of a network of one's own.
+    """Returns the chain of the network that ``spec.name`` names.
 
     Raises:
-        UserError: It is not found, cannot be traced or cut, or gives something else than ``num_classes`` logits.
+        UserError: The network is not found, or as for `backbone_of`.
     """
-    model = make_model(spec)
+    return backbone_of(make_model(spec), spec)
+
+
+def backbone_of(model: nn.Module, spec: NetworkSpec) -> Backbone:
+    """Returns ``model`` as a chain. Its modules are used, not copied.
+
+    Raises:
+        UserError: The model cannot be traced or cut, or it gives something else than ``num_classes`` logits.
+    """
     with users_code(spec.name, "network.name"):  # to trace a model is to run its forward
         captured = _captured(model, spec.name, spec.input_shape)
     logits = tuple(_logits(captured).shape)

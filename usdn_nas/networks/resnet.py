@@ -11,9 +11,9 @@ import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
 
-from usdn_nas.errors import UserError
+from usdn_nas._util.errors import UserError
 from usdn_nas.networks.foreign import load_foreign
-from usdn_nas.space import NetworkSpec
+from usdn_nas.space.search_space import NetworkSpec
 
 __all__ = ["Backbone", "cifar_resnet", "initialize", "torchvision_resnet18"]
 

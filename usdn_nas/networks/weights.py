@@ -11,9 +11,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, load_model, save_model
 from torch import Tensor, nn
 
-from usdn_nas.errors import UserError
+from usdn_nas._util.errors import UserError
+from usdn_nas._util.writing import atomic_path
 from usdn_nas.networks.values import find_wrong_value
-from usdn_nas.writing import atomic_path
 
 __all__ = ["load_weights", "save_weights"]
 

@@ -11,6 +11,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 from torch import nn
 
+from usdn_nas._util.errors import UserError, shown
+from usdn_nas._util.files import digest
+from usdn_nas._util.progress import Reporter
+from usdn_nas._util.provenance import provenance
+from usdn_nas._util.seeds import derive
+from usdn_nas._util.trust import check_network
+from usdn_nas._util.validation import validate
 from usdn_nas.config import (
     StudyConfig,
     TrainConfig,
@@ -20,25 +27,18 @@ from usdn_nas.config import (
     load_study,
     run_folder,
 )
-from usdn_nas.cost import least_bops
 from usdn_nas.documents import ChainDocument, StudyDocument, read_document, write_document
-from usdn_nas.errors import UserError, shown
-from usdn_nas.evaluation.outputs import Batches
-from usdn_nas.files import digest
+from usdn_nas.engine.outputs import Batches
 from usdn_nas.networks.build import build_network, chain_record
 from usdn_nas.networks.chain import MultiExitNetwork
 from usdn_nas.networks.weights import load_weights
 from usdn_nas.pipeline.heap import keep_freed_memory
-from usdn_nas.progress import Reporter
-from usdn_nas.provenance import provenance
 from usdn_nas.quant.supernet import Supernet
-from usdn_nas.seeds import derive
-from usdn_nas.space import SearchSpace, SpaceSpec, load_space
+from usdn_nas.space.cost import least_bops
+from usdn_nas.space.search_space import SearchSpace, SpaceSpec, load_space
 from usdn_nas.training.curves import check_tensorboard
 from usdn_nas.training.distributed import processes
 from usdn_nas.training.shares import Plan, micro_batches
-from usdn_nas.trust import check_network
-from usdn_nas.validation import validate
 
 if TYPE_CHECKING:
     from usdn_nas.data import DataSplits

@@ -5,18 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from usdn_nas.cost import exit_costs, layer_table, mean_bits, reference_bops
 from usdn_nas.documents import EvaluationDocument, write_document
-from usdn_nas.evaluation.outputs import fit_temperatures, run_with_confusion
-from usdn_nas.evaluation.protocols import budgeted_batches, overthinking_summary
-from usdn_nas.evaluation.summary import Evaluated, model_summary, relative_changes
+from usdn_nas.engine.outputs import fit_temperatures, run_with_confusion
+from usdn_nas.exits.protocols import budgeted_batches, overthinking_summary
+from usdn_nas.exits.summary import Evaluated, model_summary, relative_changes
+from usdn_nas.exits.thresholds import fit_thresholds
 from usdn_nas.export.document import ArchitectureFile, read_architecture
 from usdn_nas.networks.chain import MultiExitNetwork
 from usdn_nas.pipeline.context import Context
 from usdn_nas.pipeline.search import load_retrained, objective_of
 from usdn_nas.pipeline.train import load_teacher
-from usdn_nas.policy.thresholds import fit_thresholds
-from usdn_nas.quant.supernet import materialize
+from usdn_nas.quant.supernet import extract_chain
+from usdn_nas.space.cost import exit_costs, layer_table, mean_bits, reference_bops
 
 __all__ = ["evaluate", "write_all_figures"]
 
@@ -116,7 +116,7 @@ def _summary(context: Context, file: ArchitectureFile, folder: Path, name: str) 
 
 def _network(context: Context, file: ArchitectureFile, folder: Path, name: str) -> MultiExitNetwork:
     if name == "supernet":
-        return context.to_device(materialize(context.supernet(), file.architecture))
+        return context.to_device(extract_chain(context.supernet(), file.architecture))
     if name == "teacher":
         return load_teacher(context, file.architecture, folder / "teacher")
     if name == "pretrained":

@@ -16,12 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from usdn_nas.errors import UsdnError, UserError
-from usdn_nas.files import digest, file_digest
+from usdn_nas._util.errors import UsdnError, UserError
+from usdn_nas._util.files import digest, file_digest
+from usdn_nas._util.progress import Reporter
+from usdn_nas._util.writing import remove_leftovers, writing
 from usdn_nas.pipeline.places import holds_anything
 from usdn_nas.pipeline.stagefile import CHECKPOINT, Moves, Records, StageFile
-from usdn_nas.progress import Reporter
-from usdn_nas.writing import remove_leftovers, writing
 
 __all__ = ["Ledger", "Stage", "locked"]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from usdn_nas._util.errors import UserError
 from usdn_nas.documents import ChainDocument, StudyDocument, read_document
-from usdn_nas.errors import UserError
 from usdn_nas.pipeline.stagefile import StageFile
 
 __all__ = ["check_places", "holds_anything"]

@@ -12,8 +12,8 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from typing import Any
 
-from usdn_nas.errors import RunError, UserError
-from usdn_nas.writing import os_failure
+from usdn_nas._util.errors import RunError, UserError
+from usdn_nas._util.writing import os_failure
 
 __all__ = ["orphaned", "supervise"]
 

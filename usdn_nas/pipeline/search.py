@@ -7,21 +7,21 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from usdn_nas._util.errors import UserError
+from usdn_nas._util.files import read_json
 from usdn_nas.config import ExportConfig
-from usdn_nas.cost import exit_costs, reference_bops
-from usdn_nas.errors import UserError
-from usdn_nas.evaluation.outputs import SupernetEvaluator, run
-from usdn_nas.evaluation.summary import policy_metrics
+from usdn_nas.engine.outputs import SupernetEvaluator, run
+from usdn_nas.exits.apply import PolicyResult, apply
+from usdn_nas.exits.outputs import ExitOutputs
+from usdn_nas.exits.summary import policy_metrics
+from usdn_nas.exits.thresholds import fit_thresholds
 from usdn_nas.export.document import SCHEMA, ArchitectureFile, Objective, write_architecture
-from usdn_nas.files import read_json
 from usdn_nas.networks.chain import MultiExitNetwork
 from usdn_nas.networks.weights import load_weights
 from usdn_nas.pipeline.context import Context
 from usdn_nas.pipeline.study import read
-from usdn_nas.policy.apply import PolicyResult, apply
-from usdn_nas.policy.outputs import ExitOutputs
-from usdn_nas.policy.thresholds import fit_thresholds
-from usdn_nas.quant.supernet import Supernet, materialize
+from usdn_nas.quant.supernet import Supernet, extract_chain
+from usdn_nas.space.cost import exit_costs, reference_bops
 from usdn_nas.study.points import FrontPoint, best_point, find_point, front_points, select, smoothed_front
 from usdn_nas.study.session import engine_of
 
@@ -149,7 +149,7 @@ def objective_of(context: Context, file: ArchitectureFile) -> Objective:
 
 def load_retrained(context: Context, file: ArchitectureFile, folder: Path) -> MultiExitNetwork:
     """The standalone network with the weights of ``folder``."""
-    network = materialize(Supernet(context.fresh_network(), context.space), file.architecture)
+    network = extract_chain(Supernet(context.fresh_network(), context.space), file.architecture)
     load_weights(network, folder / "weights.safetensors")
     return context.to_device(network)
 

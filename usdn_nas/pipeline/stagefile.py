@@ -20,8 +20,7 @@ Whoever opens the run folder next repeats steps 2 and 3 if ``moves`` is there. T
   was made is skipped, because its target exists or its source does not. The second move finds ``K`` free, because the
   first has been made by then. A rename is one step for the file system: it has happened or it has not.
 - Deleting can be interrupted anywhere and is repeated until nothing of ours is left. A folder is deleted only when no
-  record describes it any longer, so that no finished work depends on it. Files of the user in it stay: the folder is
-  then renamed to ``K.<drop>.yours``.
+  record describes it any longer, so that no finished work depends on it. Files in it that no stage writes stay.
 - Step 3 replaces the file in one rename again. If it did not happen, the repetition finds nothing to do.
 
 Hence no finished folder is ever lost or mistaken for that of other settings. Only ``K``, ``K.<digits>`` and
@@ -30,6 +29,7 @@ Hence no finished folder is ever lost or mistaken for that of other settings. On
 
 from __future__ import annotations
 
+import fnmatch
 import itertools
 import os
 import re
@@ -38,9 +38,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from usdn_nas._util.errors import UserError
+from usdn_nas._util.writing import PREFIX, writing
 from usdn_nas.documents import StagesDocument, read_document, write_document
-from usdn_nas.errors import UserError
-from usdn_nas.writing import TEMPORARY, writing
 
 __all__ = ["CHECKPOINT", "Moves", "Records", "StageFile"]
 
@@ -49,14 +49,15 @@ CHECKPOINT = "checkpoint.pt"
 Records = dict[str, dict[str, Any]]
 """Each stage's key with what is known of it."""
 
-_KEY = re.compile(r"[a-z]+(/[0-9a-f]{12}/[a-z]+)?")
-_NAME = re.compile(r"[0-9a-f]{12}")
-
-_OURS = re.compile(
-    r"(weights|history|ladder|diagnostics|front|trials|seconds|sensitivity|architecture|evaluation)"
-    r"\.(safetensors|csv|json)|checkpoint\.pt|study\.journal(\.flock)?|events\.out\.tfevents\..+|" + TEMPORARY.pattern
+_WRITTEN = (
+    *(CHECKPOINT, "weights.safetensors", "history.csv", "ladder.json", "diagnostics.json", "architecture.json"),
+    *("trials.csv", "front.csv", "seconds.csv", "sensitivity.json", "engine.json", "study.journal", "study.journal.*"),
+    *("events.out.tfevents.*", f"{PREFIX}*"),
 )
 """Names of the files that stages write into their folders."""
+
+_KEY = re.compile(r"[a-z]+(/[0-9a-f]{12}/[a-z]+)?")
+_NAME = re.compile(r"[0-9a-f]{12}")
 
 
 @dataclass(frozen=True)
@@ -193,19 +194,19 @@ def _move(source: Path, target: Path) -> None:
 
 
 def _delete(path: Path) -> None:
-    """Deletes a stage's folder; of a link to one, the link alone. Files of the user in it stay.
+    """Deletes what stages write into a folder, and the folder if nothing else is in it; for a link, the link alone.
 
-    A folder in which something of the user is left gets another name, so that it is in nobody's way.
+    A user's files stay, in the folder ``<path>.left`` (or ``.left2``, ``.left3`` and so on).
     """
     if path.is_symlink():
         path.unlink()
-    if not path.exists():
         return
-    for file in path.iterdir():
-        if _OURS.fullmatch(file.name) and not file.is_dir():
-            file.unlink()
-    if any(path.iterdir()):
-        names = (f"{path.name}.yours{number or ''}" for number in itertools.count())
-        path.rename(next(place for name in names if not os.path.lexists(place := path.with_name(name))))
-    else:
-        path.rmdir()
+    for folder, _, names in os.walk(path, topdown=False):
+        for name in names:
+            if any(fnmatch.fnmatchcase(name, pattern) for pattern in _WRITTEN):
+                os.unlink(os.path.join(folder, name))
+        if not os.listdir(folder):
+            os.rmdir(folder)
+    if path.exists():
+        places = (path.with_name(f"{path.name}.left{number if number > 1 else ''}") for number in itertools.count(1))
+        path.rename(next(place for place in places if not os.path.lexists(place)))

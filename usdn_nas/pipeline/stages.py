@@ -12,12 +12,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from usdn_nas.architecture import Architecture
+from usdn_nas._util.errors import RunError, UserError
+from usdn_nas._util.files import file_digest
+from usdn_nas._util.parsing import check_path
 from usdn_nas.config import RetrainConfig, SupernetConfig
-from usdn_nas.errors import RunError, UserError
+from usdn_nas.exits.exact import MAX_CANDIDATES, too_many_candidates
 from usdn_nas.export.document import ArchitectureFile, read_architecture
-from usdn_nas.files import file_digest
-from usdn_nas.parsing import check_path
 from usdn_nas.pipeline import search as searching
 from usdn_nas.pipeline import study as study_stage
 from usdn_nas.pipeline import train
@@ -25,7 +25,7 @@ from usdn_nas.pipeline.context import Context
 from usdn_nas.pipeline.evaluate import evaluate, write_all_figures
 from usdn_nas.pipeline.ledger import Ledger, Stage
 from usdn_nas.pipeline.places import check_places
-from usdn_nas.policy.exact import MAX_CANDIDATES, too_many_candidates
+from usdn_nas.space.architecture import Architecture
 from usdn_nas.study.samplers import goal
 from usdn_nas.study.session import planned, settings_that_matter
 

@@ -12,17 +12,17 @@ from typing import Any
 
 import torch
 
-from usdn_nas.cost import reference_bops
+from usdn_nas._util.errors import UserError
+from usdn_nas._util.progress import Reporter, Task
+from usdn_nas._util.redact import masked_url
 from usdn_nas.documents import EngineDocument, write_document
-from usdn_nas.errors import UserError
-from usdn_nas.evaluation.engine import Engine, EngineSettings, choose_settings
-from usdn_nas.evaluation.settings import check_backend
+from usdn_nas.engine.engine import Engine, EngineSettings, choose_settings
+from usdn_nas.engine.settings import check_backend
 from usdn_nas.pipeline.context import Context
 from usdn_nas.pipeline.ledger import Ledger
 from usdn_nas.pipeline.processes import orphaned, supervise
-from usdn_nas.progress import Reporter, Task
-from usdn_nas.redact import masked_url
-from usdn_nas.space import SearchSpace
+from usdn_nas.space.cost import reference_bops
+from usdn_nas.space.search_space import SearchSpace
 from usdn_nas.study.points import completed
 from usdn_nas.study.samplers import goal
 from usdn_nas.study.search import run_search

@@ -10,22 +10,22 @@ from typing import Any, Literal
 import numpy as np
 from torch import Tensor, nn
 
-from usdn_nas.architecture import Architecture, Bits
+from usdn_nas._util.seeds import derive
 from usdn_nas.config import RetrainConfig, SupernetConfig, TrainConfig
-from usdn_nas.cost import full_bops
 from usdn_nas.documents import LadderDocument, write_document
-from usdn_nas.evaluation.outputs import SupernetEvaluator, accuracies, run
+from usdn_nas.engine.frozen import FrozenNetwork
+from usdn_nas.engine.outputs import SupernetEvaluator, accuracies, run
+from usdn_nas.exits.outputs import ExitOutputs
 from usdn_nas.networks.chain import MultiExitNetwork
 from usdn_nas.networks.weights import load_weights, save_weights
 from usdn_nas.pipeline.context import Context
 from usdn_nas.pipeline.diagnostics import warn, write_diagnostics
 from usdn_nas.pipeline.ranks import on_all_ranks
-from usdn_nas.policy.outputs import ExitOutputs
 from usdn_nas.quant.diagnostics import QuantizerWatch
-from usdn_nas.quant.frozen import FrozenNetwork
-from usdn_nas.quant.refresh import refresh_norms
-from usdn_nas.quant.supernet import Supernet, materialize
-from usdn_nas.seeds import derive
+from usdn_nas.quant.refresh import recalibrate_bn
+from usdn_nas.quant.supernet import Supernet, extract_chain
+from usdn_nas.space.architecture import Architecture, Bits
+from usdn_nas.space.cost import full_bops
 from usdn_nas.training.checkpoint import Watch
 from usdn_nas.training.distributed import rank
 from usdn_nas.training.keep import keep
@@ -170,7 +170,7 @@ def train_supernet(context: Context, fingerprint: str) -> None:
     def finish() -> None:
         warn(context, watch)
         if settings.refresh_images and settings.qat.epochs and space.bit_configurations > 1:
-            refresh_norms(supernet, refresh_batches(context), refresh_paths(context))
+            recalibrate_bn(supernet, refresh_batches(context), refresh_paths(context))
             save_weights(supernet, folder / WEIGHTS)
         _write_ladder(context, evaluator, folder / "ladder.json")
 
@@ -249,11 +249,11 @@ def _start(context: Context, architecture: Architecture, teacher: Path) -> Multi
     """The quantized network before retraining, as ``retrain.init`` says."""
     init = context.study.retrain.init
     if init == "supernet":
-        return materialize(context.supernet(), architecture)
+        return extract_chain(context.supernet(), architecture)
     network = context.fresh_network()
     if init == "teacher":
         load_weights(network.place(architecture.exits), teacher / WEIGHTS)
-    return materialize(untrained_supernet(context, network), architecture)
+    return extract_chain(untrained_supernet(context, network), architecture)
 
 
 @on_all_ranks

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from usdn_nas.quant.quantizers import LearnedStep
+from usdn_nas.quant.quantizers import LSQQuantizer
 from usdn_nas.quant.supernet import Supernet
 
 __all__ = ["INPUTS", "WEIGHTS", "QuantizerWatch"]
@@ -34,7 +34,7 @@ class _Oscillations:
         counts: (L,) weights watched of each layer.
     """
 
-    def __init__(self, steps: list[LearnedStep], counts: list[int]) -> None:
+    def __init__(self, steps: list[LSQQuantizer], counts: list[int]) -> None:
         device = steps[0].step.device
         self.steps, self.counts = steps, counts
         self._counts = torch.tensor(counts, device=device)
@@ -95,7 +95,7 @@ class QuantizerWatch:
 
     def __init__(self, supernet: Supernet) -> None:
         self.quantizers: list[dict[str, Any]] = []
-        self._steps: list[LearnedStep] = []
+        self._steps: list[LSQQuantizer] = []
         self._samples: list[tuple[Tensor, Tensor]] = []
         self._members: dict[int, list[int]] = {}
         for number, (name, layer) in enumerate(supernet.layers.items()):
@@ -119,7 +119,7 @@ class QuantizerWatch:
             for width, members in self._members.items()
         }
 
-    def _add(self, layer: str, tensor: str, step: LearnedStep) -> None:
+    def _add(self, layer: str, tensor: str, step: LSQQuantizer) -> None:
         start = float(step.step.detach().abs())
         record = {"layer": layer, "tensor": tensor, "bits": step.width, "start": start, "step": []}
         self.quantizers.append(record | ({"oscillating": []} if tensor == WEIGHTS else {}))

@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from usdn_nas.architecture import Bits
-from usdn_nas.quant.quantizers import LearnedStep
+from usdn_nas.quant.quantizers import LSQQuantizer
+from usdn_nas.space.architecture import Bits
 
 __all__ = [
     "FULL_PRECISION",
@@ -30,21 +30,21 @@ FULL_PRECISION: Bits = (32, 32)
 
 
 class SwitchableQuantizer(nn.Module):
-    """A `LearnedStep` for each bit-width; at 32 bits the tensor passes unchanged."""
+    """A `LSQQuantizer` for each bit-width; at 32 bits the tensor passes unchanged."""
 
     def __init__(self, widths: Iterable[int], *, signed: bool, offset: bool, count: int) -> None:
         super().__init__()
         self.steps = nn.ModuleDict(
-            {str(w): LearnedStep(w, signed=signed, offset=offset, count=count) for w in sorted(set(widths)) if w < 32}
+            {str(w): LSQQuantizer(w, signed=signed, offset=offset, count=count) for w in sorted(set(widths)) if w < 32}
         )
 
     def at(self, width: int) -> nn.Module:
         """The quantizer for ``width`` bits."""
         return nn.Identity() if width == 32 else self.steps[str(width)]
 
-    def widths(self) -> list[LearnedStep]:
+    def widths(self) -> list[LSQQuantizer]:
         """The quantizers of all bit-widths."""
-        return [cast(LearnedStep, step) for step in self.steps.values()]
+        return [cast(LSQQuantizer, step) for step in self.steps.values()]
 
     def forward(self, x: Tensor, width: int) -> Tensor:
         return x if width == 32 else self.steps[str(width)](x)

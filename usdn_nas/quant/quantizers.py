@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["LearnedStep"]
+__all__ = ["LSQQuantizer"]
 
 
 _HAIR = 1e-4
@@ -55,7 +55,7 @@ class _Quantize(torch.autograd.Function):
         return inside, of_step * ctx.gradient_scale, outside * ctx.gradient_scale, None, None, None, None
 
 
-class LearnedStep(nn.Module):
+class LSQQuantizer(nn.Module):
     """A quantizer of one tensor at one bit-width.
 
     Values are multiples of ``|step|``: signed codes -2^(b-1) .. 2^(b-1)-1 for weights, unsigned codes 0 .. 2^b-1 for

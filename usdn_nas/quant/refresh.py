@@ -15,14 +15,14 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from usdn_nas.architecture import Bits
 from usdn_nas.quant.supernet import Supernet
+from usdn_nas.space.architecture import Bits
 
-__all__ = ["refresh_norms"]
+__all__ = ["recalibrate_bn"]
 
 
 @torch.no_grad()
-def refresh_norms(supernet: Supernet, batches: Iterable[Tensor], draw: Callable[[], list[dict[str, Bits]]]) -> None:
+def recalibrate_bn(supernet: Supernet, batches: Iterable[Tensor], draw: Callable[[], list[dict[str, Bits]]]) -> None:
     """Replaces the running statistics by those of all values seen; a copy whose bits did not come up keeps its own.
 
     Every value counts alike, so a smaller batch counts less. The supernet is left in training mode.

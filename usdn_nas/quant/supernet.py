@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from usdn_nas.architecture import Architecture, Bits
-from usdn_nas.networks.build import analyze_chain
+from usdn_nas._util.errors import UserError
+from usdn_nas.networks.build import analyze_chain, build_network
 from usdn_nas.networks.chain import MultiExitNetwork
 from usdn_nas.quant.layers import (
     FULL_PRECISION,
@@ -21,28 +21,36 @@ from usdn_nas.quant.layers import (
     SwitchableLayer,
     SwitchableQuantizer,
 )
-from usdn_nas.quant.quantizers import LearnedStep
-from usdn_nas.records import OPAQUE
-from usdn_nas.space import SearchSpace
+from usdn_nas.quant.quantizers import LSQQuantizer
+from usdn_nas.space.architecture import Architecture, Bits
+from usdn_nas.space.records import OPAQUE
+from usdn_nas.space.search_space import SearchSpace
 
-__all__ = ["VALUES_PER_IMAGE", "Supernet", "materialize"]
+__all__ = ["VALUES_PER_IMAGE", "Supernet", "extract_chain"]
 
 VALUES_PER_IMAGE = 100
 """Most values of a layer's input that an image gives to calibration."""
 
 
 class Supernet(nn.Module):
-    """A chain in which every layer can take each of its (W, A) choices. Switch with `set_bits`.
+    """A network in which every layer can take each of its (W, A) choices. Switch with `set_bits`.
 
     Args:
-        network: The full-precision network with all candidate exits. It is copied.
-        space: The search space resolved against it.
+        network: The model that ``space`` was made for, or its chain with all candidate exits. It is copied. The heads
+            of a model's exits draw their weights from torch's global generator.
+        space: The search space.
+
+    Raises:
+        UserError: The model cannot be cut as ``space`` says.
     """
 
-    def __init__(self, network: MultiExitNetwork, space: SearchSpace) -> None:
+    def __init__(self, network: nn.Module, space: SearchSpace) -> None:
         super().__init__()
+        if isinstance(network, MultiExitNetwork):
+            self.chain = copy.deepcopy(network)
+        else:
+            network = self.chain = build_network(space.spec, network)
         self.space = space
-        self.chain = copy.deepcopy(network)
         self.layers: dict[str, SwitchableLayer] = {}
         """Layer name -> layer."""
         self._norms: list[tuple[str, SwitchableBatchNorm2d]] = []
@@ -105,6 +113,22 @@ class Supernet(nn.Module):
         """Logits of all exits, E tensors (B, C)."""
         return cast(tuple[Tensor, ...], self.chain(images))
 
+    def calibrate(self, images_and_labels: Iterable[tuple[Tensor, Tensor]], images: int = 512) -> Supernet:
+        """Sets every quantizer's scale from the weights, and from what layers read on the first images.
+
+        Args:
+            images_and_labels: Batches of training images (B, C, H, W), normalized as in training, with their labels.
+            images: How many images are enough.
+
+        Returns:
+            The supernet itself.
+
+        Raises:
+            UserError: No batch comes.
+        """
+        self.initialize_steps(_first(images_and_labels, images, next(self.parameters()).device))
+        return self
+
     @torch.no_grad()
     def initialize_steps(self, batches: Iterable[Tensor]) -> None:
         """Sets every step size: weights from the weights, inputs from what they are at full precision on ``batches``.
@@ -132,10 +156,22 @@ class Supernet(nn.Module):
             hook.remove()
         for quantizer, samples in seen.items():
             for step in quantizer.steps.values():
-                cast(LearnedStep, step).initialize(torch.cat(samples))
+                cast(LSQQuantizer, step).initialize(torch.cat(samples))
         for layer in self.layers.values():
             for step in layer.weight_quantizer.steps.values():
-                cast(LearnedStep, step).initialize(layer.layer.weight)
+                cast(LSQQuantizer, step).initialize(layer.layer.weight)
+
+
+def _first(batches: Iterable[tuple[Tensor, Tensor]], count: int, device: torch.device) -> Iterator[Tensor]:
+    """Yields the first ``count`` images, batch by batch."""
+    left = count
+    for images, _ in batches:
+        yield images[:left].to(device)
+        left -= len(images)
+        if left <= 0:
+            return
+    if left == count:
+        raise UserError("expected batches of images and labels to calibrate on, got none")
 
 
 def _values(inputs: Tensor, generator: torch.Generator) -> Tensor:
@@ -147,7 +183,7 @@ def _values(inputs: Tensor, generator: torch.Generator) -> Tensor:
     return rows.flatten()
 
 
-def materialize(supernet: Supernet, architecture: Architecture) -> MultiExitNetwork:
+def extract_chain(supernet: Supernet, architecture: Architecture) -> MultiExitNetwork:
     """The standalone network of ``architecture``: plain fixed-bit layers, placed exits alone, parameters copied."""
     chain = copy.deepcopy(supernet.chain.place(architecture.exits))
     by_layer = supernet.space.layer_bits(architecture.bits)

@@ -14,8 +14,8 @@ from typing import Any
 
 import pandas as pd
 
-from usdn_nas.errors import UserError, shown
-from usdn_nas.parsing import read_regular
+from usdn_nas._util.errors import UserError, shown
+from usdn_nas._util.parsing import read_regular
 
 __all__ = ["read_csv", "read_pairs"]
 

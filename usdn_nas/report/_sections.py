@@ -8,7 +8,6 @@ from html import escape
 
 import pandas as pd
 
-from usdn_nas.cost import layer_table, mean_bits
 from usdn_nas.report._interactive import front_payload
 from usdn_nas.report._markup import Section, definitions, flatten, paragraph, prose, script_json, table
 from usdn_nas.report._script import SCRIPT
@@ -28,6 +27,7 @@ from usdn_nas.report.tables import (
     table2_paper,
     trade_off_table,
 )
+from usdn_nas.space.cost import layer_table, mean_bits
 
 __all__ = ["SECTIONS", "Figures", "cost"]
 

@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 
 from matplotlib.figure import Figure
 
-from usdn_nas.architecture import Bits
 from usdn_nas.report.figures import _style
 from usdn_nas.report.figures.write import figure_svg
-from usdn_nas.space import SearchSpace
+from usdn_nas.space.architecture import Bits
+from usdn_nas.space.search_space import SearchSpace
 
 __all__ = ["color_variables", "inline_svg"]
 

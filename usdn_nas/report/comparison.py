@@ -7,11 +7,11 @@ from typing import Any
 
 import pandas as pd
 
-from usdn_nas.errors import UserError, nearest
-from usdn_nas.records import FINAL_EXIT
+from usdn_nas._util.errors import UserError, nearest
 from usdn_nas.report.run import Run, load_run
 from usdn_nas.report.runs import named_runs
 from usdn_nas.report.tables import bits_text
+from usdn_nas.space.records import FINAL_EXIT
 
 __all__ = ["comparable", "compare_table"]
 

@@ -8,7 +8,7 @@ from string import Template
 
 from matplotlib.figure import Figure
 
-from usdn_nas.files import write_text
+from usdn_nas._util.files import write_text
 from usdn_nas.report._markup import Section, paragraph, prose, section
 from usdn_nas.report._sections import SECTIONS, cost
 from usdn_nas.report._style_sheet import STYLE_SHEET

@@ -14,7 +14,7 @@ import pandas as pd
 from rich.table import Table
 from rich.text import Text
 
-from usdn_nas.errors import UserError, nearest
+from usdn_nas._util.errors import UserError, nearest
 from usdn_nas.report.fitting import FittedTable
 
 __all__ = ["Column", "Format", "columns", "render"]

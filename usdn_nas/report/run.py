@@ -10,7 +10,9 @@ from typing import Any, TypeVar
 
 import pandas as pd
 
-from usdn_nas.architecture import Architecture, Bits
+from usdn_nas._util.errors import UserError, nearest, shown
+from usdn_nas._util.files import file_digest
+from usdn_nas._util.validation import validate
 from usdn_nas.config import StudyConfig
 from usdn_nas.documents import (
     ArchitectureDocument,
@@ -25,11 +27,9 @@ from usdn_nas.documents import (
     read_document,
 )
 from usdn_nas.documents.base import Document
-from usdn_nas.errors import UserError, nearest, shown
-from usdn_nas.files import file_digest
 from usdn_nas.report._csv import read_csv, read_pairs
-from usdn_nas.space import SearchSpace, SpaceSpec
-from usdn_nas.validation import validate
+from usdn_nas.space.architecture import Architecture, Bits
+from usdn_nas.space.search_space import SearchSpace, SpaceSpec
 
 __all__ = ["HISTORIES", "MissingPartError", "Run", "load_run"]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from usdn_nas.policy.front import pareto_front
+from usdn_nas.exits.front import pareto_front
 from usdn_nas.report.run import Run, load_run
 
 __all__ = ["front", "named_runs"]

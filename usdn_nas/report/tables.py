@@ -12,11 +12,11 @@ from typing import Any
 
 import pandas as pd
 
-from usdn_nas.architecture import Architecture
-from usdn_nas.cost import layer_table
-from usdn_nas.errors import UserError, nearest
+from usdn_nas._util.errors import UserError, nearest
 from usdn_nas.report.run import Run
-from usdn_nas.space import SearchSpace
+from usdn_nas.space.architecture import Architecture
+from usdn_nas.space.cost import layer_table
+from usdn_nas.space.search_space import SearchSpace
 
 __all__ = [
     "AVERAGE",

@@ -10,8 +10,8 @@ import warnings
 from optuna.storages import BaseStorage
 from optuna.storages._cached_storage import _CachedStorage
 
-from usdn_nas.errors import RunError, UserError
-from usdn_nas.redact import MASK, masked_url, secrets_of
+from usdn_nas._util.errors import RunError, UserError
+from usdn_nas._util.redact import MASK, masked_url, secrets_of
 from usdn_nas.study.database import Database
 from usdn_nas.study.patience import Patience, Say, cause_of
 

@@ -14,11 +14,11 @@ from optuna.trial import FrozenTrial, TrialState
 from usdn_nas.study.lease import LEASE, adoptable, give_up, is_of, lease_trials, new_lease
 from usdn_nas.study.storage import one_write
 
-__all__ = ["Asked", "Batch", "open_trials", "take"]
+__all__ = ["Batch", "ClaimedTrial", "open_trials", "take"]
 
 
 @dataclass(frozen=True)
-class Asked:
+class ClaimedTrial:
     """A trial that this worker runs, with all its parameters."""
 
     trial_id: int
@@ -64,7 +64,7 @@ def take(
     count: int,
     missing: int,
     worker: str,
-) -> list[Asked]:
+) -> list[ClaimedTrial]:
     """Takes over and creates trials, all of one batch, and gives each its parameters. To be called while `asking`.
 
     If the database fails in the middle of it, it may be called again: it finds the trials that it had already taken.
@@ -116,14 +116,14 @@ def _claimed(storage: BaseStorage, trial_id: int, lease: dict[str, Any]) -> bool
     return storage.set_trial_state_values(trial_id, TrialState.RUNNING)
 
 
-def _with_parameters(study: optuna.Study, trial_id: int, parameters: Mapping[str, BaseDistribution]) -> Asked:
+def _with_parameters(study: optuna.Study, trial_id: int, parameters: Mapping[str, BaseDistribution]) -> ClaimedTrial:
     """Gives the trial the parameters that it lacks, in one write."""
     storage = study._storage
     trial = storage.get_trial(trial_id)
     params = dict(trial.params)
     missing = {name: parameters[name] for name in parameters if name not in params}
     if missing:
-        # Asked for enqueued trials too: genetic samplers count generations there.
+        # ClaimedTrial for enqueued trials too: genetic samplers count generations there.
         proposed = study.sampler.sample_relative(study, trial, dict(parameters))
         fixed = trial.system_attrs.get("fixed_params", {})
         for name, distribution in missing.items():
@@ -135,7 +135,7 @@ def _with_parameters(study: optuna.Study, trial_id: int, parameters: Mapping[str
                 storage.set_trial_param(trial_id, name, distribution.to_internal_repr(params[name]), distribution)
 
         one_write(storage, write)
-    return Asked(trial_id, trial.number, params)
+    return ClaimedTrial(trial_id, trial.number, params)
 
 
 def _fits(distribution: BaseDistribution, value: Any) -> bool:

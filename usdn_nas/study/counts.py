@@ -8,7 +8,7 @@ from typing import Any
 from optuna.trial import FrozenTrial, TrialState
 
 from usdn_nas.config import SearchConfig
-from usdn_nas.space import SearchSpace
+from usdn_nas.space.search_space import SearchSpace
 from usdn_nas.study.asking import Batch
 from usdn_nas.study.parameters import Indices, indices_of
 

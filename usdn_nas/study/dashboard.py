@@ -9,7 +9,7 @@ from types import ModuleType
 import optuna
 from optuna.artifacts import FileSystemArtifactStore, get_all_artifact_meta, upload_artifact
 
-from usdn_nas.errors import UserError
+from usdn_nas._util.errors import UserError
 from usdn_nas.study.storage import quiet
 
 __all__ = ["attach", "serve"]

@@ -17,7 +17,7 @@ from typing import Any, NoReturn, TypeVar
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial
 
-from usdn_nas.errors import UserError
+from usdn_nas._util.errors import UserError
 from usdn_nas.study.patience import BrokenTransactionError, Patience
 
 __all__ = ["Database"]

@@ -20,8 +20,8 @@ from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.storages.journal._storage import JournalOperation
 from optuna.trial import FrozenTrial, TrialState
 
-from usdn_nas.errors import UsdnError, UserError
-from usdn_nas.writing import writing
+from usdn_nas._util.errors import UsdnError, UserError
+from usdn_nas._util.writing import writing
 
 if sys.platform != "win32":
     import fcntl

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from usdn_nas._util.errors import RunError
 from usdn_nas.config import SearchConfig
-from usdn_nas.errors import RunError
-from usdn_nas.policy.front import Policy
+from usdn_nas.exits.front import Policy
 
 __all__ = ["Objective", "budget_excess", "choose", "objective_values", "objectives"]
 

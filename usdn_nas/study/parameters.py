@@ -16,9 +16,9 @@ import numpy as np
 from optuna import Trial
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
-from usdn_nas.architecture import Bits
 from usdn_nas.config import SearchConfig
-from usdn_nas.space import SearchSpace
+from usdn_nas.space.architecture import Bits
+from usdn_nas.space.search_space import SearchSpace
 
 __all__ = [
     "THRESHOLD",

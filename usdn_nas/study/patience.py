@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from optuna.exceptions import StorageInternalError
 
-from usdn_nas.errors import RunError
+from usdn_nas._util.errors import RunError
 
 __all__ = ["BrokenTransactionError", "Patience", "Say", "cause_of", "is_passing"]
 

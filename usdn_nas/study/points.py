@@ -10,11 +10,11 @@ import optuna
 from numpy.typing import NDArray
 from optuna.trial import FrozenTrial, TrialState
 
-from usdn_nas.architecture import Architecture, Bits, Rule
+from usdn_nas._util.errors import UserError, shown
 from usdn_nas.config import SearchConfig
-from usdn_nas.errors import UserError, shown
-from usdn_nas.policy.front import pareto_front, support
-from usdn_nas.space import SearchSpace
+from usdn_nas.exits.front import pareto_front, support
+from usdn_nas.space.architecture import Architecture, Bits, Rule
+from usdn_nas.space.search_space import SearchSpace
 from usdn_nas.study.parameters import bits_of, parameter_sizes
 from usdn_nas.study.smoothing import smoothed
 

@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from usdn_nas.config import SearchConfig
-from usdn_nas.cost import reference_bops
-from usdn_nas.policy.front import TRADE_OFFS, support
-from usdn_nas.space import SearchSpace
+from usdn_nas.exits.front import TRADE_OFFS, support
+from usdn_nas.space.cost import reference_bops
+from usdn_nas.space.search_space import SearchSpace
 from usdn_nas.study.candidates import EXACT_LIMIT, everything, promising
 from usdn_nas.study.parameters import TRADE_OFF, TRADE_OFF_RANGE, Indices, distributions, parameter_sizes
 from usdn_nas.study.surrogate import Posterior, Surrogate

@@ -31,9 +31,9 @@ from optuna.samplers import (
 )
 from optuna.trial import FrozenTrial, TrialState
 
+from usdn_nas._util.errors import UserError
 from usdn_nas.config import SearchConfig
-from usdn_nas.errors import UserError
-from usdn_nas.space import SearchSpace
+from usdn_nas.space.search_space import SearchSpace
 from usdn_nas.study.parameters import (
     Indices,
     configuration,

@@ -14,21 +14,21 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.study._constrained_optimization import _CONSTRAINTS_KEY
 from optuna.trial import TrialState
 
-from usdn_nas.architecture import Bits
 from usdn_nas.config import SearchConfig
-from usdn_nas.policy.outputs import ExitOutputs
-from usdn_nas.space import SearchSpace
-from usdn_nas.study.asking import Asked, take
+from usdn_nas.exits.outputs import ExitOutputs
+from usdn_nas.space.architecture import Bits
+from usdn_nas.space.search_space import SearchSpace
+from usdn_nas.study.asking import ClaimedTrial, take
 from usdn_nas.study.counts import Complete, Sizes
-from usdn_nas.study.judgement import Judgement, judge
 from usdn_nas.study.lease import give_up, renewed
 from usdn_nas.study.lock import asking
 from usdn_nas.study.parameters import bits_of, distributions
 from usdn_nas.study.patience import Say
 from usdn_nas.study.samplers import SeededSampler, goal
+from usdn_nas.study.scoring import ScoredTrial, judge
 from usdn_nas.study.storage import one_write, patiently, quiet, sync
 
-__all__ = ["Evaluate", "TrialSummary", "one_by_one", "run_search"]
+__all__ = ["Evaluate", "OutputCache", "TrialSummary", "one_by_one", "run_search"]
 
 Evaluate = Callable[[Sequence[dict[str, Bits]]], Iterable[tuple[int, ExitOutputs]]]
 """Runs bit configurations over the search split, all candidate exits attached: (index, outputs), in any order."""
@@ -69,7 +69,7 @@ def one_by_one(evaluate: Callable[[dict[str, Bits]], ExitOutputs]) -> Evaluate:
     return lambda batch: ((index, evaluate(bits)) for index, bits in enumerate(batch))
 
 
-class _Outputs:
+class OutputCache:
     """Outputs by bits, so that a configuration seen before costs no forward pass; the oldest go first."""
 
     def __init__(self, evaluate: Evaluate, limit: int) -> None:
@@ -124,7 +124,7 @@ def run_search(
         config: The same as there; ``configurations`` may have grown.
         evaluate: Batch of bits -> outputs of all exits on the search split. Must depend on the bits alone.
         on_trial: Called after each trial.
-        should_stop: Asked before each batch, and while it waits.
+        should_stop: ClaimedTrial before each batch, and while it waits.
         say: Gets a line if the worker has to wait for another one's proposals for long.
 
     Raises:
@@ -159,15 +159,15 @@ class _Search:
         self._wanted = goal(space, config)
         self._parameters = distributions(space, config)
         exact = config.exits != "sampled"
-        self._outputs = _Outputs(evaluate, 0 if exact else _CACHE_BYTES)
+        self._outputs = OutputCache(evaluate, 0 if exact else _CACHE_BYTES)
         self._complete = Complete(space, exact)
         self._sizes = Sizes(config, isinstance(study.sampler, SeededSampler) and study.sampler.enumerates)
 
-    def ask(self) -> list[Asked] | None:
+    def ask(self) -> list[ClaimedTrial] | None:
         """The next batch; empty where others are at the rest, None once there are enough complete trials."""
         return patiently(self._study._storage, self._ask)
 
-    def _ask(self) -> list[Asked] | None:
+    def _ask(self) -> list[ClaimedTrial] | None:
         with asking(self._study._storage, self._say):
             trials = self._study.get_trials(deepcopy=False)
             unsettled = self._complete.look(trials)
@@ -177,7 +177,7 @@ class _Search:
             batch = self._sizes.batch
             return take(self._study, self._parameters, batch, unsettled, len(trials), missing, self._worker)
 
-    def run(self, asked: list[Asked]) -> None:
+    def run(self, asked: list[ClaimedTrial]) -> None:
         """Evaluates, judges and tells a batch; gives up what is not told if something is raised."""
         storage, untold = self._study._storage, {trial.trial_id: trial for trial in asked}
         batch = [bits_of(self._space, trial.params) for trial in asked]
@@ -204,7 +204,7 @@ class _Search:
             sync(storage)
         self._sizes.took(len(asked), time.perf_counter() - began, size)
 
-    def _tell(self, trial: Asked, judgement: Judgement, seconds: float) -> None:
+    def _tell(self, trial: ClaimedTrial, judgement: ScoredTrial, seconds: float) -> None:
         """Writes all that is known of a trial, in one write."""
         storage, trial_id = self._study._storage, trial.trial_id
 
@@ -221,7 +221,7 @@ class _Search:
             one_write(storage, write)
 
     def _summary(
-        self, number: int, bits: dict[str, Bits], judgement: Judgement, seconds: float, repeated: bool
+        self, number: int, bits: dict[str, Bits], judgement: ScoredTrial, seconds: float, repeated: bool
     ) -> TrialSummary:
         return TrialSummary(
             number=number,

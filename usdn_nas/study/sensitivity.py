@@ -13,11 +13,11 @@ import numpy as np
 import optuna
 from numpy.typing import NDArray
 
-from usdn_nas.architecture import Bits
-from usdn_nas.cost import reference_bops
 from usdn_nas.documents import SensitivityDocument, write_document
-from usdn_nas.policy.front import TRADE_OFFS, support
-from usdn_nas.space import Group, SearchSpace
+from usdn_nas.exits.front import TRADE_OFFS, support
+from usdn_nas.space.architecture import Bits
+from usdn_nas.space.cost import reference_bops
+from usdn_nas.space.search_space import Group, SearchSpace
 from usdn_nas.study.parameters import indices_of, parameter_sizes, params_of
 from usdn_nas.study.points import complete_trials
 from usdn_nas.study.surrogate import Surrogate

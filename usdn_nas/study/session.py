@@ -9,9 +9,9 @@ from typing import Any
 
 import optuna
 
+from usdn_nas._util.errors import UserError, nearest
 from usdn_nas.config import SearchConfig
-from usdn_nas.errors import UserError, nearest
-from usdn_nas.space import SearchSpace
+from usdn_nas.space.search_space import SearchSpace
 from usdn_nas.study.lock import asking
 from usdn_nas.study.objectives import objectives
 from usdn_nas.study.patience import Say

@@ -12,12 +12,12 @@ import optuna
 from optuna.storages import BaseStorage
 from optuna.storages._cached_storage import _CachedStorage
 
-from usdn_nas.errors import UserError
+from usdn_nas._util.errors import UserError
+from usdn_nas._util.writing import write_failure
 from usdn_nas.study.address import open_database, resolve
 from usdn_nas.study.database import Database
 from usdn_nas.study.journal import StudyJournal
 from usdn_nas.study.patience import Say
-from usdn_nas.writing import write_failure
 
 __all__ = ["one_write", "open_storage", "patiently", "place_of", "quiet", "sync"]
 

@@ -11,10 +11,10 @@ from typing import Any
 
 import optuna
 
-from usdn_nas.architecture import Bits
-from usdn_nas.cost import reference_bops
-from usdn_nas.files import write_text
-from usdn_nas.space import SearchSpace
+from usdn_nas._util.files import write_text
+from usdn_nas.space.architecture import Bits
+from usdn_nas.space.cost import reference_bops
+from usdn_nas.space.search_space import SearchSpace
 from usdn_nas.study.parameters import bits_of, indices_of
 from usdn_nas.study.points import FrontPoint, front_points
 

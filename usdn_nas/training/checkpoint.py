@@ -8,10 +8,10 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from usdn_nas.errors import UserError
+from usdn_nas._util.errors import UserError
+from usdn_nas._util.writing import atomic_path
 from usdn_nas.training.checks import check_network, check_optimizer, check_progress
 from usdn_nas.training.seal import is_sealed, seal
-from usdn_nas.writing import atomic_path
 
 __all__ = ["Progress", "Watch", "load_checkpoint", "save_checkpoint"]
 

@@ -11,9 +11,9 @@ from typing import Any
 
 from torch import nn
 
-from usdn_nas.errors import UserError
-from usdn_nas.quant.quantizers import LearnedStep
-from usdn_nas.writing import writing
+from usdn_nas._util.errors import UserError
+from usdn_nas._util.writing import writing
+from usdn_nas.quant.quantizers import LSQQuantizer
 
 __all__ = ["Curves", "check_tensorboard", "open_curves", "step_sizes"]
 
@@ -98,5 +98,5 @@ def _silent_threads() -> Iterator[None]:
 def step_sizes(network: nn.Module) -> dict[str, float]:
     """Path of each quantizer -> its step size."""
     return {
-        name: abs(module.step.item()) for name, module in network.named_modules() if isinstance(module, LearnedStep)
+        name: abs(module.step.item()) for name, module in network.named_modules() if isinstance(module, LSQQuantizer)
     }

@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from usdn_nas.errors import RunError
+from usdn_nas._util.errors import RunError
 
 __all__ = ["TIMEOUT", "mean_step", "processes", "rank", "same_state"]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from torch import nn
 
-from usdn_nas.files import write_text
+from usdn_nas._util.files import write_text
 from usdn_nas.networks.weights import save_weights
 from usdn_nas.training.loop import HISTORY, WEIGHTS
 

@@ -16,18 +16,19 @@ import numpy as np
 import torch
 from torch import nn
 
+from usdn_nas._util.errors import RunError
+from usdn_nas._util.files import write_text
+from usdn_nas._util.progress import Reporter
 from usdn_nas.config import TrainConfig
+from usdn_nas.data.loaders import Loader
 from usdn_nas.data.splits import Split, generator_for
-from usdn_nas.errors import RunError
-from usdn_nas.files import write_text
 from usdn_nas.networks.weights import save_weights
-from usdn_nas.progress import Reporter
-from usdn_nas.quant.quantizers import LearnedStep
+from usdn_nas.quant.quantizers import LSQQuantizer
 from usdn_nas.training.checkpoint import Progress, Watch, load_checkpoint, save_checkpoint
 from usdn_nas.training.curves import open_curves, step_sizes
 from usdn_nas.training.distributed import mean_step, rank, same_state
 from usdn_nas.training.losses import Step
-from usdn_nas.training.shares import Plan, shares
+from usdn_nas.training.shares import Plan, planned
 
 __all__ = ["CHECKPOINT", "HISTORY", "WEIGHTS", "fit", "learning_rate"]
 
@@ -55,7 +56,7 @@ def _parameter_groups(network: nn.Module, settings: TrainConfig) -> list[dict[st
 
     ``scale`` multiplies the learning rate of a group.
     """
-    quantizers = [module for module in network.modules() if isinstance(module, LearnedStep)]
+    quantizers = [module for module in network.modules() if isinstance(module, LSQQuantizer)]
     steps = {id(p): p for module in quantizers for p in module.parameters()}
     others = [p for p in network.parameters() if p.requires_grad and id(p) not in steps]
     groups = [
@@ -69,13 +70,13 @@ def _parameter_groups(network: nn.Module, settings: TrainConfig) -> list[dict[st
 def fit(
     network: nn.Module,
     step: Step,
-    split: Split,
+    data: Split | Loader,
     settings: TrainConfig,
     *,
     seed: tuple[int, ...],
-    folder: Path,
-    fingerprint: str,
     device: torch.device,
+    folder: Path | None = None,
+    fingerprint: str = "",
     augment: bool = True,
     set_epoch: Callable[[int], None] | None = None,
     evaluate: Callable[[], dict[str, float]] | None = None,
@@ -84,11 +85,13 @@ def fit(
     reporter: Reporter | None = None,
     title: str = "training",
     tensorboard: bool = False,
-) -> None:
-    """Trains ``network`` in place and writes ``weights.safetensors`` and ``history.csv`` into ``folder``.
+    on_epoch: Callable[[dict[str, float]], None] | None = None,
+) -> list[dict[str, float]]:
+    """Trains ``network`` in place; with a ``folder`` also writes ``weights.safetensors`` and ``history.csv`` there.
 
-    Every batch, augmentation and random path is a function of ``seed`` and the number of the step, so that a
-    training that was killed goes on from ``folder/checkpoint.pt`` and ends with the weights of an uninterrupted one.
+    Every random path, and of a split every batch and augmentation, is a function of ``seed`` and the number of the
+    step, so that a training that was killed goes on from ``folder/checkpoint.pt`` and ends with the weights of an
+    uninterrupted one. A loader's order and augmentation are its own: a resumed training goes on at the same step.
 
     Where torch's default process group has several processes, all of them call this with the same arguments, and end
     with the same weights: those of one process that runs all micro-batches. Rank 0 alone evaluates and writes files.
@@ -103,13 +106,18 @@ def fit(
             start.
         watch: Told of every step; the checkpoint holds its state.
         tensorboard: Write curves into ``folder``, as TensorBoard reads them.
+        on_epoch: Called after every epoch, by rank 0, with the epoch's row of the history.
+
+    Returns:
+        The history, one row an epoch: ``epoch``, ``step``, ``loss``, ``lr``, ``seconds``, ``images_per_second`` and
+        what ``evaluate`` returned.
 
     Raises:
         UserError: The checkpoint is damaged or belongs to other settings, or a batch cannot be shared evenly.
         RunError: The loss is no longer finite, or another process is gone.
     """
     reporter = reporter or Reporter()
-    plan = Plan.of(split, settings)
+    plan, shares = planned(data, settings, seed, augment)
     leads = rank() == 0
     optimizer = torch.optim.SGD(
         _parameter_groups(network, settings), lr=settings.lr, momentum=settings.momentum,
@@ -117,10 +125,10 @@ def fit(
     )  # fmt: skip
     per_epoch, steps = plan.per_epoch, plan.steps
     at = Progress()
-    checkpoint = folder / CHECKPOINT
-    if leads:
+    checkpoint = None if folder is None else folder / CHECKPOINT
+    if leads and folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
-    if checkpoint.exists():
+    if checkpoint is not None and checkpoint.exists():
         load_checkpoint(
             checkpoint, network, optimizer, at, fingerprint, watch, steps=plan.steps, per_epoch=plan.per_epoch
         )
@@ -134,7 +142,7 @@ def fit(
         open_curves(folder if tensorboard and leads else None, at.step + 1) as curves,
         reporter.task(title, steps, at.step) as task,
     ):
-        for share in shares(split, plan, seed, at.step, augment):
+        for share in shares(at.step):
             if set_epoch is not None:
                 set_epoch(at.step // per_epoch)
             for group in optimizer.param_groups:
@@ -163,20 +171,24 @@ def fit(
                 curves.add("step", {"loss": loss, "lr": optimizer.param_groups[0]["lr"]}, at.step)
             if leads and (at.step % per_epoch == 0 or at.step == steps):
                 _end_epoch(at, settings, plan, evaluate, folder)
+                if on_epoch is not None:
+                    on_epoch(dict(at.history[-1]))
                 reporter.detail(f"{title}: {', '.join(f'{k} {v:.6g}' for k, v in at.history[-1].items())}")
                 curves.add("epoch", {k: v for k, v in at.history[-1].items() if k not in ("epoch", "step")}, at.step)
                 if curves.wanted:
                     curves.add("step_size", step_sizes(network), at.step)
                 network.train()
-            if leads and time.monotonic() - saved > SECONDS_BETWEEN_CHECKPOINTS:
+            if leads and checkpoint is not None and time.monotonic() - saved > SECONDS_BETWEEN_CHECKPOINTS:
                 curves.flush()
                 save_checkpoint(checkpoint, network, optimizer, at, fingerprint, watch)
                 saved = time.monotonic()
             task.advance(_note(at))
     if leads:
-        save_weights(network, folder / WEIGHTS)
+        if folder is not None:
+            save_weights(network, folder / WEIGHTS)
         if finish is not None:
             finish()
+    return at.history
 
 
 def _run(step: Step, images: torch.Tensor, labels: torch.Tensor, seed: tuple[int, ...], number: int) -> float:
@@ -190,7 +202,7 @@ def _end_epoch(
     settings: TrainConfig,
     plan: Plan,
     evaluate: Callable[[], dict[str, float]] | None,
-    folder: Path,
+    folder: Path | None,
 ) -> None:
     at.history.append(
         {
@@ -204,6 +216,8 @@ def _end_epoch(
         }
     )
     at.loss_sum, at.loss_count = 0.0, 0
+    if folder is None:
+        return
     text = io.StringIO()
     writer = csv.DictWriter(text, fieldnames=list(at.history[0]))
     writer.writeheader()

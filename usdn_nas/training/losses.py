@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Literal, overload
 
 import numpy as np
@@ -11,7 +11,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from usdn_nas.architecture import Bits
 from usdn_nas.networks.chain import State
 from usdn_nas.quant.supernet import Supernet
 
@@ -22,7 +21,9 @@ __all__ = [
     "cross_entropy_step",
     "distillation_loss",
     "distillation_step",
+    "sandwich",
     "sandwich_step",
+    "soft_labels",
 ]
 
 Teacher = Callable[[Tensor], Sequence[Tensor]]
@@ -130,16 +131,16 @@ def distillation_step(
     alpha_weighs: Literal["kd", "ce"],
     teacher_exit: Literal["same", "final"],
 ) -> Step:
-    """A step on `distillation_loss`; the teacher stays in evaluation mode."""
+    """A step on `distillation_loss`; the teacher stays in evaluation mode. One with one output teaches all exits."""
     teacher.eval()
 
     def step(images: Tensor, labels: Tensor, generator: np.random.Generator) -> float:
-        with torch.no_grad():
-            soft = teacher(images)
+        logits = network(images)
+        soft = soft_labels(teacher, images, len(logits))
         if teacher_exit == "final":
             soft = [soft[-1]] * len(soft)
         loss = distillation_loss(
-            network(images), soft, labels, weights=weights, temperature=temperature, alpha=alpha,
+            logits, soft, labels, weights=weights, temperature=temperature, alpha=alpha,
             alpha_weighs=alpha_weighs,
         )  # fmt: skip
         loss.backward()
@@ -148,63 +149,121 @@ def distillation_step(
     return step
 
 
+def sandwich(
+    supernet: Supernet,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    weights: Sequence[float] | None = None,
+    teacher: Teacher | nn.Module | None = None,
+    random_paths: int = 3,
+    stratified: bool = True,
+    smallest: bool = False,
+    generator: np.random.Generator | None = None,
+    forward: Callable[[], Sequence[Tensor]] | None = None,
+) -> Iterator[Tensor]:
+    """Yields the losses of one step by the sandwich rule (Yu & Huang, 2019), one for each bit configuration.
+
+    The configurations are the largest, ``random_paths`` random ones and, if asked for, the smallest. The supernet is
+    switched before each loss, so call ``backward()`` on each loss before taking the next; the gradients add up:
+
+        for loss in sandwich(supernet, images, labels, teacher=teacher):
+            loss.backward()
+
+    Every configuration learns at each exit half from the labels and half from the teacher's soft labels. Without a
+    teacher the largest learns from the labels alone, and the others learn from it (in-place distillation). A space
+    with one configuration learns from the labels alone.
+
+    Args:
+        supernet: In training mode.
+        images: (B, C, H, W), normalized.
+        labels: (B,).
+        weights: One for each exit's loss; None: 1 each.
+        teacher: Returns the logits of all exits, or of the final one alone, which then teaches all. It is called
+            without gradients; a module should be in evaluation mode.
+        random_paths: Number of random configurations.
+        stratified: Draw them by `SearchSpace.stratified`, so that cheap and expensive ones come up alike; otherwise
+            every group's bits independently.
+        smallest: Add the smallest configuration.
+        generator: Draws the random configurations; None: a fresh one.
+        forward: Returns the logits of all exits at the bits that are set; None: runs the supernet on ``images``.
+    """
+    space = supernet.space
+    weights = [1.0] * len(space.chain.exits) if weights is None else weights
+    run: Callable[[], Sequence[Tensor]] = (lambda: supernet(images)) if forward is None else forward
+    least = space.choice_bits([0] * len(space.groups))
+    largest = space.choice_bits([len(group.choices) - 1 for group in space.groups])
+    supernet.set_bits(largest)
+    logits = run()
+    if teacher is None or least == largest:
+        soft = [z.detach() for z in logits]
+        yield cross_entropy(logits, labels, weights)
+    else:
+        soft = soft_labels(teacher, images, len(logits))
+        yield _half_distilled(logits, soft, labels, weights)
+    if least == largest:
+        return
+    generator = np.random.default_rng() if generator is None else generator
+    drawn = (
+        space.stratified(generator, random_paths)
+        if stratified
+        else [space.sample(generator) for _ in range(random_paths)]
+    )
+    for bits in [least] * smallest + drawn:
+        supernet.set_bits(bits)
+        yield _half_distilled(run(), soft, labels, weights)
+
+
+def _half_distilled(
+    logits: Sequence[Tensor], soft: Sequence[Tensor], labels: Tensor, weights: Sequence[float]
+) -> Tensor:
+    return distillation_loss(logits, soft, labels, weights=weights, temperature=1.0, alpha=0.5)
+
+
+def soft_labels(teacher: Teacher | nn.Module, images: Tensor, exits: int) -> list[Tensor]:
+    """Returns a teacher's logits for each of ``exits`` exits, (B, C) each, without gradients.
+
+    A teacher with one output, such as a plain classifier, teaches all exits the same.
+
+    Raises:
+        ValueError: The teacher has another number of exits.
+    """
+    with torch.no_grad():
+        found = teacher(images)
+    logits = [found] if isinstance(found, Tensor) else list(found)
+    if len(logits) == 1:
+        return logits * exits
+    if len(logits) != exits:
+        raise ValueError(f"expected a teacher with 1 or {exits} outputs, got {len(logits)}")
+    return logits
+
+
 def sandwich_step(
     supernet: Supernet,
     weights: Sequence[float],
     random_paths: int,
     *,
-    teacher: Teacher | None = None,
+    teacher: Teacher | nn.Module | None = None,
     stratified: bool = False,
     smallest: bool = False,
 ) -> Step:
-    """A step by the sandwich rule (Yu & Huang, 2019) on bit-widths: several configurations, whose gradients add up.
+    """A step on the losses of `sandwich`, whose gradients add up. Segments that all configurations share run once.
 
-    These are the largest, ``random_paths`` random ones and, if asked for, the smallest. Each learns, exit by exit, half
-    from the labels and half from the soft labels of ``teacher``, a `FrozenNetwork` for example. Without one the
-    largest learns from the labels alone and is the teacher of the others, step by step (in-place distillation). A space
-    with one configuration learns from the labels alone. The loss returned is that of the largest, NaN where any is not
-    finite. Segments that all configurations have in common run once.
-
-    Args:
-        stratified: Random paths are `SearchSpace.stratified`; else `SearchSpace.sample`.
+    The loss that the step returns is that of the largest configuration, NaN where any loss is not finite.
     """
-    space = supernet.space
-    least = space.choice_bits([0] * len(space.groups))
-    largest = space.choice_bits([len(group.choices) - 1 for group in space.groups])
-
-    def others(generator: np.random.Generator) -> list[dict[str, Bits]]:
-        if least == largest:
-            return []
-        if stratified:
-            drawn = space.stratified(generator, random_paths)
-        else:
-            drawn = [space.sample(generator) for _ in range(random_paths)]
-        return [least] * smallest + drawn
-
-    def distilled(logits: Sequence[Tensor], soft: Sequence[Tensor], labels: Tensor) -> Tensor:
-        return distillation_loss(logits, soft, labels, weights=weights, temperature=1.0, alpha=0.5)
 
     def step(images: Tensor, labels: Tensor, generator: np.random.Generator) -> float:
-        supernet.set_bits(largest)
         beginning = _Beginning(supernet, images)
-        logits = beginning.go_on()
-        soft: Sequence[Tensor]
-        if teacher is None or least == largest:
-            soft = [z.detach() for z in logits]
-            loss = cross_entropy(logits, labels, weights)
-        else:
-            with torch.no_grad():
-                soft = teacher(images)
-            loss = distilled(logits, soft, labels)
-        loss.backward()
-        finite = True
-        for bits in others(generator):
-            supernet.set_bits(bits)
-            path_loss = distilled(beginning.go_on(), soft, labels)
-            path_loss.backward()
-            finite = finite and math.isfinite(path_loss.item())
+        losses = sandwich(
+            supernet, images, labels, weights=weights, teacher=teacher, random_paths=random_paths,
+            stratified=stratified, smallest=smallest, generator=generator, forward=beginning.go_on,
+        )  # fmt: skip
+        values = []
+        for loss in losses:
+            loss.backward()
+            values.append(loss.item())
         beginning.backward()
-        return loss.item() if finite else math.nan
+        return values[0] if all(map(math.isfinite, values)) else math.nan
 
     return step
 
@@ -213,6 +272,8 @@ class _Beginning:
     """The segments that all configurations share, run once; the gradients that the paths leave at their end add up."""
 
     def __init__(self, supernet: Supernet, images: Tensor) -> None:
+        space = supernet.space
+        supernet.set_bits(space.choice_bits([0] * len(space.groups)))  # any: the shared segments have fixed bits
         self.chain, self.length = supernet.chain, supernet.shared_segments
         self.end: State = (images,)
         for index in range(self.length):

@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
 from usdn_nas.report.figures._style import BAND, MUTED, halo, lay_out
-from usdn_nas.space import SearchSpace
+from usdn_nas.space.search_space import SearchSpace
 
 __all__ = [
     "CHARACTER_INCHES",

@@ -3,25 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Protocol
 
 from matplotlib.axes import Axes
 
-from usdn_nas.architecture import Architecture
-from usdn_nas.errors import UserError
+from usdn_nas._util.errors import UserError
 from usdn_nas.report.figures._style import new_axes, styled
 from usdn_nas.report.figures.bars import draw_bits
 from usdn_nas.report.figures.layers import BitsData, bits_data
 from usdn_nas.report.figures.share import Share
 from usdn_nas.report.figures.strips import draw_strips, strips_height
 from usdn_nas.report.run import Run
-from usdn_nas.space import SearchSpace
+from usdn_nas.space.architecture import Architecture
+from usdn_nas.space.search_space import SearchSpace
 
 __all__ = ["plot_bits"]
 
 
+class Chosen(Protocol):
+    """A network with its architecture, such as `usdn_nas.EarlyExitNetwork`."""
+
+    space: SearchSpace
+    architecture: Architecture
+
+
 @styled
 def plot_bits(
-    run: Run | SearchSpace,
+    run: Run | SearchSpace | Chosen,
     architecture: Architecture | Mapping[str, Architecture] | None = None,
     *,
     heads: bool | None = None,
@@ -31,10 +39,10 @@ def plot_bits(
     """Figs. 1-3: (W, A) of every layer in the order of the chain, blocks as bands, placed exits as flags.
 
     Args:
-        run: Its search space tells layers and blocks; or that space alone, e.g. of an ``architecture.json`` that
-            `usdn_nas.read_architecture` has read: ``plot_bits(file.space, file.architecture)``.
-        architecture: A point of that space, e.g. ``run.point("12.3")``; default: the winner. Several, by the names
-            they shall have: one strip each, layer under layer.
+        run: A run, a network with its architecture, or a search space: ``plot_bits(network)``,
+            ``plot_bits(file.space, file.architecture)``.
+        architecture: A point of that space, e.g. ``run.point("12.3")``. Default: the winner, or the network's own.
+            Several, by the names that they shall have: one strip each, layer under layer.
         heads: Also the layers of placed internal classifiers; default: where their bits are searched. Of several
             architectures they are not shown: layers would no longer stand under each other.
         share: Above the bits, each layer's part of the MACs or BOPs of the layers shown.
@@ -57,7 +65,7 @@ def plot_bits(
     if architecture is None:
         if isinstance(run, SearchSpace):
             raise UserError("a search space by itself has no winner", where="plot_bits", remedy="give an architecture")
-        architecture = run.winner
+        architecture = run.winner if isinstance(run, Run) else run.architecture
     data = bits_data(space, architecture, heads)
     if ax is None:
         ax = new_axes(*_size({"": data}, 4.0 if share else 3.2))[0]

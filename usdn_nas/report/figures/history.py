@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
-from usdn_nas.policy.front import pareto_front
+from usdn_nas.exits.front import pareto_front
 from usdn_nas.report.figures._style import (
     BLUE,
     GREEN,

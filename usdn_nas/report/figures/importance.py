@@ -24,7 +24,7 @@ from usdn_nas.report.figures._style import (
 )
 from usdn_nas.report.figures.sensitivity import nearest_trade_off
 from usdn_nas.report.run import Run
-from usdn_nas.space import SearchSpace
+from usdn_nas.space.search_space import SearchSpace
 
 __all__ = ["ImportanceData", "draw_importance", "plot_importance"]
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from usdn_nas.architecture import Architecture
-from usdn_nas.records import FINAL_EXIT, LayerRecord
 from usdn_nas.report.figures._places import Places
 from usdn_nas.report.figures.share import Share
-from usdn_nas.space import SearchSpace
+from usdn_nas.space.architecture import Architecture
+from usdn_nas.space.records import FINAL_EXIT, LayerRecord
+from usdn_nas.space.search_space import SearchSpace
 
 __all__ = ["BitsData", "LayerBits", "bits_data"]
 

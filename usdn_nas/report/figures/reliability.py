@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
-from usdn_nas.errors import UserError, nearest
+from usdn_nas._util.errors import UserError, nearest
 from usdn_nas.report.figures._style import MODEL_STYLES, MUTED, PAPER, compared, given_axes, grid, new_axes, styled
 from usdn_nas.report.run import Run
 

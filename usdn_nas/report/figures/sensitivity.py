@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from usdn_nas.report.figures._places import Places, draw_places, group_places
 from usdn_nas.report.figures._style import INK, MUTED, bit_colors, grid, new_axes, size_inches, styled
 from usdn_nas.report.run import Run
-from usdn_nas.space import SearchSpace
+from usdn_nas.space.search_space import SearchSpace
 
 __all__ = ["Effect", "SensitivityData", "draw_sensitivity", "nearest_trade_off", "plot_sensitivity"]
 

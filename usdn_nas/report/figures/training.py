@@ -9,7 +9,6 @@ from typing import Any
 import pandas as pd
 from matplotlib.axes import Axes
 
-from usdn_nas.records import FINAL_EXIT
 from usdn_nas.report.figures._style import (
     BLUE,
     INK,
@@ -20,6 +19,7 @@ from usdn_nas.report.figures._style import (
     styled,
 )
 from usdn_nas.report.run import HISTORIES, MissingPartError, Run
+from usdn_nas.space.records import FINAL_EXIT
 
 __all__ = ["LadderData", "StageCurves", "draw_ladder", "draw_training", "plot_ladder", "plot_training"]
 

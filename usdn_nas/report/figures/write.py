@@ -10,7 +10,8 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from usdn_nas.errors import UserError
+from usdn_nas._util.errors import UserError
+from usdn_nas._util.writing import atomic_path
 from usdn_nas.report.figures._style import lay_out
 from usdn_nas.report.figures.bits import plot_bits
 from usdn_nas.report.figures.curves import plot_curves
@@ -25,7 +26,6 @@ from usdn_nas.report.figures.sensitivity import plot_sensitivity
 from usdn_nas.report.figures.thresholds import plot_thresholds
 from usdn_nas.report.figures.training import plot_ladder, plot_training
 from usdn_nas.report.run import MissingPartError, Run
-from usdn_nas.writing import atomic_path
 
 __all__ = ["FIGURES", "SUFFIXES", "Drawn", "draw_figures", "figure_svg", "laid_out", "save_figure", "write_figures"]
 

@@ -1,0 +1,128 @@
+"""Turns pydantic's findings into one line: the file, the dotted path, what was expected, what came, the remedy."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Annotated, Any, TypeVar, get_args
+
+from pydantic import BaseModel, Field, Strict, ValidationError
+
+from usdn_nas._util.errors import UserError, nearest, shown
+
+__all__ = ["Name", "Pair", "Text", "validate", "validate_json"]
+
+M = TypeVar("M", bound=BaseModel)
+
+Pair = Strict(False)
+"""Marks a tuple that a list may stand for, because TOML and JSON have lists alone; its members stay strict."""
+
+Text = Annotated[str, Field(min_length=1, max_length=4000, pattern=r"^[^\p{Cc}\x{202a}-\x{202e}\x{2066}-\x{2069}]*$")]
+"""A text on one line, such as a path or an address, without marks that change the direction of writing."""
+
+Name = Annotated[Text, Field(max_length=200)]
+"""A short text on one line."""
+
+_WORDS = {
+    "int": "a whole number",
+    "float": "a number",
+    "string": "a text",
+    "bool": "true or false",
+    "tuple": "a list",
+    "list": "a list",
+    "dict": "a table",
+    "model": "a table",
+    "mapping": "a table",
+    "none": "nothing",
+}
+"""First part of pydantic's type of a finding -> what was expected."""
+
+_BOUNDS = {"greater_than": ("gt", ">"), "greater_than_equal": ("ge", ">="), "less_than": ("lt", "<")}
+_BOUNDS |= {"less_than_equal": ("le", "<=")}
+
+
+def _field_names(model: type[BaseModel], path: tuple[Any, ...]) -> list[str]:
+    """Names valid at ``path`` below ``model``; empty where the path leaves the models."""
+    for part in path:
+        names = {field.alias or name: field for name, field in model.model_fields.items()}
+        annotation = names[str(part)].annotation if str(part) in names else None
+        members = [m for m in (annotation, *get_args(annotation)) if isinstance(m, type) and issubclass(m, BaseModel)]
+        if not members:
+            return []
+        model = members[0]
+    return [field.alias or name for name, field in model.model_fields.items()]
+
+
+def _without_tags(location: tuple[int | str, ...]) -> tuple[int | str, ...]:
+    """The keys of a location alone: pydantic also names the member of a union, as in ``tuple[int,int]``."""
+    return tuple(part for part in location if isinstance(part, int) or not re.fullmatch(r"[a-z-]+\[.*\]", part))
+
+
+def _expected(found: Mapping[str, Any]) -> str:
+    """What a value had to be, in this package's words."""
+    kind, context = found["type"], found.get("ctx", {})
+    if kind in ("value_error", "assertion_error"):
+        return str(found["msg"]).split(", ", 1)[1]
+    if kind in _BOUNDS:
+        key, sign = _BOUNDS[kind]
+        bound = context[key]
+        return f"expected a number {sign} {bound:{',' if isinstance(bound, int) else 'g'}}"
+    if kind in ("literal_error", "enum"):
+        return f"expected {context['expected']}"
+    if kind in ("too_short", "string_too_short"):
+        things = "characters" if kind.startswith("string") else "values"
+        return f"expected at least {context['min_length']} {things}"
+    if kind in ("too_long", "string_too_long"):
+        things = "characters" if kind.startswith("string") else "values"
+        return f"expected at most {context['max_length']} {things}"
+    if kind == "string_pattern_mismatch":
+        return "expected a text without control characters"
+    if kind == "finite_number":
+        return "expected a finite number"
+    if kind == "missing":  # in a list of fixed length
+        return "expected one more value"
+    return f"expected {_WORDS.get(kind.split('_')[0], 'something else')}"
+
+
+def validate(model: type[M], payload: object, where: object) -> M:
+    """Builds ``model`` from ``payload``.
+
+    Raises:
+        UserError: The first finding, with ``where`` and the dotted path. An empty ``where`` is left out.
+    """
+    with _in_our_words(model, where):
+        return model.model_validate(payload)
+
+
+def validate_json(model: type[M], payload: object, where: object) -> M:
+    """Builds ``model`` from a value made of JSON's own types, where lists stand for tuples and tables for dataclasses.
+
+    Raises:
+        UserError: As `validate`; or ``payload`` holds something that JSON lacks.
+    """
+    with _in_our_words(model, where):
+        return model.model_validate_json(json.dumps(payload))
+
+
+@contextmanager
+def _in_our_words(model: type[BaseModel], where: object) -> Iterator[None]:
+    try:
+        yield
+    except ValidationError as error:
+        # A mistyped key before the one that is missing for it.
+        first, *others = sorted(error.errors(include_url=False), key=lambda found: found["type"] != "extra_forbidden")
+        location = _without_tags(first["loc"])
+        place = ": ".join(filter(None, (str(where), ".".join(map(str, location)))))
+        if first["type"] == "extra_forbidden":
+            names = _field_names(model, location[:-1])
+            remedy = nearest(str(location[-1]), names) if names else None
+            raise UserError(f"unknown key {shown(location[-1])}", where=place, remedy=remedy) from None
+        if first["type"] == "missing" and not isinstance(location[-1], int):
+            raise UserError("this key is missing", where=place) from None
+        same_place = [first, *(other for other in others if _without_tags(other["loc"]) == location)]
+        first_words, *more = dict.fromkeys(map(_expected, same_place))
+        message = " or ".join([first_words, *(words.removeprefix("expected ") for words in more)])
+        got = "" if isinstance(first["input"], Mapping) else f", got {shown(first['input'])}"
+        raise UserError(f"{message}{got}", where=place) from None

@@ -1,0 +1,1 @@
+"""Runs bit configurations over images: compiled parts, back ends, shared prefixes, memory."""

@@ -1,0 +1,35 @@
+"""Back ends that run a compiled part, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from usdn_nas.engine import compiled, integer
+from usdn_nas.engine.program import CompiledPart, Options, Program
+
+__all__ = ["BACKENDS", "Backend", "BackendName"]
+
+BackendName = Literal["float", "integer"]
+
+
+@dataclass(frozen=True)
+class Backend:
+    """A compiler, and what it needs.
+
+    Attributes:
+        compile: Makes a part that runs from its program.
+        unavailable: Device -> why this back end cannot be used there; None: it can.
+    """
+
+    compile: Callable[[Program, Options], CompiledPart]
+    unavailable: Callable[[torch.device], str | None]
+
+
+BACKENDS: dict[BackendName, Backend] = {
+    "float": Backend(compiled.compile_program, lambda device: None),
+    "integer": Backend(integer.compile_program, integer.unavailable),
+}

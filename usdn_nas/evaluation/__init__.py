@@ -1,1 +1,0 @@
-"""Runs networks over data and gives cached per-exit outputs."""

@@ -1,0 +1,1 @@
+"""What can be chosen, and what it costs. No torch in here."""

@@ -1,0 +1,101 @@
+"""What one configuration's cached outputs say: its own front, the policy that stands for it, and the record of both."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from usdn_nas.config import SearchConfig
+from usdn_nas.exits.apply import apply
+from usdn_nas.exits.exact import threshold_grid
+from usdn_nas.exits.front import Policy, config_front, shared_front, thin
+from usdn_nas.exits.outputs import ExitOutputs
+from usdn_nas.space.architecture import Architecture, Bits
+from usdn_nas.space.cost import exit_costs, layer_table, mean_bits, reference_bops
+from usdn_nas.space.search_space import SearchSpace
+from usdn_nas.study.objectives import budget_excess, choose, objective_values
+from usdn_nas.study.parameters import THRESHOLD, TRADE_OFF, exits_of
+
+__all__ = ["ScoredTrial", "judge"]
+
+
+@dataclass(frozen=True)
+class ScoredTrial:
+    """Of one trial.
+
+    Attributes:
+        values: Of the objectives, in their order.
+        excess: Mode ``budget``: the constraint, <= 0 where a policy fits the budget; else None.
+        front: The configuration's own front, thinned; `support` of it is that of the whole.
+        chosen: Index into it: the policy that ``values`` belong to.
+        record: User attributes of the trial, JSON's own types.
+    """
+
+    values: list[float]
+    excess: float | None
+    front: list[Policy]
+    chosen: int
+    record: dict[str, Any]
+
+    @property
+    def policy(self) -> Policy:
+        """The chosen one."""
+        return self.front[self.chosen]
+
+
+def _full_front(
+    space: SearchSpace, config: SearchConfig, params: Mapping[str, Any], outputs: ExitOutputs, bits: Mapping[str, Bits]
+) -> list[Policy]:
+    costs = exit_costs(space, bits)
+    if config.exits != "sampled":
+        front = config_front if config.exits == "exact" else shared_front
+        return front(outputs, costs, threshold_grid(outputs, config.thresholds), config.rule)
+    exits = exits_of(space, params)
+    thresholds = (float(params[THRESHOLD]),) * len(exits)
+    result = apply(outputs.placed(exits), costs.placed(exits), thresholds, config.rule)
+    return [Policy(result.accuracy, result.average_bops, exits, thresholds)]
+
+
+def judge(
+    space: SearchSpace, config: SearchConfig, params: Mapping[str, Any], bits: Mapping[str, Bits], outputs: ExitOutputs
+) -> ScoredTrial:
+    """Judges one trial.
+
+    ``exits = "exact"``: all placements and shared thresholds, the best of them by the study's mode. ``exits = "all"``:
+    of these the placement of every candidate.
+    ``exits = "sampled"``: the one policy that ``params`` name.
+
+    Raises:
+        RunError: A metric is not a finite number.
+    """
+    reference = float(reference_bops(space))
+    full = _full_front(space, config, params, outputs, bits)
+    best = choose(full, config, reference, params.get(TRADE_OFF))
+    front = thin(full, reference, keep=(best,))
+    chosen = front.index(full[best])
+    policy = front[chosen]
+    bit = {name: 1 << i for i, name in enumerate(space.candidates)}
+    layers = layer_table(space, Architecture(bits))
+    means = mean_bits([row for row in layers if row["group"] is not None] or layers)  # or: only heads are searched
+    costs = exit_costs(space, bits).placed(())
+    record = {  # what people read comes first: optuna-dashboard shows this order
+        "accuracy": policy.accuracy,
+        "bops": policy.bops,
+        "relative_bops": policy.bops / reference,
+        "bits": ", ".join(f"{group} {w}/{a}" for group, (w, a) in bits.items()),
+        "exits": "+".join(policy.exits),
+        "weight_bits": means["mac_weighted_weight_bits"],
+        "activation_bits": means["mac_weighted_activation_bits"],
+        "accuracy_without_exits": float(outputs.accuracy[-1]),
+        "bops_without_exits": int(costs.cumulative[-1]),
+        "samples": outputs.samples,
+        "chosen": chosen,
+        "front": [
+            [p.accuracy, p.bops, sum(bit[name] for name in p.exits), p.thresholds[0] if p.thresholds else None]
+            for p in front
+        ],
+    }
+    values = objective_values(config, policy, reference)
+    excess = budget_excess(front, config) if config.mode == "budget" else None
+    return ScoredTrial(values, excess, front, chosen, record)
