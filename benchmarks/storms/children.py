@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-__all__ = ["Child", "Ended", "Job", "command", "run", "run_all", "tidy", "warm_up"]
+__all__ = ["Child", "Ended", "Job", "command", "library", "run", "run_all", "tidy", "warm_up"]
 
 MEMORY_BYTES = 12 << 30
 """A child may not map more memory than this. A damaged size then ends in an error and not in the machine's swap."""
@@ -89,6 +89,26 @@ def command(*arguments: object) -> Callable[[], None]:
 
         sys.argv = ["usdn-nas", *map(str, arguments)]
         main()
+
+    return work
+
+
+def library(function: Callable[[], object]) -> Callable[[], None]:
+    """The work of a child that calls the library, prints what it gives, and refuses as commands do."""
+
+    def work() -> None:
+        import sys
+
+        from usdn_nas._util.errors import RunError, UserError
+
+        try:
+            print(function())
+        except UserError as error:
+            print(f"error: {error}", file=sys.stderr)
+            sys.exit(2)
+        except RunError as error:
+            print(f"failed: {error}", file=sys.stderr)
+            sys.exit(1)
 
     return work
 

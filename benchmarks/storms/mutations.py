@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from storms.cases import CASES, Case, Reader, prepare_rooms
+from storms.cases import CASES, Case, Reader
 from storms.children import Ended, Job, run, run_all, tidy
+from storms.rooms import prepare_rooms
 from storms.study import hooks
 
 __all__ = ["mutations"]
