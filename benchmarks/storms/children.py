@@ -160,6 +160,7 @@ class Child:
             sys.stderr = os.fdopen(2, "w", encoding="utf-8", errors="backslashreplace", closefd=False)
             os.environ["COLUMNS"] = "200"
             signal.signal(signal.SIGINT, signal.default_int_handler)
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
             resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
             if memory is not None:
                 resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
