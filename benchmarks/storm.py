@@ -11,6 +11,7 @@ temporary folders.
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -82,6 +83,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Runs the parts, records them, prints the table; returns the exit status."""
     options = parse(arguments)
     if not options.show:
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that servers and folders are cleaned up
         warm_up()
         start = time.monotonic()
 

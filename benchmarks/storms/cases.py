@@ -3,53 +3,27 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import random
-import shutil
-import signal
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from storms.children import Child, Ended, command, run
-from storms.datasets import write_cifar, write_idx, write_images
+from storms.children import Ended, command, library
 from storms.mutate import Mutation, mutate_bytes, mutate_json, mutate_table, mutate_toml
-from storms.study import STUDY, contents, hooks, write_study
+from storms.study import RUN, contents
 
-__all__ = ["CASES", "RUN", "Case", "Reader", "library", "prepare_rooms"]
-
-RUN = "runs/tiny"
+__all__ = ["CASES", "Case", "Reader", "read_data"]
 
 Mutate = Callable[[bytes, random.Random], Mutation]
 Observe = Callable[[Path, Ended], object]
-
-
-def library(function: Callable[[], object]) -> Callable[[], None]:
-    """The work of a child that calls the library, prints what it gives, and refuses as commands do."""
-
-    def work() -> None:
-        import sys
-
-        from usdn_nas._util.errors import RunError, UserError
-
-        try:
-            print(function())
-        except UserError as error:
-            print(f"error: {error}", file=sys.stderr)
-            sys.exit(2)
-        except RunError as error:
-            print(f"failed: {error}", file=sys.stderr)
-            sys.exit(1)
-
-    return work
 
 
 def _digest(*parts: Any) -> str:
     return hashlib.sha256(b"".join(part.tobytes() for part in parts)).hexdigest()
 
 
-def _read_data() -> str:
+def read_data() -> str:
     """Reads the data set of the study here, every image of every split."""
     import numpy as np
 
@@ -131,7 +105,7 @@ def _plot(figure: str, weight: float = 0.4) -> Reader:
 _AGAIN = _cli("run", RUN, "--quiet", observe=_results, weight=0.5)
 _FRONT = _cli("front", RUN, "--format", "csv")
 _COMPARE = _cli("compare", RUN, "--format", "json")
-_DATA = Reader("the library reads the data set", library(_read_data))
+_DATA = Reader("the library reads the data set", library(read_data))
 _PREDICT = Reader("load_model(...).predict(...)", library(_predict))
 
 
@@ -262,99 +236,3 @@ CASES = (
     ),
 )
 """All kinds."""
-
-
-_SQUEEZENET = """
-[network]
-name = "torchvision:squeezenet1_1"
-input_shape = [3, 64, 64]
-num_classes = 10
-
-[bits]
-choices = [[4, 4]]
-
-[exits]
-head = "linear"
-"""
-
-
-def _must(ended: Ended) -> None:
-    if ended.status:
-        raise RuntimeError(f"an undisturbed command failed: {ended.stderr}")
-
-
-def _study_of(name: str) -> str:
-    """The tiny study on another data set; images are of 3 x 8 x 8 where they are in colour."""
-    lines = f'[data]\nname = "{name}"\nroot = "data"\nsearch = 50\n'
-    return STUDY[: STUDY.index("[data]")] + lines + STUDY[STUDY.index("\n[supernet]") :]
-
-
-def _kill_when(path: Path) -> Callable[[], None]:
-    """Prepares a child that is killed as soon as there is a checkpoint of some steps."""
-
-    def prepare() -> None:
-        hooks()
-        from usdn_nas.training import loop
-
-        save, calls = loop.save_checkpoint, 0
-
-        def saving(*arguments: Any) -> None:
-            nonlocal calls
-            save(*arguments)
-            calls += 1
-            if calls == 3:
-                os.kill(os.getpid(), signal.SIGKILL)
-
-        loop.save_checkpoint = saving
-
-    return prepare
-
-
-def prepare_rooms(base: Path, limit: float) -> dict[str, Path]:
-    """Makes the folders that `Case.room` names, below ``base``."""
-    rooms = {name: base / name for name in ("new", "whole", "network", "interrupted", "pretrained", "sqlite")}
-    write_study(rooms["new"])
-    shutil.copytree(rooms["new"], rooms["whole"])
-    _must(run(command("run", "studies/tiny.toml", "--quiet"), rooms["whole"], limit, hooks))
-    whole = rooms["whole"] / RUN
-    rooms["network"].mkdir()
-    (retrained,) = whole.glob("retrain/*/kd")
-    for name in ("architecture.json", "weights.safetensors"):
-        shutil.copy(retrained / name, rooms["network"])
-
-    shutil.copytree(rooms["new"], rooms["interrupted"])
-    arguments = ("pretrain", "studies/tiny.toml", "--quiet")
-    ended = Child(command(*arguments), rooms["interrupted"], limit, _kill_when(whole)).wait()
-    assert ended.status == -signal.SIGKILL and (rooms["interrupted"] / RUN / "pretrain/checkpoint.pt").exists()
-
-    study = STUDY.replace("[supernet]", '[supernet]\nweights = "start.pt"')
-    write_study(rooms["pretrained"], study, _SQUEEZENET)
-    _must(run(library(_save_start), rooms["pretrained"], limit))
-
-    shutil.copytree(rooms["new"], rooms["sqlite"])
-    storage = ("--set", "search.storage=sqlite:///study.db")
-    _must(run(command("search", "studies/tiny.toml", "--quiet", *storage), rooms["sqlite"], limit, hooks))
-
-    for name, kind, write in (
-        ("idx", "idx", lambda folder: write_idx(folder, zipped=False)),
-        ("idx-gz", "idx", lambda folder: write_idx(folder, zipped=True)),
-        ("cifar", "cifar10", write_cifar),
-        ("images", "imagefolder", write_images),
-    ):
-        rooms[name] = base / name
-        shape = "[3, 32, 32]" if kind == "cifar10" else "[3, 8, 8]" if kind == "imagefolder" else "[1, 8, 8]"
-        path = write_study(rooms[name], _study_of(kind))
-        space = path.parents[1] / "search_spaces/tiny_space.toml"
-        space.write_text(space.read_text().replace("[1, 8, 8]", shape))
-        write(rooms[name] / "data")
-    return rooms
-
-
-def _save_start() -> str:
-    """Writes weights of a network as torch saves them, for a study that starts from them."""
-    import torch
-    import torchvision
-
-    torch.manual_seed(0)
-    torch.save(torchvision.models.squeezenet1_1(num_classes=10).state_dict(), "start.pt")
-    return "saved"

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-__all__ = ["Child", "Ended", "Job", "command", "run", "run_all", "tidy", "warm_up"]
+__all__ = ["Child", "Ended", "Job", "command", "library", "run", "run_all", "tidy", "warm_up"]
 
 MEMORY_BYTES = 12 << 30
 """A child may not map more memory than this. A damaged size then ends in an error and not in the machine's swap."""
@@ -93,6 +93,26 @@ def command(*arguments: object) -> Callable[[], None]:
     return work
 
 
+def library(function: Callable[[], object]) -> Callable[[], None]:
+    """The work of a child that calls the library, prints what it gives, and refuses as commands do."""
+
+    def work() -> None:
+        import sys
+
+        from usdn_nas._util.errors import RunError, UserError
+
+        try:
+            print(function())
+        except UserError as error:
+            print(f"error: {error}", file=sys.stderr)
+            sys.exit(2)
+        except RunError as error:
+            print(f"failed: {error}", file=sys.stderr)
+            sys.exit(1)
+
+    return work
+
+
 class Child:
     """A forked process in a session of its own.
 
@@ -140,6 +160,7 @@ class Child:
             sys.stderr = os.fdopen(2, "w", encoding="utf-8", errors="backslashreplace", closefd=False)
             os.environ["COLUMNS"] = "200"
             signal.signal(signal.SIGINT, signal.default_int_handler)
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
             resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
             if memory is not None:
                 resource.setrlimit(resource.RLIMIT_AS, (memory, memory))

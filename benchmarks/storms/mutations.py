@@ -7,18 +7,21 @@ import math
 import random
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from storms.cases import CASES, Case, Reader, prepare_rooms
+from storms.cases import CASES, Case, Reader
 from storms.children import Ended, Job, run, run_all, tidy
+from storms.rooms import prepare_rooms
 from storms.study import hooks
 
 __all__ = ["mutations"]
 
 VERDICTS = ("refused", "equal", "another", "untidy", "unforeseen", "traceback", "hang", "wrong")
+SECONDS_OF_SILENCE = 5.0
 BAD = ("untidy", "unforeseen", "traceback", "hang", "wrong")
 
 
@@ -64,6 +67,8 @@ class _Storm:
 
     def verdict(self, one: _Try, ended: Ended) -> str:
         """One of `VERDICTS`."""
+        if ended.late and one.case.kind == "study" and _working(one.room):
+            return "another"  # a study that asks for more work, epochs or configurations
         if ended.late or ended.seconds > self.limit:
             return "hang"
         if ended.crashed:
@@ -79,6 +84,11 @@ class _Storm:
         if not one.case.theirs or "BROKEN" in str(found) or "no result" in str(found):
             return "wrong"
         return "another"
+
+
+def _working(room: Path) -> bool:
+    """Whether the command that was killed in this folder had just written something: a checkpoint, or a trial."""
+    return time.time() - max(path.stat().st_mtime for path in room.rglob("*") if path.is_file()) < SECONDS_OF_SILENCE
 
 
 def mutations(

@@ -10,7 +10,10 @@ from typing import Any
 
 from usdn_nas._util.files import file_digest
 
-__all__ = ["SPACE", "STUDY", "contents", "differences", "hooks", "write_study"]
+__all__ = ["RUN", "SPACE", "STUDY", "contents", "differences", "hooks", "write_study"]
+
+RUN = "runs/tiny"
+"""The study's run folder."""
 
 SPACE = """
 [network]
@@ -94,6 +97,8 @@ def contents(folder: Path) -> dict[str, Any]:
             found[name] = [{k: v for k, v in row.items() if k not in _TIMES} for row in rows]
         elif path.suffix == ".json" and path.name not in ("stages.json", "study.json"):
             found[name] = _without_times(json.loads(path.read_text()))
+            if name.startswith("retrain/"):
+                found[name].pop("source", None)  # the first trial that led there, even if settings came between
     return found
 
 

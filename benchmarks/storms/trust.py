@@ -12,9 +12,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from storms.cases import RUN, library, prepare_rooms
-from storms.children import Ended, command, run, tidy
-from storms.study import hooks
+from storms.children import Ended, command, library, run, tidy
+from storms.rooms import prepare_rooms
+from storms.study import RUN, hooks
 
 __all__ = ["trust"]
 
