@@ -1,4 +1,4 @@
-"""Back ends that run a compiled part, by name."""
+"""The table of back ends. A back end compiles programs into parts that can run."""
 
 from __future__ import annotations
 

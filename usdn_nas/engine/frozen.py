@@ -28,7 +28,7 @@ class FrozenNetwork:
         self._segments = [self._compiler.segment(index, bits) for index in range(len(network.segments))]
         self._heads = {segment: self._compiler.head(index, bits) for index, segment in enumerate(network.exit_segments)}
 
-    @torch.no_grad()  # inference mode would not do: losses keep the returned tensors for their gradients
+    @torch.no_grad()  # not inference mode, because losses save the returned tensors for their gradients
     def __call__(self, images: Tensor) -> tuple[Tensor, ...]:
         """Returns the logits of all E exits, one tensor (B, C) each."""
         state: State = (self._compiler.prepared(images),)

@@ -20,7 +20,8 @@ __all__ = ["compile_program", "unavailable"]
 _PAIR = 2**15 - 1
 """Largest sum of two products that every processor computes exactly.
 
-Processors without VNNI add products in pairs, in 16 bits with saturation. 7-bit codes and 8-bit weights are exact.
+Processors without VNNI add products in pairs, in 16 bits with saturation. Products of 7-bit codes and 8-bit weights
+stay below this limit.
 """
 _LARGE_LINEAR = 2**13
 """Linear layers with fewer weights run in floating point: calling the int8 operator would take longer."""

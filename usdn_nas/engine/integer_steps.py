@@ -26,7 +26,7 @@ _Ending = tuple[int, str, list[float]]
 def bytes_of(x: Tensor, grid: Grid) -> Tensor:
     """Returns the codes of the values ``x`` as bytes: code - ``grid.low``."""
     quantized = torch.quantize_per_tensor(x, grid.step, -grid.low, torch.quint8)
-    codes = torch.empty(0, dtype=torch.uint8)  # int_repr would copy
+    codes = torch.empty(0, dtype=torch.uint8)  # shares memory; `int_repr` would make a copy
     codes.set_(quantized.untyped_storage(), 0, quantized.shape, quantized.stride())
     span = grid.high - grid.low
     return codes if span == 255 else codes.clamp_max_(span)

@@ -61,7 +61,7 @@ def _computes(span: int, case: tuple[int, int, int, int]) -> bool:
     values = torch.randint(2 * grid.low, 2 * grid.high, shape, generator=generator) * grid.step
     weight = torch.randint(0, 2, (outputs, inputs // groups, *[side] * (2 if side else 0)), generator=generator)
     weight = (weight * 255 - 128).float()
-    weight[: outputs // 2] = -128  # whole rows of one sign: the largest sums
+    weight[: outputs // 2] = -128  # rows of equal sign give the largest sums
     geometry = Geometry((1, 1), (side // 2, side // 2), (1, 1), groups) if side else None
     after = Grid(1.0, -5, 90)
     scale = torch.linspace(-1, 1, outputs).double() / 2**9

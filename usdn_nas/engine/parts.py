@@ -111,7 +111,7 @@ class PartCompiler:
         try:
             program = lower(graph, module, dict.fromkeys(paths, FULL_PRECISION))
             found = compile_program(program, self.options)(state)
-        except Exception:  # if the rules are wrong for an operator, the part is not compiled
+        except Exception:  # a lowering rule may fail for an operator; the part is then not compiled
             return False
         return len(found) == len(plain) and all(map(_close, found, plain))
 

@@ -37,12 +37,12 @@ def trace(part: nn.Module, arity: int) -> fx.Graph | None:
         graph = (
             copy.deepcopy(part.graph) if isinstance(part, fx.GraphModule) else Tracer(_LEAVES, arity=arity).trace(part)
         )
-    except Exception:  # any code may run here; if tracing fails, the part is not compiled
+    except Exception:  # the part's code may raise anything; it is then not compiled
         return None
     if make_functional(graph, lambda node: module_of(node, part)) is not None:
         return None
     for node in list(graph.nodes):
-        if node.op != "call_module":  # a module belongs to the supernet; `call_of` calls a copy that changes nothing
+        if node.op != "call_module":  # modules belong to the supernet; `call_of` copies those that work in place
             change_nothing(node, None)
     return graph
 

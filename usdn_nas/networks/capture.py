@@ -101,7 +101,7 @@ def _trace(model: nn.Module, kept: dict[str, str], mode: bool, name: str) -> fx.
                     return _without_unused(graph)
                 where = next((path for path, _ in reversed(owner_of(torn))), None)
                 why = f"'{name_of(torn)}' changes a part of a tensor in place that is read again later"
-            except Exception as error:  # any code may run here
+            except Exception as error:  # the model's code may raise anything
                 where, why = tracer.failed, _reason(error)
             if where is None or where in kept:
                 raise UserError(

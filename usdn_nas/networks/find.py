@@ -88,7 +88,7 @@ def _torchvision(spec: NetworkSpec) -> nn.Module:
 
 
 def call_function(name: str, num_classes: int | None) -> nn.Module:
-    """Returns the network that the user's function returns. If it has an argument ``num_classes``, it gets that.
+    """Calls the user's function and returns its network. ``num_classes`` is passed on if the function has it.
 
     Raises:
         UserError: There is no such function, it may not be called, it fails, or it does not return a module.
@@ -104,7 +104,7 @@ def call_function(name: str, num_classes: int | None) -> nn.Module:
             model = function(**keywords)
     except UserError:
         raise
-    except Exception as error:  # the user's code
+    except Exception as error:  # the user's code may raise anything
         raise UserError(f"{name}({_given(keywords)}) failed: {what_was_raised(error)}", where=_WHERE) from None
     if not isinstance(model, nn.Module):
         raise UserError(f"{name} returned {type(model).__name__}, expected a torch.nn.Module", where=_WHERE)

@@ -58,7 +58,7 @@ def _safetensors(path: Path) -> dict[str, Tensor]:
 def _unpickled(path: Path) -> Any:
     try:
         found = torch.load(path, map_location="cpu", weights_only=True)
-        damaged = zipfile.ZipFile(path).testzip() if zipfile.is_zipfile(path) else None  # torch does not look
+        damaged = zipfile.ZipFile(path).testzip() if zipfile.is_zipfile(path) else None  # torch does not check
         if damaged is not None:
             raise UserError(f"damaged: '{damaged}' does not agree with its checksum", where=path)
         return found
@@ -71,7 +71,7 @@ def _unpickled(path: Path) -> Any:
             where=path,
             remedy="save the model's state_dict()",
         ) from None
-    except Exception as error:  # torch raises many kinds: the file is no zip file, cut off, empty
+    except Exception as error:  # torch raises many kinds of errors for damaged files
         why = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(f"expected weights written by torch.save: {why}", where=path) from None
 

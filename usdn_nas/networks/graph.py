@@ -214,7 +214,7 @@ def _opaque(node: fx.Node, leaf: nn.Module | None, prefix: str, known: set[str])
     tensors = leaf.parameters() if leaf is not None else [source.meta["value"] for source in node.all_input_nodes]
     weights = sum(t.numel() for t in tensors if isinstance(t, nn.Parameter))
     name = f"{prefix}.{node.name if leaf is None else node.target}"
-    if name in known:  # an operation that is called again
+    if name in known:  # the module is called more than once
         name = f"{prefix}.{node.name}"
     return LayerRecord(name, OPAQUE, node.meta["macs"], weights, reads="", signed=True, feature_count=0)
 

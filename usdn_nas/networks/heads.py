@@ -116,7 +116,7 @@ def build_head(
 
     - ``linear``: global average pooling, then a linear layer.
     - ``sdn``: max and average pooling mixed by a learned scalar, then a linear layer (Kaya et al., 2019). The kernel
-      is floor(size / 4), where size is the smaller of H and W. Without pooling if the kernel would be below 2.
+      is floor(size / 4), where size is the smaller of H and W. Pooling is left out if the kernel would be below 2.
     - ``conv``: a 3x3 convolution, then as ``linear``.
     - ``msdnet``: two 3x3 convolutions of stride 2, average pooling with kernel 2, then a linear layer (Huang et al.,
       2018).

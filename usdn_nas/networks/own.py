@@ -22,7 +22,7 @@ __all__ = ["backbone_of", "classes_of", "classes_of_model", "own_backbone"]
 def classes_of(name: str, input_shape: tuple[int, int, int]) -> int:
     """Returns the number of classes of a model that is built with its default settings."""
     if name.startswith(PREFIX):
-        own_size(name)  # refuses unknown names
+        own_size(name)  # raises an error for an unknown name
         return 1000
     model = call_function(name, None)
     return classes_of_model(model, name, input_shape)
@@ -64,7 +64,7 @@ def _propagate(captured: Captured, images: Tensor, name: str) -> None:
     try:
         with warnings.catch_warnings(action="ignore"):
             propagate(twin, images)
-    except Exception as error:  # any operator of the model
+    except Exception as error:  # any operator of the model may fail, with any error
         at = next(
             (node for node in twin.graph.nodes if node.op not in ("placeholder",) and "value" not in node.meta), None
         )

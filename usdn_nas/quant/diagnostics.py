@@ -18,7 +18,7 @@ WEIGHTS, INPUTS = "weights", "inputs"
 SAMPLE = 1024
 """Largest number of weights of a layer that are watched. They are evenly spaced."""
 MOMENTUM, OSCILLATES = 0.01, 0.005
-"""Momentum of the frequency, and the frequency above which a weight counts as oscillating (Nagel et al., 2022)."""
+"""Momentum m of the oscillation frequency, and the frequency above which a weight oscillates (Nagel et al., 2022)."""
 COLLAPSED = 0.01
 """A step size counts as collapsed if it is below this share of its initial value."""
 
@@ -70,7 +70,7 @@ class _Oscillations:
         if set(state) != set(types):
             raise ValueError("oscillations without codes, direction or frequency")
         for name, value in state.items():
-            if value is None and name == "codes":  # no step was watched yet
+            if value is None and name == "codes":  # saved before the first training step
                 continue
             if not isinstance(value, Tensor) or value.shape != self.frequency.shape or value.dtype != types[name]:
                 raise ValueError(f"oscillations of other weights ({name})")

@@ -54,7 +54,7 @@ class _Population:
     def __init__(self, norm: nn.BatchNorm2d) -> None:
         self._norm = norm
         self._own = [buffer.clone() for buffer in norm.buffers()]
-        self._momentum, norm.momentum = norm.momentum, 1.0  # the running statistics are then those of the last batch
+        self._momentum, norm.momentum = norm.momentum, 1.0  # running statistics then come from the last batch alone
         norm.reset_running_stats()
         self._count = 0
         self._mean = torch.zeros(norm.num_features, dtype=torch.float64)

@@ -179,7 +179,7 @@ def _first(batches: Iterable[tuple[Tensor, Tensor]], count: int, device: torch.d
 def _values(inputs: Tensor, generator: torch.Generator) -> Tensor:
     """Returns values of a layer's inputs (B, ...) as one vector, with the same number of values from each image."""
     rows = inputs.reshape(len(inputs), -1)
-    if rows.shape[1] > VALUES_PER_IMAGE:  # at random, because a fixed stride could always hit the same columns
+    if rows.shape[1] > VALUES_PER_IMAGE:  # drawn at random: a fixed stride could always hit the same columns
         index = torch.randint(rows.shape[1], (len(rows), VALUES_PER_IMAGE), generator=generator)
         rows = rows.gather(1, index.to(rows.device))
     return rows.flatten()
