@@ -71,7 +71,7 @@ class Engine:
         return sum(self._segment_runs[self._paths.first :]) / len(self._labels)
 
     def __call__(self, bits: Mapping[str, Bits]) -> ExitOutputs:
-        """Returns the outputs of one configuration (group name -> (W, A))."""
+        """Returns the outputs of one configuration: group name -> (weight bits W, activation bits A)."""
         return next(outputs for _, outputs in self.run([bits]))
 
     def run(self, configurations: Sequence[Mapping[str, Bits]]) -> Iterator[tuple[int, ExitOutputs]]:

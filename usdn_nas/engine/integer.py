@@ -46,7 +46,7 @@ def compile_program(program: Program, options: Options) -> CompiledProgram:
 
 
 def _bytes(program: Program) -> set[Slot]:
-    """Returns the slots that hold bytes. A slot does if all its readers are layers that take bytes."""
+    """Returns the slots that hold bytes. These are the slots that are read only by layers that take bytes."""
     fits: dict[Slot, bool] = {slot: False for slot in program.outputs}
     for step in program.steps:
         for slot in reads_of(step):

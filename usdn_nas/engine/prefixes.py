@@ -16,7 +16,9 @@ Key = tuple[int, ...]
 
 @dataclass(frozen=True, order=True)
 class Path:
-    """A configuration. Paths sort by the choices of the first segment, then of the second, and so on: prefix order.
+    """A configuration, written as the choices in each segment and head.
+
+    Paths sort by the choices in the first segment, then in the second, and so on. This is called prefix order.
 
     Attributes:
         segments: One key for each segment.
@@ -48,7 +50,7 @@ class Paths:
         return tuple(dict.fromkeys(name for name in names if name is not None))
 
     def of(self, bits: Mapping[str, Bits]) -> Path:
-        """Returns the path of a configuration (group name -> (W, A))."""
+        """Returns the path of a configuration: group name -> (weight bits W, activation bits A)."""
         chosen = {name: index[bits[name][0], bits[name][1]] for name, index in self._index.items()}
         segments, heads = (
             tuple(tuple(chosen[name] for name in names) for names in parts) for parts in (self._segments, self._heads)

@@ -224,7 +224,7 @@ def _follow_mode(flags: _Flags, targets: dict[str, Any]) -> None:
 
 
 def _keep(graph: fx.Graph, targets: dict[str, Any], kept: dict[str, str]) -> None:
-    """Wraps modules that must run unchanged in `Kept`.
+    """Wraps every module that must run unchanged in a `Kept`.
 
     These are the modules already in ``kept``, and layers and BatchNorms that are called more than once or whose
     parameters are also read elsewhere.

@@ -55,7 +55,7 @@ class Piece:
 
 @dataclass
 class _Line:
-    """The calls of a graph in order, with questions about each call.
+    """The calls of a graph in order, with methods that tell the kind of a call.
 
     Attributes:
         nodes: The calls.

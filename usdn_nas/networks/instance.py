@@ -51,7 +51,9 @@ def search_space(
             first and the last layer have (8, 8) unless they are given here.
         exits: Where samples may exit: after every block, after the named segments, or after the segments at which the
             given shares of the network's multiply-accumulates are spent.
-        head: Kind of the internal classifier at each exit, as in `usdn_nas.networks.heads.build_head`.
+        head: Layers of the internal classifier at each exit: ``"linear"`` (pooling and a linear layer), ``"conv"`` or
+            ``"conv3"`` (the same after one or three convolutions), ``"sdn"`` (Kaya et al., 2019), or ``"msdnet"``
+            (Huang et al., 2018).
         head_width: Channels of a head's convolutions; None: the head's own default.
         head_bits: Bits of the heads' convolutions, or "search".
         head_linear_bits: Bits of the heads' linear layers.

@@ -33,7 +33,9 @@ VALUES_PER_IMAGE = 100
 
 
 class Supernet(nn.Module):
-    """A network in which every layer can take each of its (W, A) choices. Switch with `set_bits`.
+    """A network in which every layer can take each of its choices of weight and activation bits.
+
+    Switch between choices with `set_bits`.
 
     Args:
         network: The model that ``space`` was made for, or its chain with all candidate exits. It is copied. If it is a
@@ -84,7 +86,11 @@ class Supernet(nn.Module):
                 part.set_submodule(path, norm)
 
     def set_bits(self, bits: Mapping[str, Bits] | None) -> None:
-        """Switches the network to ``bits`` (group name -> (W, A)). None means full precision everywhere."""
+        """Switches the whole network to a bit configuration.
+
+        Args:
+            bits: Group name -> (weight bits W, activation bits A). None: full precision everywhere.
+        """
         chosen = {} if bits is None else self.space.layer_bits(bits)
         self.set_layer_bits({name: chosen.get(name, FULL_PRECISION) for name in self.layers})
 
