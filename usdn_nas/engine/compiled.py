@@ -185,7 +185,7 @@ class _FusedConv(_Linear):
             self.unary = ("hardtanh", [float(step.tail.grid.low), float(step.tail.grid.high)], "")
 
     def _pack(self, x: Tensor) -> None:
-        """Packs the weights for inputs like ``x``."""
+        """Packs the weights for inputs with the shape of ``x``."""
         self.weight = torch.ops.mkldnn._reorder_convolution_weight(self.weight, *self.geometry, list(x.shape))
         self.packed = True
 

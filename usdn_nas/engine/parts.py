@@ -22,12 +22,12 @@ __all__ = ["PartCompiler"]
 
 @dataclass(frozen=True)
 class _Part:
-    """A segment or head.
+    """A segment or head, with the result of tracing it.
 
     Attributes:
         paths: Path of each switchable layer and BatchNorm -> name of the layer whose bits it takes.
         layers: Names of its layers.
-        graph: The traced graph. None: the part is not compiled; its own module runs.
+        graph: The traced graph. None if the part is not compiled, so that its own module runs.
     """
 
     module: nn.Module

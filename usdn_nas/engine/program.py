@@ -1,7 +1,7 @@
 """Typed steps that describe the computation of a part of a chain at given bits. Every back end compiles them.
 
-Tensors live in numbered slots. Each slot is written by one step. A slot holds values; if its step has a `Grid`, it
-holds codes of that grid instead, which are whole numbers that stand for code x step. The states that a part reads and
+Tensors live in numbered slots. Each slot is written by one step. If the step has a `Grid`, the slot holds codes of that
+grid: whole numbers that stand for code x grid step. Otherwise the slot holds values. The states that a part reads and
 returns are always values.
 """
 

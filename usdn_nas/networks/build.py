@@ -38,8 +38,8 @@ NETWORKS: dict[str, Callable[[NetworkSpec], Backbone]] = {
 def build_network(spec: SpaceSpec, model: nn.Module | None = None) -> MultiExitNetwork:
     """Returns the full-precision network of a search space, with all its candidate exits.
 
-    Heads, and a network that is built by its name, draw their weights from torch's global generator: seed it for
-    repeatable weights.
+    Heads, and networks that are built by name, draw their weights from torch's global generator. Seed it to get the
+    same weights again.
 
     Args:
         spec: The search space.

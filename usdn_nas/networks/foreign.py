@@ -84,8 +84,8 @@ def load_foreign(model: nn.Module, path: Path) -> None:
     their values in ``model``.
 
     Raises:
-        UserError: The file cannot be read; names, shapes or kinds of numbers differ, and the message lists them; or the
-            file holds values that no trained network has.
+        UserError: The file cannot be read, does not fit ``model``, or holds values that no trained network has. The
+            message lists names, shapes and kinds of numbers that differ.
     """
     given = read_tensors(path)
     wanted = model.state_dict()
