@@ -62,7 +62,8 @@ class Objective:
             and one threshold parameters of the trial.
         thresholds: Number of shared thresholds that are scored, unless exits are sampled.
         rule: Which exit answers a sample that no placed exit is confident of.
-        backend: Arithmetic that computes the supernet's layers: "float", "integer", or "auto" for the faster one.
+        backend: Arithmetic that computes the supernet's layers. "auto" takes "integer" if it can be used on the
+            supernet's device, otherwise "float".
         memory_gb: Largest memory for activations and outputs, in units of 1e9 bytes.
 
     Raises:

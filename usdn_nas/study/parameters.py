@@ -128,7 +128,7 @@ def indices_of(space: SearchSpace, params: Mapping[str, Any]) -> Indices | None:
 
 
 def configuration(space: SearchSpace, number: int) -> dict[str, int]:
-    """Returns the integer parameters of bit configuration ``number`` in prefix order: the last group changes fastest."""
+    """Returns the integer parameters of configuration ``number`` in prefix order: the last group changes fastest."""
     params = {}
     for name, size in reversed(parameter_sizes(space).items()):
         number, params[name] = divmod(number, size)
