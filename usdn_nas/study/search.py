@@ -1,4 +1,4 @@
-"""The search loop: it proposes a batch of trials, evaluates them together, and scores and records each one when done."""
+"""The search loop: it proposes a batch of trials, evaluates them together, and records each trial once it is scored."""
 
 from __future__ import annotations
 
