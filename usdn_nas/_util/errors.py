@@ -73,8 +73,7 @@ def shown(value: object, limit: int = _VALUE) -> str:
 
 
 def reason(error: BaseException) -> str:
-    """Returns why a system call failed, in the system's words. It leaves out the path, which the message names already.
-    """
+    """Returns why a system call failed, in the system's own words and without the path."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     if isinstance(error, MemoryError):
