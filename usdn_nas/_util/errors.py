@@ -110,5 +110,5 @@ def _cut(text: str, limit: int) -> str:
 
 
 def _one_line(text: str) -> str:
-    # A million characters are cut first, because splitting and escaping them takes time.
+    # Very long texts are cut first, because splitting and escaping them takes time.
     return _cut(printable(" ".join(_cut(text, 8 * _LINE).split())), _LINE)

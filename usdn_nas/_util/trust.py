@@ -187,7 +187,7 @@ def _attribute(module: types.ModuleType, module_name: str, attribute: str, where
                 where=where,
                 remedy=nearest(attribute, functions) if functions else None,
             ) from None
-        except Exception as error:  # a module may have a __getattr__ of its own
+        except Exception as error:  # a module may define __getattr__, which may raise anything
             raise UserError(
                 f"'{attribute}' of module '{module_name}' cannot be read: {what_was_raised(error)}", where=where
             ) from None

@@ -56,7 +56,7 @@ MAX_CANDIDATES = 16
 
 _CELLS = 1 << 20
 _BITS = 4
-_MOST_THRESHOLDS = (1 << 16 - _BITS) - 1  # a level and a candidate share 16 bits
+_MOST_THRESHOLDS = (1 << 16 - _BITS) - 1  # a level and a candidate are packed into 16 bits
 
 Counts = NDArray[np.int64]
 Keys = NDArray[np.uint16]
@@ -212,7 +212,7 @@ def _totals(outputs: ExitOutputs, costs: ExitCosts, grid: NDArray[np.float64], r
         wrong += _avoiding(ranked[:, ~outputs.correct[-1]], height, height)
     else:
         wrong += _wrong_at_the_end(outputs, levels, height)
-    remaining = _avoiding(ranked, height, height)  # F
+    remaining = _avoiding(ranked, height, height)  # F of the module's docstring
     cost = np.zeros_like(wrong)
     segments = np.diff(costs.chain, prepend=0)
     for i in range(candidates):

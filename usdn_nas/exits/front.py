@@ -81,7 +81,7 @@ def pareto_front(accuracy: ArrayLike, bops: ArrayLike) -> NDArray[np.intp]:
     if not a.size:
         return np.zeros(0, dtype=np.intp)
     index = _candidates_of_front(a, b)
-    order = index[np.lexsort((-a[index], b[index]))]  # stable: first index first among equals
+    order = index[np.lexsort((-a[index], b[index]))]  # the sort is stable: of equal points the first stays first
     rising = a[order]
     before = np.concatenate([[-np.inf], np.maximum.accumulate(rising)[:-1]])
     return order[rising > before]

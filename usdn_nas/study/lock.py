@@ -1,7 +1,7 @@
-"""A lock that lets one worker of a study propose trials at a time, so that it sees all earlier proposals.
+"""A lock that lets only one worker of a study propose trials at a time, so that it sees all earlier proposals.
 
 The lock only saves work. If two workers propose at the same moment, they may propose the same bits, which does no other
-harm. A worker that has waited for a while therefore continues without the lock, and reports it.
+harm. A worker that has waited for a minute therefore continues without the lock, and reports it.
 """
 
 from __future__ import annotations

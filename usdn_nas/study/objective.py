@@ -45,10 +45,10 @@ class Objective:
 
     A trial chooses the bits of every group. The supernet runs them once over all images, with all candidate exits.
     Every set of exits and every shared threshold is then scored by counting. Pass the objective to ``study.optimize``,
-    or to `search`, which is faster because trials with the same first bits share the segments that these run.
+    or to `search`, which is faster because trials share the segments that their bits have in common.
 
     Every trial gets user attributes, among them ``accuracy`` (a fraction), ``bops`` (average BOPs of a sample),
-    ``exits``, and ``front``: the non-dominated policies of this trial, at most about 64 of them.
+    ``exits``, and ``front``: the non-dominated policies of this trial, thinned to about 64.
 
     Args:
         supernet: The trained supernet.

@@ -156,7 +156,7 @@ class _OtherTrials(optuna.Study):
 
     def __init__(self, study: optuna.Study, number: int, batch: int) -> None:
         self.__setstate__(study.__getstate__())  # Study.__init__ would read from the storage again
-        trials = study.get_trials(deepcopy=False)  # by number
+        trials = study.get_trials(deepcopy=False)  # sorted by number
         start = bisect_left(trials, number // batch * batch, key=_number)
         end = bisect_left(trials, (number // batch + 1) * batch, key=_number)
         mates = [_under_way(trial) for trial in trials[start:end] if trial.number != number]
