@@ -29,7 +29,9 @@ _DEPTH = 64
 """Largest number of levels of nested lists and tables."""
 
 _DOTS = 100
-"""Largest number of dots on a line of TOML. tomllib takes a time for a dotted key that grows with its length squared.
+"""Largest number of dots on a line of TOML.
+
+The time that tomllib takes for a dotted key grows with the square of the key's length.
 """
 
 _LARGEST = 2**63

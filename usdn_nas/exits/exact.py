@@ -2,16 +2,17 @@
 
 A set S of the C = E - 1 candidate exits is written as an integer, the *exit mask*: bit i says that candidate i is
 placed. The final exit is always placed. With threshold t, sample n is *confident* at candidate i if its confidence
-there is >= t. It leaves at the first placed exit where it is confident. Let F[T] be the number of samples that are
-confident at no exit of the set T, and G_i[T] the number of those that are confident and right at i and confident at no
-exit of T. Then the totals over all samples are
+there is >= t. It leaves at the first placed exit where it is confident. Let F[Q] be the number of samples that are
+confident at no exit of a set Q, and G_i[Q] the number of samples that are confident and right at i and confident at no
+exit of Q. Then the totals over all samples are
 
     cost(S)     = sum over exits i of F[S & below(i)] * (BOPs of the segments between exits i - 1 and i
                                                          + [i in S] BOPs of head i)
     accuracy(S) = sum over placed i of G_i[S & below(i)]
 
-with below(i) = the bits below bit i. (The code counts the samples that leave with a wrong answer, because they are
-fewer, and subtracts. BOPs are bit operations: multiply-accumulates x W bits x A bits.)
+where below(i) is the mask of all candidates before i, and [i in S] is 1 if exit i is placed and 0 otherwise. BOPs are
+bit operations: multiply-accumulates x W bits x A bits. (The code counts the samples that leave with a wrong answer,
+because they are fewer, and subtracts.)
 
 All thresholds are scored at once. The *level* of a sample at a candidate is the number of thresholds that are <= its
 confidence there. If the thresholds are in rising order and t is now the index of one, the sample is confident exactly

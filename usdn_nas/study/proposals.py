@@ -114,7 +114,7 @@ class Proposals:
             number: Number of the trial.
             batch: Number of its batch. Random candidates are drawn once for each batch.
             complete: Trial number -> complete trial; at least one. Complete trials never change or disappear, so that
-                the same batch with equally many of them sees the same ones.
+                within a batch their number identifies them.
             pending: Trial number -> bits, for the trials under way.
         """
         key = (batch, len(complete))

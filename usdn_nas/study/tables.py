@@ -1,4 +1,4 @@
-"""``trials.csv``, ``front.csv`` and ``seconds.csv``, derived from the study."""
+"""Writes ``trials.csv``, ``front.csv`` and ``seconds.csv``, which are derived from the study's trials."""
 
 from __future__ import annotations
 
