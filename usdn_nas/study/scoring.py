@@ -77,7 +77,7 @@ def judge(
     policy = front[chosen]
     bit = {name: 1 << i for i, name in enumerate(space.candidates)}
     layers = layer_table(space, Architecture(bits))
-    # No row has a group if only heads are searched; then all layers count.
+    # The rows hold no heads. If only heads are searched, no row has a group, and all layers count.
     means = mean_bits([row for row in layers if row["group"] is not None] or layers)
     costs = exit_costs(space, bits).placed(())
     record = {  # optuna-dashboard keeps this order, so the entries that people read come first
