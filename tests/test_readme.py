@@ -220,7 +220,8 @@ def test_linked_pages_exist(page: Path) -> None:
 def test_python_runs(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     shutil.copytree(tiny, "runs/digits")
-    found = [(page, block) for page in PAGES for block in blocks(page, "python")]
+    # docs/library.md trains a network; tests/test_library.py runs it.
+    found = [(page, block) for page in PAGES if page.name != "library.md" for block in blocks(page, "python")]
     assert found
     for page, block in found:
         names: dict[str, Any] = {}
@@ -262,7 +263,7 @@ def test_extending_as_it_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_extending_changes_what_is_there() -> None:
     """Lines that its patches keep or take away stand in the sources."""
     sources = [(ROOT / "usdn_nas" / name).read_text(encoding="utf-8") for name in (
-        "networks/heads.py", "space.py", "study/samplers.py", "config.py",
+        "networks/heads.py", "space/search_space.py", "study/samplers.py", "config.py",
     )]  # fmt: skip
     found = blocks(EXTENDING, "diff")
     assert len(found) == 4
