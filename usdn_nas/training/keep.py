@@ -16,7 +16,7 @@ __all__ = ["keep"]
 
 
 def keep(network: nn.Module, folder: Path, figures: dict[str, float]) -> None:
-    """Writes ``weights.safetensors`` and ``history.csv``. The history has one row, for epoch 0: ``figures``, no loss."""
+    """Writes ``weights.safetensors``, and ``history.csv`` with one row for epoch 0: it has ``figures`` but no loss."""
     folder.mkdir(parents=True, exist_ok=True)
     nothing = dict.fromkeys(("loss", "lr", "seconds", "images_per_second"), "")
     row = {"epoch": 0, "step": 0, **nothing, **figures}

@@ -36,7 +36,7 @@ SECONDS_BETWEEN_CHECKPOINTS = 20.0
 STEPS_BETWEEN_POINTS = 10
 """Steps between two points of the curves of loss and learning rate. All other curves have one point an epoch."""
 CHECKPOINT = "checkpoint.pt"
-"""Name of the checkpoint. It stays after the training; the caller deletes it after recording that the training ended."""
+"""Name of the checkpoint. It stays after the training; the caller deletes it once the end of training is recorded."""
 HISTORY = "history.csv"
 WEIGHTS = "weights.safetensors"
 

@@ -284,7 +284,8 @@ class _Beginning:
 
     def __init__(self, supernet: Supernet, images: Tensor) -> None:
         space = supernet.space
-        supernet.set_bits(space.choice_bits([0] * len(space.groups)))  # any choice will do: the shared segments have fixed bits
+        # Any choice of bits will do here, because the shared segments have fixed bits.
+        supernet.set_bits(space.choice_bits([0] * len(space.groups)))
         self.chain, self.length = supernet.chain, supernet.shared_segments
         self.end: State = (images,)
         for index in range(self.length):
