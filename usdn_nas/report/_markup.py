@@ -70,5 +70,5 @@ def definitions(pairs: Iterable[tuple[str, str]]) -> str:
 
 
 def script_json(value: Any) -> str:
-    """Returns ``value`` as JSON in which ``<`` and ``&`` are escaped, so that it cannot end its ``<script>`` element."""
+    """Returns ``value`` as JSON for a ``<script>`` element. It escapes ``<`` and ``&`` so as not to end the element."""
     return json.dumps(value, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c").replace("&", "\\u0026")
