@@ -28,7 +28,7 @@ _LABELS = {
     "teacher": "full-precision teacher, no early exit",
     "pretrained": "full-precision supernet, all candidate exits, no early exit",
 }
-"""Descriptions of the models, in the order of the output. The models named ``ce...`` exist if the study asks for them."""
+"""Descriptions of the models, in the order of the output. Models named ``ce...`` exist if the study asks for them."""
 
 
 def evaluate(context: Context, file: ArchitectureFile, folder: Path, path: Path) -> None:

@@ -143,7 +143,7 @@ def check_target(path: Path) -> None:
 
 
 def objective_of(context: Context, file: ArchitectureFile) -> Objective:
-    """Returns the objective stored in a file; for a handwritten file without one, the objective of the study's ``tr``."""
+    """Returns the objective stored in a file. A handwritten file may have none; then it is that of the study's ``tr``."""
     return file.objective or Objective(mode="tr", tr=context.study.search.tr)
 
 
@@ -155,7 +155,7 @@ def load_retrained(context: Context, file: ArchitectureFile, folder: Path) -> Mu
 
 
 def refit(context: Context, file: ArchitectureFile, objective: Objective, folder: Path) -> None:
-    """Refits the thresholds of a retrained network on the search split, and writes them to its ``architecture.json``."""
+    """Refits the thresholds of a retrained network on the search split and writes them to its ``architecture.json``."""
     network = load_retrained(context, file, folder)
     outputs = run(network, context.search_batches, network.exit_names)
     costs = exit_costs(context.space, file.architecture.bits).placed(file.architecture.exits)

@@ -111,7 +111,8 @@ class StageFile:
         self.moves = None if moves is None else self._checked(moves)
 
     def _checked(self, moves: Mapping[str, Any]) -> Moves:
-        """Checks moves read from a file. Because moves delete folders, only names of this program's form are accepted."""
+        """Checks moves that were read from a file. Only this program's names are accepted, because moves delete folders.
+        """
         try:
             found = Moves(**{**moves, "drop": tuple(moves["drop"])})
             names = [name for name in (found.away, found.back, *found.drop) if name is not None]
@@ -196,8 +197,8 @@ def _move(source: Path, target: Path) -> None:
 def _delete(path: Path) -> None:
     """Deletes the files that stages write into a folder, and the folder if nothing else is in it.
 
-    A user's files stay, in the folder ``<path>.left`` (or ``.left2``, ``.left3`` and so on). If ``path`` is a link, only
-    the link is deleted.
+    A user's files stay, in the folder ``<path>.left`` (or ``.left2``, ``.left3`` and so on). If ``path`` is a link,
+    only the link is deleted.
     """
     if path.is_symlink():
         path.unlink()

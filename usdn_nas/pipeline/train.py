@@ -68,7 +68,7 @@ def _fit(
         step,
         context.data.train,
         settings,
-        # The seed uses the first word only, so "retrain (KD)" and "retrain (CE)" see the same batches in the same order.
+        # The seed uses the first word only, so that "retrain (KD)" and "retrain (CE)" see the same batches in order.
         seed=(derive(context.study.seed, title.split()[0]),),
         folder=folder,
         fingerprint=fingerprint,
