@@ -17,7 +17,7 @@ MOST_PIXELS = 89_478_485
 """Largest number of pixels of an image (a quarter of a GiB in colour). Above it Pillow warns of decompression bombs."""
 
 _FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP", "GIF")
-"""Accepted formats, whatever the name of the file is. PostScript is not, because Pillow would run Ghostscript for it."""
+"""Accepted formats, whatever the name of the file. PostScript is refused: Pillow would run Ghostscript to read it."""
 
 _MODES = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"}
 """Pillow's modes with at most 8 bits a channel. Pillow clips pixels of other modes at 255 instead of scaling them."""
@@ -54,7 +54,8 @@ def decode(path: str, mode: str, smaller_side: int) -> Image.Image:
 
 def _opened(path: str, use: Callable[[Image.Image], T]) -> T:
     with open_regular(path) as file, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Pillow's: decompression bombs are refused here, and its other warnings do not matter
+        # Pillow's warnings are not needed: decompression bombs are refused here, and the others do not matter.
+        warnings.simplefilter("ignore")
         try:
             with Image.open(file, formats=_FORMATS) as image:
                 return use(image)

@@ -25,7 +25,7 @@ __all__ = ["parse_idx", "read_idx"]
 _DTYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 _MOST_DIMENSIONS = 4
 _LARGE, _MOST_EXPANSION = 2**26, 200
-"""An array above ``_LARGE`` bytes must not be compressed to less than 1/200: images are not, decompression bombs are."""
+"""An array above ``_LARGE`` bytes that is compressed to less than 1/200 is a decompression bomb, not images."""
 
 
 def parse_idx(content: bytes, where: object) -> NDArray[Any]:

@@ -63,7 +63,7 @@ def _read_idx_pairs(config: DataConfig) -> tuple[ImageSet, ImageSet]:
 
 
 def _read_idx_pair(images: Path, labels: Path) -> ImageSet:
-    """Reads images and labels. Labels come first: they are small, and their number is checked before images are read."""
+    """Reads labels and images. Labels come first: they are small, and give the number of images to expect."""
     of_images = read_idx(labels, dimensions=(1,))
     return image_set(read_idx(images, dimensions=(3, 4), count=len(of_images)), of_images, images)
 

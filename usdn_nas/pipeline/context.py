@@ -99,7 +99,7 @@ class Context:
         return device
 
     def fresh_network(self) -> MultiExitNetwork:
-        """Returns the full-precision network on the device, with all candidate exits and the study's initial weights."""
+        """Returns the full-precision network with all candidate exits and initial weights, on the device."""
         return self.to_device(self._build(self.spec))
 
     def starting_network(self) -> MultiExitNetwork:

@@ -143,7 +143,7 @@ def check_target(path: Path) -> None:
 
 
 def objective_of(context: Context, file: ArchitectureFile) -> Objective:
-    """Returns the objective stored in a file. A handwritten file may have none; then it is that of the study's ``tr``."""
+    """Returns the objective stored in a file; if a handwritten file has none, that of the study's ``tr``."""
     return file.objective or Objective(mode="tr", tr=context.study.search.tr)
 
 

@@ -111,8 +111,7 @@ class StageFile:
         self.moves = None if moves is None else self._checked(moves)
 
     def _checked(self, moves: Mapping[str, Any]) -> Moves:
-        """Checks moves that were read from a file. Only this program's names are accepted, because moves delete folders.
-        """
+        """Checks moves that were read from a file. As moves delete folders, only this program's names are accepted."""
         try:
             found = Moves(**{**moves, "drop": tuple(moves["drop"])})
             names = [name for name in (found.away, found.back, *found.drop) if name is not None]

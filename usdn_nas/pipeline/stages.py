@@ -43,7 +43,7 @@ def retrain_folder(architecture: Architecture) -> str:
 
 
 def _ramp(section: str, settings: SupernetConfig | RetrainConfig) -> dict[str, str]:
-    """Returns ``exit_loss`` as an input. If constant, it is left out, so that runs from before this setting stay valid."""
+    """Returns ``exit_loss`` as an input; nothing if constant, so that runs from before this setting stay valid."""
     return {} if settings.exit_loss == "constant" else {f"{section}.exit_loss": settings.exit_loss}
 
 
