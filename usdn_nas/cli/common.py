@@ -79,7 +79,7 @@ def _names(folder: Literal["studies", "search_spaces"], incomplete: str) -> list
 
 
 def path_parser(option: str) -> Callable[[str], Path]:
-    """Returns a parser of the path given for ``option``. It refuses an empty text, which `Path` would take for ``.``."""
+    """Returns a parser of the path given for ``option``. It refuses empty text, which `Path` would take for ``.``."""
 
     def parse(text: str) -> Path:
         if not text.strip():
