@@ -80,7 +80,7 @@ def root(
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Prints the version.")
     ] = False,
 ) -> None:
-    """Searches bits and early exits of a CNN jointly, in a weight-sharing quantized supernet.
+    """Searches the bits and the early exits of a CNN together, in a weight-sharing quantized supernet.
 
     Start here: `usdn-nas run digits`, then `usdn-nas front runs/digits`.
     """

@@ -195,7 +195,7 @@ def command(function: F) -> F:
         except RunError as error:
             raise _fail(f"failed: {error}", 1, trace=verbose) from None
         except KeyboardInterrupt:
-            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun sends it after the terminal's Ctrl-C
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun sends SIGTERM after the terminal's Ctrl-C
             raise _fail("interrupted; the same command goes on from here", 130) from None
         except (typer.Exit, typer.Abort):
             raise

@@ -49,7 +49,7 @@ def dashboard(
     from usdn_nas.report import load_run
     from usdn_nas.study.dashboard import attach, serve
 
-    context = open_study_or_run(study, set_, out, trust_code=True)  # no network and no data are built here
+    context = open_study_or_run(study, set_, out, trust_code=True)  # this command builds no network and no data set
     found = read(context)
     artifacts = context.folder / "search" / "artifacts"
     with TemporaryDirectory() as folder:

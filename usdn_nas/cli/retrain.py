@@ -57,7 +57,8 @@ def retrain(
 ) -> None:
     """Retrains an architecture with level-wise knowledge distillation, Eq. (10), and refits its thresholds.
 
-    The full-precision teacher with the same exits comes first, then KD, then (for Table II) cross-entropy alone.
+    First the full-precision teacher with the same exits is trained, then the network with knowledge distillation (KD),
+    then, for Table II, the network with cross-entropy alone.
 
     Examples:
 

@@ -116,7 +116,7 @@ class Ledger:
             raise
         except BaseException:
             entry["seconds"] = round(seconds + time.monotonic() - start, 2)
-            with contextlib.suppress(UsdnError):  # the first failure says more, and the disk may be full
+            with contextlib.suppress(UsdnError):  # the first error is more informative, and the disk may be full
                 self._file.write()
             raise
         self._finish(stage, entry | {"seconds": round(seconds + time.monotonic() - start, 2)})

@@ -272,7 +272,7 @@ class _Progress:
             self.note(trial.number, trial.user_attrs["accuracy"], trial.user_attrs["bops"])
 
     def note(self, number: int, accuracy: float, bops: float) -> None:
-        """Notes a trial that has just been completed."""
+        """Notes a trial that has just been completed, and updates the progress bar."""
         value, share = accuracy - self.tr * bops / self.reference, bops / self.reference
         if self.found is None or value > self.found[0]:
             self.found = (value, f"best {accuracy:.3f} at {share:.2f} of the reference (trial {number})")

@@ -45,7 +45,7 @@ AVERAGE = "average"
 """Value of ``exit`` in the last row of `table1`."""
 
 BUDGETS = (0.1, 0.15, 0.2, 0.3, 0.4, 0.6, 0.8)
-"""Average BOPs, relative to the reference, at which `trade_off_table` reads the curves."""
+"""Budgets of `trade_off_table`: average BOPs relative to the reference."""
 
 _GIGA = 1e9
 _METRICS = ("error", "ece", "mce")

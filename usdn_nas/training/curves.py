@@ -72,7 +72,7 @@ def open_curves(folder: Path | None, first: int) -> Iterator[Curves]:
         try:
             yield Curves(writer, folder)
         except BaseException:
-            with contextlib.suppress(OSError):  # the first failure says more
+            with contextlib.suppress(OSError):  # the first error is more informative
                 writer.close()
             raise
         with writing(folder):

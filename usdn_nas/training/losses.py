@@ -115,7 +115,7 @@ def distillation_loss(
 
 
 def cross_entropy_step(network: nn.Module, weights: Sequence[float]) -> Step:
-    """A step on `cross_entropy`."""
+    """Returns a step that minimizes `cross_entropy`."""
 
     def step(images: Tensor, labels: Tensor, generator: np.random.Generator) -> float:
         loss = cross_entropy(network(images), labels, weights)

@@ -14,7 +14,7 @@ from pathlib import Path
 __all__ = ["is_sealed", "seal"]
 
 _LENGTH = 64
-"""Characters of a SHA-256 digest in hexadecimal."""
+"""Number of characters of a SHA-256 digest in hexadecimal."""
 _NO_COMMENT = b"\0\0"
 
 

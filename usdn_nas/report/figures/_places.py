@@ -29,7 +29,7 @@ __all__ = [
     "text_inches",
 ]
 
-LABEL_INCHES = 0.125  # a line of rotated 7 pt text with its leading
+LABEL_INCHES = 0.125  # width of a line of rotated text at 7 points, including space between lines
 CHARACTER_INCHES = 0.06
 LABEL_SIZE = 7
 

@@ -17,7 +17,7 @@ from usdn_nas.report.figures.share import Share, draw_share
 
 __all__ = ["draw_bits"]
 
-_FLAG_INCHES = 0.29  # two lines of text
+_FLAG_INCHES = 0.29  # height of two lines of text
 _FULL_PRECISION = 32
 _EXIT_LINE = (0, (4, 1.5))
 
@@ -93,7 +93,7 @@ def _draw_flags(ax: Axes, data: BitsData, top: int, inches: tuple[float, float])
     rows = _flag_rows(data.flags, inches_per_layer)
     upright = max(rows) > 1
     room = max(map(_line_inches, data.flags)) if upright else _FLAG_INCHES * (max(rows) + 1)
-    unit = top / max(inches[1] - room - 0.15, 0.3 * inches[1])  # bits an inch
+    unit = top / max(inches[1] - room - 0.15, 0.3 * inches[1])  # bits per inch
     last = -math.inf
     for (position, text), row in zip(data.flags, rows, strict=True):
         bottom = top + (0.05 if upright else 0.05 + _FLAG_INCHES * row) * unit

@@ -63,7 +63,7 @@ def _thresholds_data(evaluation: Mapping[str, Any]) -> dict[str, Sweep]:
 
 
 def draw_thresholds(ax: Axes, data: Mapping[str, Sweep], n: int, *, log: bool) -> Axes:
-    """Draws ``data`` on ``ax``; some thresholds are written along the first curve. ``log``: logarithmic costs."""
+    """Draws ``data`` on ``ax`` and labels some thresholds on the first curve. ``log``: use a logarithmic cost axis."""
     scale, unit = bops_unit([value for sweep in data.values() for value in sweep.bops])
     cost_axis(ax, unit, log=log)
     for i, (name, sweep) in enumerate(data.items()):

@@ -159,7 +159,7 @@ def _ladder_data(ladder: Mapping[str, Any]) -> LadderData:
 
 
 def draw_ladder(ax: Axes, data: LadderData) -> Axes:
-    """Draws ``data`` on ``ax``."""
+    """Draws the accuracies at uniform bit-widths on ``ax``."""
     places = range(len(data.labels))
     colors = [*depth_colors(len(data.accuracy) - 1), BLUE]
     for (name, values), color in zip(data.accuracy.items(), colors, strict=True):

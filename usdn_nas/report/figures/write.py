@@ -99,11 +99,11 @@ def save_figure(figure: Figure, path: Path | str) -> Path:
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:
         raise UserError(f"expected a name that ends in {', '.join(SUFFIXES)}", where=path)
-    drawn = io.BytesIO()  # in memory, because Pillow does not say why a write failed
+    drawn = io.BytesIO()  # drawn in memory first, because Pillow's error does not say why writing failed
     if suffix == ".svg":
         drawn.write(figure_svg(figure).encode())
     elif suffix == ".pdf":
-        with rc_context({"pdf.fonttype": 42}):  # TrueType: some publishers refuse Type 3
+        with rc_context({"pdf.fonttype": 42}):  # 42 means TrueType fonts; some publishers refuse Type 3 fonts
             figure.savefig(drawn, format="pdf", metadata={"CreationDate": None})
     else:
         figure.savefig(drawn, format="png", dpi=_DPI, metadata={"Software": None})
