@@ -69,7 +69,7 @@ def export(
 ) -> None:
     """Writes a point of the Pareto front as architecture.json.
 
-    Without a choice of a point, it is the one that the study's [export] picks.
+    If no option chooses a point, the settings [export] of the study choose it.
 
     Examples:
 

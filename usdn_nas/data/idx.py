@@ -1,4 +1,4 @@
-"""Reads IDX files, MNIST's format: a magic number, the sizes, and the values in big-endian order; perhaps gzipped.
+"""Reads IDX files, which may be gzipped. IDX is MNIST's format: a magic number, sizes, and big-endian values.
 
 The header is checked against the size of the file before memory is allocated, and no more bytes are unzipped than the
 header announces.

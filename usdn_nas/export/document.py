@@ -206,7 +206,7 @@ def read_architecture(
 
 
 def without_weights(spec: SpaceSpec) -> SpaceSpec:
-    """Returns ``spec`` without its file of pretrained weights, because an architecture file comes without that file."""
+    """Returns ``spec`` without its file of pretrained weights, which users of an architecture file do not have."""
     return spec.model_copy(update={"network": spec.network.model_copy(update={"weights": None})})
 
 

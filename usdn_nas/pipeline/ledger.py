@@ -76,7 +76,7 @@ class Ledger:
 
     @property
     def unsettled(self) -> bool:
-        """True if a killed process left renames of folders unfinished. The next process that locks finishes them."""
+        """True if a killed process left renames of folders unfinished. `locked` finishes them next time."""
         return self._file.moves is not None
 
     def is_done(self, stage: Stage) -> bool:

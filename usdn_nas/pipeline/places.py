@@ -1,4 +1,4 @@
-"""Checks that the files and folders which a run is going to write do not belong to somebody else."""
+"""Refuses a run folder if the run would overwrite files in it that no run has written."""
 
 from __future__ import annotations
 

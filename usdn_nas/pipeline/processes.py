@@ -19,7 +19,7 @@ __all__ = ["orphaned", "supervise"]
 
 _SECONDS_BETWEEN_LOOKS = 0.5
 _SECONDS_TO_END = 20.0
-"""A worker that has not ended this long after it was told to is killed. Another worker can take over its work."""
+"""Workers get this long to end after a request; then they are killed. Another worker can take over their work."""
 
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 

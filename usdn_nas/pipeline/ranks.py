@@ -119,7 +119,10 @@ def on_all_ranks(work: Callable[[*Arguments], None]) -> Callable[[*Arguments], N
 
 
 def first_to_fail() -> bool:
-    """Returns True for the first rank that calls it. Only that rank tells the user why all ranks end."""
+    """Returns True for the first rank that calls it, which alone tells the user why all ranks end.
+
+    Outside ``torchrun`` it always returns True.
+    """
     if _team is None:
         return True
     try:

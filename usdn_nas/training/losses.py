@@ -115,7 +115,7 @@ def distillation_loss(
 
 
 def cross_entropy_step(network: nn.Module, weights: Sequence[float]) -> Step:
-    """Returns a step that minimizes `cross_entropy`."""
+    """Returns a step that adds the gradients of `cross_entropy`."""
 
     def step(images: Tensor, labels: Tensor, generator: np.random.Generator) -> float:
         loss = cross_entropy(network(images), labels, weights)
@@ -135,7 +135,7 @@ def distillation_step(
     alpha_weighs: Literal["kd", "ce"],
     teacher_exit: Literal["same", "final"],
 ) -> Step:
-    """Returns a step that minimizes `distillation_loss`.
+    """Returns a step that adds the gradients of `distillation_loss`.
 
     The teacher is put into evaluation mode. A teacher with one output teaches all exits.
     """
