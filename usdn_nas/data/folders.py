@@ -194,9 +194,9 @@ def _kinds(folder: Path, name: str) -> list[str]:
 
 
 def _check_separate(folders: Sequence[Path]) -> None:
-    """Refuses splits if a link makes one the same as another or puts one inside another.
+    """Refuses splits that share images because a link makes two folders the same or puts one inside the other.
 
-    Otherwise the network would be trained on test images.
+    Otherwise the network could be trained on test images.
     """
     resolved = [folder.resolve() for folder in folders]
     for folder, real in zip(folders, resolved, strict=True):

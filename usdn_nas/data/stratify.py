@@ -25,7 +25,7 @@ _LEAST = {_TEST: 1, _SEARCH: LEAST_SEARCH}
 
 
 def stratified_choice(labels: NDArray[np.int64], count: int, generator: np.random.Generator) -> NDArray[np.int64]:
-    """Chooses ``count`` of N images at random, so that each class keeps its share up to less than one image.
+    """Chooses ``count`` of N images at random. Each class gets its share, with an error below one image.
 
     Shares are rounded by the largest remainder; ties go to the lower class.
 

@@ -96,7 +96,7 @@ def joined(store: Store | None = None, place: int = 0, size: int = 1) -> Iterato
 
 
 def follow() -> None:
-    """Runs the calls of rank 0 in another rank until rank 0 ends.
+    """Runs in another rank than 0: repeats the calls of rank 0 until rank 0 ends.
 
     Raises:
         SystemExit: Rank 0 has ended; the exit status is that of rank 0.

@@ -98,8 +98,8 @@ def search(context: Context, inputs: dict[str, Any]) -> None:
 
     Args:
         context: The context of the run.
-        inputs: Inputs of the stage. Its digests form the study's fingerprint, so that workers with other inputs are
-            refused.
+        inputs: Inputs of the stage. The digests among them form the study's fingerprint, by which workers with other
+            inputs are refused.
     """
     settings, space = context.study.search, context.space
     fingerprint = _digests(inputs)

@@ -240,9 +240,9 @@ class Run:
 
     @property
     def retrained_folder(self) -> Path:
-        """Folder of the exported architecture's retraining, with the subfolders ``teacher``, ``kd`` and ``ce``.
+        """Folder in which the exported architecture is retrained, in ``teacher``, ``kd`` and ``ce``.
 
-        It need not exist yet.
+        The folder need not exist yet.
         """
         return self.path / self._retrain_folder
 

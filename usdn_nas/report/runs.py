@@ -16,8 +16,8 @@ __all__ = ["front", "named_runs"]
 def named_runs(run: Run, others: Sequence[Run] | Mapping[str, Run] = ()) -> dict[str, Run]:
     """Returns runs by name, ``run`` first.
 
-    The name is that of the study. If two studies have the same name, it is the name of the folder. If folders have the
-    same name too, it is numbered. A mapping of ``others`` keeps its own names.
+    A run is named after its study. If two studies have the same name, all runs are named after their folders; if two
+    folders have the same name too, a number is added to each name. A mapping of ``others`` keeps its own names.
     """
     if isinstance(others, Mapping):
         first = run.name if run.name not in others else f"{run.name} (this run)"

@@ -42,7 +42,7 @@ class Reliability:
 
 
 def _reliability_data(evaluation: Mapping[str, Any]) -> dict[str, dict[str, Reliability]]:
-    """Returns the diagrams by exit and then by model, for the models that are compared."""
+    """Returns a mapping from exits to models to their diagrams, for the models that are compared."""
     out: dict[str, dict[str, Reliability]] = {}
     for model in compared(evaluation):
         for row in evaluation["models"][model]["exits"]:

@@ -59,7 +59,7 @@ def nearest_trade_off(content: Mapping[str, Any], trade_off: float) -> int:
 
 
 def _chosen_apart(choices: Sequence[Sequence[int]]) -> bool:
-    """Returns True if the choices combine every W with every A, with at least two of each."""
+    """Returns True if the choices combine every W with every A, and there are at least two of each."""
     weights, activations = {w for w, _ in choices}, {a for _, a in choices}
     return min(len(weights), len(activations)) > 1 and len(choices) == len(weights) * len(activations)
 
