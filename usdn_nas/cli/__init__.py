@@ -1,6 +1,7 @@
-"""The command line: ``usdn-nas``. One file a command; what is heavy is imported when a command runs.
+"""The command line ``usdn-nas``. Most commands have their own file; slow imports happen only when a command runs.
 
-Exit status: 0 done, 1 the run failed, 2 the user's input cannot be used, 130 interrupted.
+The exit status is 0 if the command succeeded, 1 if the run failed, 2 if the user's input cannot be used, and 130 if the
+command was interrupted.
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ __all__ = ["app", "main"]
 
 def main() -> None:
     """Entry point of ``usdn-nas``."""
-    # OpenMP's threads wait in a busy loop unless told otherwise: with another process on the same cores a training
-    # step took 7 times longer than on one thread. Read when torch is imported, so it is set before.
+    # By default, OpenMP's threads wait in a busy loop. With another process on the same cores, a training step then
+    # took 7 times as long as on one thread. The variable is set here, because it is read when torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if under_torchrun():
         from usdn_nas.cli.torchrun import run_under_torchrun

@@ -28,7 +28,7 @@ __all__ = ["app"]
 
 
 class _OneLine(TyperGroup):
-    """Says in one line what is wrong with the options, as with all other input."""
+    """Reports wrong options in one line, like all other wrong input."""
 
     def main(
         self,
@@ -44,7 +44,7 @@ class _OneLine(TyperGroup):
         except typer.Abort:
             sys.exit(130)
         except Exception as error:
-            # Typer has a copy of Click of its own, so that their exceptions are told by what they can do.
+            # Typer contains its own copy of Click, so its exceptions are recognized by their methods, not their class.
             if not hasattr(error, "format_message") or not standalone_mode:
                 raise
             if type(error).__name__ == "NoArgsIsHelpError":
@@ -80,7 +80,7 @@ def root(
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Prints the version.")
     ] = False,
 ) -> None:
-    """Searches bits and early exits of a CNN jointly, in a weight-sharing quantized supernet.
+    """Searches the bits and the early exits of a CNN together, in a weight-sharing quantized supernet.
 
     Start here: `usdn-nas run digits`, then `usdn-nas front runs/digits`.
     """

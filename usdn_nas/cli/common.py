@@ -1,4 +1,4 @@
-"""What the commands share: options, consoles, exit statuses, how a study is opened."""
+"""Shared parts of the commands: options, consoles, exit statuses, and functions that open a study."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ F = TypeVar("F", bound=Callable[..., None])
 
 
 class Format(StrEnum):
-    """How a table is printed."""
+    """Formats in which a table can be printed."""
 
     table = "table"
     csv = "csv"
@@ -63,12 +63,12 @@ class Format(StrEnum):
 
 
 def complete_studies(incomplete: str) -> list[str]:
-    """Names of studies that begin so; a shell completes files by itself."""
+    """Returns the names of studies that begin with ``incomplete``. The shell itself completes names of files."""
     return _names("studies", incomplete)
 
 
 def complete_spaces(incomplete: str) -> list[str]:
-    """Names of search spaces that begin so."""
+    """Returns the names of search spaces that begin with ``incomplete``."""
     return _names("search_spaces", incomplete)
 
 
@@ -79,7 +79,7 @@ def _names(folder: Literal["studies", "search_spaces"], incomplete: str) -> list
 
 
 def path_parser(option: str) -> Callable[[str], Path]:
-    """What makes a path of the text given for ``option``. No text is no path, although `Path` takes it for ``.``."""
+    """Returns a parser of the path given for ``option``. It refuses empty text, which `Path` would take for ``.``."""
 
     def parse(text: str) -> Path:
         if not text.strip():
@@ -120,12 +120,12 @@ TrustOption = Annotated[
     ),
 ]
 TraceOption = Annotated[bool, typer.Option("--verbose", "-v", help="Also shows where an error came from.")]
-"""Of commands that say nothing but their result. `command` reads it."""
+"""The option ``--verbose`` of commands that print only their result. `command` reads it."""
 FormatOption = Annotated[Format, typer.Option("--format", help="For people (table), or for programs (csv, json).")]
 
 
 def stdout() -> Console:
-    """The console for data."""
+    """Returns the console that prints to stdout."""
     return Console()
 
 
@@ -133,7 +133,7 @@ def _fail(text: str, status: int, *, trace: bool = False) -> typer.Exit:
     if not under_torchrun() or _first_to_fail():
         if trace:
             traceback.print_exc()
-        with contextlib.suppress(OSError):  # there is nowhere else to say it
+        with contextlib.suppress(OSError):  # if stderr cannot be written to, the error cannot be reported anywhere
             sys.stderr.write(text + "\n")
     return typer.Exit(status)
 
@@ -145,7 +145,7 @@ def _first_to_fail() -> bool:
 
 
 def under_torchrun() -> bool:
-    """Whether this is one of several processes that are to do one command."""
+    """Returns True if this is one of several processes that run a command together."""
     return int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
@@ -154,13 +154,13 @@ def _terminated(number: int, frame: object) -> None:
 
 
 def _drop_output() -> None:
-    """Lets what is still to be printed go nowhere, because Python would fail once more to write it at its end."""
-    with contextlib.suppress(OSError):  # a test's output is no file
+    """Discards output that is not yet written. Otherwise Python would try to write it again at exit, and fail again."""
+    with contextlib.suppress(OSError):  # in a test, stdout is not a file
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _check_paths(options: Mapping[str, Any]) -> None:
-    """Refuses a path among the options that no file can have, before anything is done."""
+    """Refuses options with an invalid path before anything else is done."""
     from usdn_nas._util.parsing import check_path
 
     for name, value in options.items():
@@ -172,7 +172,7 @@ def _check_paths(options: Mapping[str, Any]) -> None:
 
 
 def _internal(error: Exception) -> str:
-    """The line for an error that nobody foresaw: what it is and where it was raised, for a report."""
+    """Returns the line that reports an unforeseen error: its kind, its message and where it was raised."""
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "usdn_nas" in frame.filename]
     place = f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else "an unknown place"
     finding = UsdnError(f"{type(error).__name__} at {place}: {error}")
@@ -180,7 +180,7 @@ def _internal(error: Exception) -> str:
 
 
 def command(function: F) -> F:
-    """Turns what a command raises into one line on stderr and an exit status."""
+    """Turns an exception that a command raises into one line on stderr and an exit status."""
 
     @functools.wraps(function)
     def wrapped(*args: Any, **kwargs: Any) -> None:
@@ -195,7 +195,7 @@ def command(function: F) -> F:
         except RunError as error:
             raise _fail(f"failed: {error}", 1, trace=verbose) from None
         except KeyboardInterrupt:
-            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun sends it after the terminal's Ctrl-C
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun sends SIGTERM after the terminal's Ctrl-C
             raise _fail("interrupted; the same command goes on from here", 130) from None
         except (typer.Exit, typer.Abort):
             raise
@@ -222,10 +222,10 @@ def open_study_or_run(
     verbose: bool = False,
     trust_code: bool = False,
 ) -> Context:
-    """The context of a study's file or name, or of a run's folder.
+    """Returns the context of a study (its file or name) or of a run folder.
 
     Raises:
-        ConsentError: A file names code of its own, and ``trust_code`` is False.
+        ConsentError: A file names user code, and ``trust_code`` is False.
         UserError: There is no such study or folder.
     """
     from usdn_nas.pipeline.context import open_run
@@ -245,7 +245,7 @@ def _study_or_run(study: str) -> Path:
 
 
 def find_run(study: str, out: Path | None = None) -> Run:
-    """The finished part of a run, to look at: no network is built, and torch is not imported.
+    """Returns the results of a run so far. No network is built, and torch is not imported.
 
     Raises:
         UserError: There is no such study, or it has not been run.
@@ -257,11 +257,13 @@ def find_run(study: str, out: Path | None = None) -> Run:
 
 
 def stored_run(study: str, out: Path | None, refusal: ConsentError, *, changes: bool) -> Run:
-    """A finished run whose stored results are shown because its code may not run.
+    """Returns a finished run, so that its stored results can be shown although its code may not be run.
 
     Args:
-        refusal: Why the code may not run.
-        changes: Whether the user asked for something that is not stored.
+        study: The study or run folder.
+        out: The run folder, if given.
+        refusal: The error that says why the code may not be run.
+        changes: True if the user asked for results that are not stored.
 
     Raises:
         ConsentError: ``refusal``, if the run is not finished or ``changes`` is True.
@@ -283,7 +285,7 @@ def stored_run(study: str, out: Path | None, refusal: ConsentError, *, changes: 
 
 
 def print_gap(evaluation: Mapping[str, Any]) -> None:
-    """Prints the gap between search and test figures, for people."""
+    """Prints a table of the gap between the figures on the search split and those on the test split."""
     from usdn_nas.report import gap_table
 
     frame = gap_table(evaluation).drop(columns=["label", "search_n", "n"])
@@ -294,7 +296,7 @@ def print_gap(evaluation: Mapping[str, Any]) -> None:
 
 
 def print_bits(evaluation: Mapping[str, Any]) -> None:
-    """Prints the mean bits of the architecture, for people."""
+    """Prints a table of the mean bits of the architecture."""
     from usdn_nas.report import mean_bits_table
 
     print_frame(
@@ -303,7 +305,7 @@ def print_bits(evaluation: Mapping[str, Any]) -> None:
 
 
 def print_frame(frame: pd.DataFrame, format: Format, title: str | None = None) -> None:
-    """Prints a table to stdout; CSV and JSON exactly as they are."""
+    """Prints a table to stdout. CSV and JSON are written without wrapping or styling."""
     from usdn_nas.report import render
 
     rendered = render(frame, format.value, title=title)

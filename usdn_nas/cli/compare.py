@@ -1,4 +1,4 @@
-"""``usdn-nas compare``: finished runs side by side."""
+"""``usdn-nas compare`` compares finished runs."""
 
 from __future__ import annotations
 
@@ -25,9 +25,10 @@ def compare(
     ] = None,
     verbose: TraceOption = False,
 ) -> None:
-    """Prints evaluated runs side by side: accuracy, average BOPs, exit rates, calibration, bits, MACs (test split).
+    """Compares evaluated runs on the test split: accuracy, average BOPs, exit rates, calibration, bits and MACs.
 
-    ECE and MCE are those of the policy's answers. The figure has each run's threshold sweep.
+    BOPs are bit operations. ECE and MCE are the calibration errors of the policy's answers. The figure shows accuracy
+    against cost of each run for a range of thresholds.
 
     Examples:
 

@@ -1,4 +1,4 @@
-"""``usdn-nas dashboard``: the study in optuna-dashboard, live, with a note and figures."""
+"""``usdn-nas dashboard`` shows the study in optuna-dashboard, live, with a note and figures."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ def dashboard(
     out: OutOption = None,
     verbose: TraceOption = False,
 ) -> None:
-    """Opens the search in optuna-dashboard, also while it runs, with a note and figures of what was found so far.
+    """Opens the search in optuna-dashboard, even while it runs, with a note and figures of the results so far.
 
-    Needs the extra: `pip install 'usdn-nas[dashboard]'`. Ctrl-C ends it.
+    This needs an extra package: `pip install 'usdn-nas[dashboard]'`. Ctrl-C ends it.
 
     Examples:
 
@@ -49,7 +49,7 @@ def dashboard(
     from usdn_nas.report import load_run
     from usdn_nas.study.dashboard import attach, serve
 
-    context = open_study_or_run(study, set_, out, trust_code=True)  # no network and no data are built here
+    context = open_study_or_run(study, set_, out, trust_code=True)  # this command builds no network and no data set
     found = read(context)
     artifacts = context.folder / "search" / "artifacts"
     with TemporaryDirectory() as folder:
@@ -63,7 +63,7 @@ def dashboard(
 
 
 def _pictures(run: Run, folder: Path) -> list[Path]:
-    """Those figures for which the run has the data."""
+    """Draws the figures for which the run has the data, and returns their paths."""
     from usdn_nas.report import MissingPartError
     from usdn_nas.report.figures.write import FIGURES, laid_out, save_figure
 

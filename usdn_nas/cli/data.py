@@ -1,4 +1,4 @@
-"""``usdn-nas data``: whether a data set is there, where it was looked for, how to get it."""
+"""``usdn-nas data`` tells whether a data set is there, which folders were searched, and how to get it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,9 @@ def data(
     format: FormatOption = Format.table,
     verbose: TraceOption = False,
 ) -> None:
-    """Says whether a data set is there, where it was looked for, and how to get it. Status 1: it is not there.
+    """Tells whether a data set is there, which folders were searched, and how to get it.
+
+    The exit status is 1 if the data set is not there.
 
     Examples:
 
@@ -43,7 +45,7 @@ def data(
     from usdn_nas.data import describe_data
 
     config = validate(DataConfig, {"name": name, "root": None if root is None else str(root)}, "")
-    found = describe_data(config, trust_code=True)  # whoever types the name of a function consents to it
+    found = describe_data(config, trust_code=True)  # a user who types the name of a function consents to it
     if format is Format.table:
         console = stdout()
 

@@ -1,4 +1,4 @@
-"""``usdn-nas export``: from a point of the front to ``architecture.json``."""
+"""``usdn-nas export`` writes a point of the front as ``architecture.json``."""
 
 from __future__ import annotations
 
@@ -67,7 +67,9 @@ def export(
     quiet: QuietOption = False,
     verbose: VerboseOption = False,
 ) -> None:
-    """Writes a point of the Pareto front as architecture.json; without a choice, the one the study's [export] picks.
+    """Writes a point of the Pareto front as architecture.json.
+
+    If no option chooses a point, the settings [export] of the study choose it.
 
     Examples:
 
@@ -98,7 +100,7 @@ def export(
         set_ = [*(set_ or []), f"export.score={'smoothed' if smoothed else 'measured'}"]
     context = open_study_or_run(study, set_, out, quiet, verbose, trust_code)
     pick = context.study.export
-    if best or budget is not None or tr is not None or trial is not None:  # in place of the study's own pick
+    if best or budget is not None or tr is not None or trial is not None:  # replaces the study's own pick
         score = "measured" if trial is not None else pick.score
         pick = validate(ExportConfig, {"budget": budget, "tr": tr, "trial": trial, "score": score}, "")
         context = dataclasses.replace(context, study=context.study.model_copy(update={"export": pick}))
@@ -106,7 +108,7 @@ def export(
     pipeline.check()
     if to is not None:
         search.check_target(to)
-    if not pipeline.ledger.unsettled:  # else the folders are put in order first, below
+    if not pipeline.ledger.unsettled:  # otherwise the folders must be put in order first, below
         pipeline.ledger.require(pipeline.search(), f"usdn-nas search {study}")
     with locked(context.folder):
         pipeline = Pipeline(context)

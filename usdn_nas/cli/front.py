@@ -1,4 +1,4 @@
-"""``usdn-nas front``: the Pareto front of a run."""
+"""``usdn-nas front`` prints the Pareto front of a run."""
 
 from __future__ import annotations
 
@@ -20,7 +20,9 @@ __all__ = ["front"]
 def front(
     study: StudyArgument, format: FormatOption = Format.table, out: OutOption = None, verbose: TraceOption = False
 ) -> None:
-    """Prints the Pareto front, by rising BOPs with accuracy strictly rising (both on the search split).
+    """Prints the Pareto front, sorted by rising bit operations (BOPs), measured on the search split.
+
+    Each point is more accurate than all cheaper points.
 
     Examples:
 

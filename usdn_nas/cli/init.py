@@ -1,4 +1,4 @@
-"""``usdn-nas init``: a study and its search space, copied to be edited."""
+"""``usdn-nas init`` copies a study and its search space, so that the user can edit the copies."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def init(
     force: Annotated[bool, typer.Option("--force", help="Replaces files that are there.")] = False,
     verbose: TraceOption = False,
 ) -> None:
-    """Copies a study into ./studies and its search space into ./search_spaces, to edit.
+    """Copies a study into ./studies and its search space into ./search_spaces, so that you can edit the copies.
 
     Example:
 
@@ -35,7 +35,7 @@ def init(
     if name is not None and not re.fullmatch(r"\w[\w.-]{0,100}", name):
         raise UserError(f"expected letters, digits, '.', '-' and '_', got {shown(name)}", where="--as")
     source = find_toml(study, "studies")
-    settings, _ = load_study(source, trust_code=True)  # files are copied, nothing that they name is built
+    settings, _ = load_study(source, trust_code=True)  # files are only copied; no network or data set is built
     space = find_toml(settings.space, "search_spaces", beside=source.parent)
     study_copy = Path("studies") / f"{name or source.stem}.toml"
     space_copy = Path("search_spaces") / f"{name or space.stem}.toml"
@@ -45,7 +45,7 @@ def init(
         if target.exists() and not force and target.resolve() != origin.resolve():
             raise UserError("is there already", where=target, remedy="--force replaces it, --as NAME names the copy")
     text = source.read_text(encoding="utf-8")
-    if name is not None:  # what is edited belongs to the copy alone
+    if name is not None:  # the copy must use its own search space
         text = re.sub(r"^space\s*=.*$", f'space = "{name}"', text, count=1, flags=re.MULTILINE)
     write_text(study_copy, text)
     if space_copy.resolve() != space.resolve():

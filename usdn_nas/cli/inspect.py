@@ -1,4 +1,4 @@
-"""``usdn-nas inspect``: a search space resolved against its network."""
+"""``usdn-nas inspect`` prints a search space with the layers of its network."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from usdn_nas.cli.common import Format, FormatOption, TraceOption, TrustOption, 
 __all__ = ["inspect"]
 
 _WIDE = 76
-"""Columns of a terminal from which on the table of layers also has weights and signs."""
+"""In a terminal of at least this width, in characters, the table of layers also has weights and signs."""
 
 
 @command
@@ -41,10 +41,11 @@ def inspect(
     trust_code: TrustOption = False,
     verbose: TraceOption = False,
 ) -> None:
-    """Prints the chain of a search space: segments, layers, MACs, groups, choices, exits, size, BOPs.
+    """Prints the network of a search space as a chain of segments, with layers, MACs, groups, choices, exits and costs.
 
-    Of a network by itself, it shows where it can be cut, what can be quantized, and what cannot. Nothing is run, and no
-    memory is taken for weights. CSV is the table of layers; JSON holds everything.
+    If you give a network instead of a search space, it shows where the network can be cut, and which parts can be
+    quantized and which cannot. Nothing is run, and no memory is used for weights. CSV is the table of layers only; JSON
+    holds everything. Costs are in bit operations (BOPs).
 
     Examples:
 
@@ -62,7 +63,7 @@ def inspect(
     from usdn_nas.space.inspection import inspect_space
     from usdn_nas.space.search_space import load_space
 
-    if ":" in space:  # whoever types the name of a function consents to it
+    if ":" in space:  # a user who types the name of a function consents to it
         spec = space_of(space, input_shape, segments)
     elif input_shape is not None or segments is not None:
         raise UserError("--input and --segments belong to a network", remedy="the search space's file sets them")
@@ -148,7 +149,7 @@ def _print_tables(found: dict[str, Any]) -> None:
 
 
 def _print_opaque(found: dict[str, Any], table: Callable[..., None], say: Callable[[str], None]) -> None:
-    """What stays at full precision, and what was left out."""
+    """Prints the parts of the network that stay at full precision, and the parts that were left out."""
     if found["opaque"]:
         table(
             "At full precision: opaque parts",

@@ -1,4 +1,4 @@
-"""``usdn-nas list``: studies and search spaces."""
+"""``usdn-nas list`` lists studies and search spaces."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _KINDS = {"studies": "study", "search_spaces": "search space"}
 
 @command
 def list_(format: FormatOption = Format.table, verbose: TraceOption = False) -> None:
-    """Lists the shipped studies and search spaces, and those of ./studies and ./search_spaces.
+    """Lists the shipped studies and search spaces, and those in ./studies and ./search_spaces.
 
     Examples:
 
@@ -33,14 +33,14 @@ def list_(format: FormatOption = Format.table, verbose: TraceOption = False) -> 
         table = FittedTable(folder, prose=True)
         for heading in ("name", "what it is", "where"):
             table.add(heading)
-        table.columns[0].no_wrap = True  # it is what people type
+        table.columns[0].no_wrap = True  # users type these names, so they must stay whole
         for row in _rows(folder):
             table.add_row(row["name"], row["about"], row["where"])
         stdout().print(table)
 
 
 def _rows(folder: Any) -> list[dict[str, str]]:
-    """Name, first comment and place of every file."""
+    """Returns the name, the first comment and the place of every file."""
     from usdn_nas._util.errors import UserError, printable
     from usdn_nas._util.parsing import MAX_TOML_BYTES, read_regular
     from usdn_nas.config import list_toml
@@ -49,7 +49,7 @@ def _rows(folder: Any) -> list[dict[str, str]]:
     for name, path in list_toml(folder).items():
         try:
             lines = read_regular(path, MAX_TOML_BYTES).splitlines()
-        except UserError:  # whoever opens it learns why
+        except UserError:  # opening the file shows the reason
             lines = ["# cannot be read", ""]
         comment = lines[: next((i for i, line in enumerate(lines) if line[:1] != "#"), 0)]
         about = printable(" ".join(line.lstrip("# ").strip() for line in comment))

@@ -1,4 +1,4 @@
-"""``usdn-nas plot``: one figure of a run, of several runs, or of architectures, as a file."""
+"""``usdn-nas plot`` draws one figure of a run, of several runs, or of architectures into a file."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _FIGURES = (
 
 
 class ShareName(StrEnum):
-    """Whose part of the whole is drawn above the bits."""
+    """The quantity whose share of each layer is drawn above the bits."""
 
     macs = "macs"
     bops = "bops"
@@ -63,7 +63,7 @@ def plot(
     trust_code: TrustOption = False,
     verbose: TraceOption = False,
 ) -> None:
-    """Draws one figure into a file: vectors for a paper (.pdf, .svg), or a picture (.png).
+    """Draws one figure into a file: vector graphics for a paper (.pdf, .svg), or an image (.png).
 
     `usdn-nas report` draws all figures of a run into its folder.
 
@@ -118,7 +118,7 @@ def _bits(what: list[str], trials: list[str], share: Any, trust_code: bool) -> A
 
 
 def _architectures(what: str, trials: list[str], trust_code: bool) -> dict[str, tuple[SearchSpace, Architecture]]:
-    """Name -> search space and architecture, of a file, of a run's winner or of points of its front."""
+    """Returns search space and architecture by name: of a file, of a run's winner, or of points of a run's front."""
     if what.endswith(".json"):
         from usdn_nas.export.document import read_architecture
 

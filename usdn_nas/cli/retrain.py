@@ -1,4 +1,4 @@
-"""``usdn-nas retrain`` and ``usdn-nas evaluate``: of the exported architecture, or of one given by hand."""
+"""``usdn-nas retrain`` and ``usdn-nas evaluate``, for the exported architecture or one that the user gives."""
 
 from __future__ import annotations
 
@@ -57,7 +57,8 @@ def retrain(
 ) -> None:
     """Retrains an architecture with level-wise knowledge distillation, Eq. (10), and refits its thresholds.
 
-    The full-precision teacher with the same exits comes first, then KD, then (for Table II) cross-entropy alone.
+    First the full-precision teacher with the same exits is trained, then the network with knowledge distillation (KD),
+    then, for Table II, the network with cross-entropy alone.
 
     Examples:
 
@@ -102,8 +103,8 @@ def evaluate(
 ) -> None:
     """Evaluates on the test split: Tables I and II, calibration, trade-offs, and the gap to the search split.
 
-    Table I comes with the thresholds fitted exit by exit, and with one for all exits as in the paper (0.7 unless told).
-    CSV is the former alone; JSON is the whole of evaluation.json.
+    Table I is printed twice: with thresholds fitted exit by exit, and, as in the paper, with one threshold for all
+    exits (default 0.7). CSV is the first of these tables only; JSON is the whole of evaluation.json.
 
     Examples:
 
@@ -136,7 +137,7 @@ def evaluate(
 
 
 def _evaluated(context: Context, architecture: Path | None) -> Path:
-    """Runs the stages that are missing; the file with the results."""
+    """Runs the stages that are missing, and returns the path of the results."""
     from usdn_nas.pipeline.ledger import locked
     from usdn_nas.pipeline.stages import Pipeline
 
@@ -160,7 +161,7 @@ def _print_protocols(evaluation: Mapping[str, Any], format: Format, budgeted: bo
 
 
 def _print(evaluation: Mapping[str, Any], format: Format) -> None:
-    """Table I; for people the other tables too."""
+    """Prints Table I; in the format ``table``, also the other tables."""
     from usdn_nas.report import calibration_table, table1, table2, trade_off_table
 
     print_frame(table1(evaluation), format, "Exit rates and costs, test split, fitted thresholds (Table I)")

@@ -1,4 +1,4 @@
-"""``usdn-nas run``: all stages in order."""
+"""``usdn-nas run`` runs all stages in order."""
 
 from __future__ import annotations
 
@@ -41,9 +41,10 @@ def run(
     quiet: QuietOption = False,
     verbose: VerboseOption = False,
 ) -> None:
-    """Trains a supernet, searches it, exports and retrains the winner, evaluates it on the test split, draws it.
+    """Trains a supernet, searches it, exports and retrains the winner, evaluates it, and writes a report.
 
-    What is done is not done again; what was interrupted goes on; what depends on a changed setting runs again.
+    Finished stages are skipped, and an interrupted stage resumes. A stage that depends on a changed setting runs again.
+    The evaluation is on the test split.
 
     Examples:
 

@@ -1,4 +1,4 @@
-"""Commands that run the stages up to one: ``pretrain``, ``supernet``, ``search``, ``report``."""
+"""Commands that run all stages up to a given one: ``pretrain``, ``supernet``, ``search``, ``report``."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ __all__ = ["pretrain", "report", "run_until", "search", "supernet"]
 def run_until(
     stage: str, study: str, set_: list[str] | None, out: Path | None, quiet: bool, verbose: bool, trust_code: bool
 ) -> None:
-    """Runs what is missing up to ``stage`` and says where its files are."""
+    """Runs the missing stages up to ``stage``, and prints the path of its files."""
     _run_until(stage, open_study_or_run(study, set_, out, quiet, verbose, trust_code))
 
 
@@ -74,7 +74,7 @@ def supernet(
     quiet: QuietOption = False,
     verbose: VerboseOption = False,
 ) -> None:
-    """Trains the quantized supernet by the sandwich rule (after pretrain).
+    """Trains the quantized supernet by the sandwich rule, after the stage pretrain.
 
     Example:
 
@@ -99,9 +99,10 @@ def search(
     quiet: QuietOption = False,
     verbose: VerboseOption = False,
 ) -> None:
-    """Searches bits and exits in the supernet through Optuna (after supernet). More configurations extend a study.
+    """Searches bits and exits in the supernet with Optuna, after the stage supernet.
 
-    Workers on other machines join by the same command where search.storage is a database that all of them reach.
+    A study continues if you ask for more configurations. Workers on other machines join by the same command if
+    search.storage is a database that all of them can reach.
 
     Examples:
 
@@ -119,10 +120,10 @@ def search(
 
 
 def _exhaustive(context: Context) -> Context:
-    """The same study with the sampler ``brute`` and all bit configurations.
+    """Returns the same study with the sampler ``brute`` and all bit configurations.
 
     Raises:
-        UserError: The study that is there was started with another sampler.
+        UserError: The run folder holds a study that was started with another sampler.
     """
     from usdn_nas.pipeline.study import check_start
 
@@ -142,7 +143,7 @@ def report(
     quiet: QuietOption = False,
     verbose: VerboseOption = False,
 ) -> None:
-    """Draws the figures and writes report.html (after everything else).
+    """Draws the figures and writes report.html, after all other stages.
 
     Example:
 
@@ -157,7 +158,7 @@ def report(
 
 
 def _draw(run: Run) -> None:
-    """Draws a finished run from what it holds."""
+    """Draws the figures and the report of a finished run from its stored results."""
     from usdn_nas.pipeline.ledger import locked
     from usdn_nas.report import draw_figures, write_figures, write_report
 

@@ -1,4 +1,4 @@
-"""The command line under ``torchrun``: one command, run by rank 0; the other ranks train with it."""
+"""The command line under ``torchrun``: rank 0 runs the command, and the other ranks train together with it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["run_under_torchrun"]
 
 
 def run_under_torchrun(app: typer.Typer) -> NoReturn:
-    """Runs ``app``, or helps the process that does."""
+    """Runs ``app`` in rank 0; in other ranks, helps rank 0 with trainings."""
     with joined():
         if rank() == 0:
             app(prog_name="usdn-nas")

@@ -1,6 +1,6 @@
-"""Data sets: where they lie, how they are read, split, augmented and batched. Nothing here downloads.
+"""Finds, reads, splits, augments and batches data sets. Nothing is downloaded.
 
-The names below are imported on first use: asking where data lies (`describe_data`) needs no torch.
+The names below are imported on first use, so that asking where data is (`describe_data`) does not import torch.
 """
 
 from importlib import import_module

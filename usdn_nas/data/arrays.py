@@ -1,4 +1,4 @@
-"""Data sets that fit in memory: kept as they are stored, augmented and normalized a batch at a time."""
+"""Data sets that fit in memory. Images keep their stored form; each batch is augmented and normalized on its own."""
 
 from __future__ import annotations
 
@@ -26,13 +26,14 @@ _STATISTICS_CHUNK = 10_000
 
 @dataclass(frozen=True)
 class ArrayData:
-    """A data set in memory, not yet split.
+    """A data set in memory before it is split.
 
     Attributes:
+        train: Its training images.
         test: Its own test images, or None.
-        class_names: One for each class.
-        augmentation: What its training images usually undergo.
-        search: Default size of the search split; None: a share of the training images.
+        class_names: Name of each class.
+        augmentation: The usual augmentation of its training images.
+        search: Default size of the search split; None: a fraction of the training images.
     """
 
     train: ImageSet
@@ -43,12 +44,12 @@ class ArrayData:
 
 
 class ArraySplit(Split):
-    """Images in memory.
+    """A split whose images are in memory.
 
     Args:
         data: The split's images and labels.
-        augmentation: Applied where `batches` is asked to augment.
-        mean, std: (C,) each; an image is (pixels - mean) / std.
+        augmentation: Augmentation, applied if `batches` is called with ``augment=True``.
+        mean, std: (C,) each; images are normalized to (pixels - mean) / std.
     """
 
     def __init__(
@@ -75,7 +76,7 @@ class ArraySplit(Split):
 def split_arrays(
     data: ArrayData, config: DataConfig, seed: int, input_shape: tuple[int, int, int] | None
 ) -> DataSplits:
-    """Checks ``data``, splits it and normalizes it by mean and standard deviation of its training images.
+    """Checks ``data`` and splits it. Images are normalized by mean and standard deviation of the training images.
 
     Raises:
         UserError: A shape differs from ``input_shape``, a label is out of range, or a split cannot be made.
@@ -118,9 +119,9 @@ def _check(data: ArrayData, name: str, input_shape: tuple[int, int, int] | None)
 
 
 def _statistics(images: NDArray[np.generic]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """(C,) mean and standard deviation of the pixels; a constant channel has deviation 1.
+    """Returns mean and standard deviation (C,) of the pixels. The deviation of a constant channel is set to 1.
 
-    The deviation of a constant channel comes out as a rounding error, far below the mean, rather than as 0.
+    Because of rounding errors, the computed deviation of a constant channel is not 0, but it is far below the mean.
     """
     sums = squares = np.zeros(images.shape[1])
     for begin in range(0, len(images), _STATISTICS_CHUNK):

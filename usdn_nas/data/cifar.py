@@ -1,4 +1,4 @@
-"""CIFAR's pickled batches and class names."""
+"""Reads CIFAR's pickled batches and class names."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def read_batch(path: Path, labels: str) -> ImageSet:
 
     Args:
         path: The pickle.
-        labels: Its key of the labels: ``"labels"``, CIFAR-100: ``"fine_labels"``.
+        labels: Key of the labels in the pickle: ``"labels"``, or ``"fine_labels"`` for CIFAR-100.
 
     Raises:
         UserError: The file is damaged or holds something else.
@@ -51,7 +51,7 @@ def read_names(path: Path, key: str) -> tuple[str, ...]:
 
 
 def _flat(values: Any, kind: type, noun: str, where: str) -> list[Any]:
-    """Returns a list of texts or integers. A list in it is refused without a look: lists may hold each other."""
+    """Returns a list of texts or integers. Lists inside it are refused unread, because lists may contain each other."""
     if type(values) is not list:
         raise UserError(f"expected a list of {noun}, got {type(values).__name__}", where=where)
     flat = [as_text(value) for value in values]

@@ -1,4 +1,4 @@
-"""Decodes one image file. Size and kind of an image are checked in its header, before its pixels take memory."""
+"""Decodes one image file. Size and kind are checked in the header of the file, before its pixels take memory."""
 
 from __future__ import annotations
 
@@ -14,35 +14,35 @@ from usdn_nas.data.reading import open_regular
 __all__ = ["MOST_PIXELS", "check_header", "decode"]
 
 MOST_PIXELS = 89_478_485
-"""Most pixels of an image: a quarter of a GiB of colours, the size from which Pillow warns of decompression bombs."""
+"""Largest number of pixels of an image (a quarter of a GiB in colour). Above it Pillow warns of decompression bombs."""
 
 _FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP", "GIF")
-"""What a file may hold, whatever its name says. Pillow would run Ghostscript for PostScript."""
+"""Accepted formats, whatever the name of the file. PostScript is refused: Pillow would run Ghostscript to read it."""
 
 _MODES = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"}
-"""Kinds of pixels with 8 bits a channel or fewer. Pillow cuts others off at 255 instead of scaling them."""
+"""Pillow's modes with at most 8 bits a channel. Pillow clips pixels of other modes at 255 instead of scaling them."""
 
 T = TypeVar("T")
 
 
 def check_header(path: str, smaller_side: int) -> int:
-    """Returns the number of pixels of an image file; reads no more than its header.
+    """Returns the number of pixels of an image file. Only the header of the file is read.
 
     Args:
         path: The file.
-        smaller_side: The image will be resized so that its smaller side is this long.
+        smaller_side: The length to which the smaller side of the image will be resized.
 
     Raises:
-        UserError: The file is no image, or one that cannot be used.
+        UserError: The file is not an image, or its image cannot be used.
     """
     return _opened(path, lambda image: _checked(image, path, smaller_side))
 
 
 def decode(path: str, mode: str, smaller_side: int) -> Image.Image:
-    """Returns a file's image, of several the first, in the mode ``"RGB"`` or ``"L"``.
+    """Returns the image in a file, in the mode ``"RGB"`` or ``"L"``. If the file has several images, returns the first.
 
     Raises:
-        UserError: As `check_header`, or the image is damaged behind its header.
+        UserError: `check_header` refuses the file, or the image is damaged after its header.
     """
 
     def convert(image: Image.Image) -> Image.Image:
@@ -54,7 +54,8 @@ def decode(path: str, mode: str, smaller_side: int) -> Image.Image:
 
 def _opened(path: str, use: Callable[[Image.Image], T]) -> T:
     with open_regular(path) as file, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of Pillow: bombs are refused here, the others are no findings
+        # Pillow's warnings are not needed: decompression bombs are refused here, and the others do not matter.
+        warnings.simplefilter("ignore")
         try:
             with Image.open(file, formats=_FORMATS) as image:
                 return use(image)
@@ -70,7 +71,7 @@ def _opened(path: str, use: Callable[[Image.Image], T]) -> T:
 
 
 def _checked(image: Image.Image, path: str, smaller_side: int) -> int:
-    """The number of pixels of an opened image."""
+    """Checks size and mode of an opened image and returns its number of pixels."""
     width, height = image.size
     pixels = width * height
     if not 1 <= pixels <= MOST_PIXELS:

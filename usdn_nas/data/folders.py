@@ -1,4 +1,4 @@
-"""Folders of image files, ``<split>/<class>/<image>``: ImageNet and one's own; decoded as they are needed."""
+"""Data sets of image files, ``<split>/<class>/<image>``: ImageNet or the user's own. Images are decoded on use."""
 
 from __future__ import annotations
 
@@ -29,25 +29,28 @@ __all__ = ["FolderSplit", "load_folders"]
 
 IMAGENET_SHAPE = (3, 224, 224)
 IMAGENET_SEARCH = 50_000
-# ImageNet's statistics, and their means for grey images; pixels from 0 to 255.
+# ImageNet's statistics for pixels from 0 to 255. Those for grey images are the means over the colours.
 _MEANS = {3: (0.485 * 255, 0.456 * 255, 0.406 * 255), 1: (0.449 * 255,)}
 _STDS = {3: (0.229 * 255, 0.224 * 255, 0.225 * 255), 1: (0.226 * 255,)}
 _MODES = {3: "RGB", 1: "L"}
 _MOST_HEADERS = 20_000
-"""Most files of a split whose headers are checked at once; that takes 2 seconds."""
+"""The headers of a split with at most this many files are checked at the start, which takes 2 seconds."""
 _MOST_DECODED = 50_000_000
-"""Most pixels of a split that are decoded at once; that takes about a second."""
+"""The images of a split with at most this many pixels are decoded at the start, which takes about a second."""
 MOST_WORKERS = 256
 _AUGMENTATION = 1
 
 
 def _smaller_side(shape: tuple[int, int, int]) -> int:
-    """To which length an image's smaller side is resized before its center is cropped."""
+    """Returns the length to which the smaller side of an image is resized before its center is cropped."""
     return round(max(shape[1:]) * 256 / 224)
 
 
 def _transform(shape: tuple[int, int, int], augment: bool) -> v2.Compose:
-    """Training: a random resized crop and flip. Else: 256/224 of the longer side, then the center."""
+    """Returns the transform of images: with ``augment``, a random resized crop and flip, otherwise a center crop.
+
+    Before the center is cropped, the smaller side of the image is resized to 256/224 of the longer side of ``shape``.
+    """
     channels, *size = shape
     crop = (
         [v2.RandomResizedCrop(size), v2.RandomHorizontalFlip()]
@@ -59,7 +62,7 @@ def _transform(shape: tuple[int, int, int], augment: bool) -> v2.Compose:
 
 
 class _Decoded(Dataset[tuple[Any, int]]):
-    """Images of a split by index, transformed. With a seed, an image's augmentation depends on (seed, index) alone."""
+    """The transformed images of a split by index. With a seed, (seed, index) determine the augmentation of an image."""
 
     def __init__(self, split: FolderSplit, seed: tuple[int, ...] | None) -> None:
         self.paths, self.labels, self.mode = split.paths, split.labels, _MODES[split.shape[0]]
@@ -71,7 +74,7 @@ class _Decoded(Dataset[tuple[Any, int]]):
         try:
             image = decode(os.fsdecode(self.paths[index]), self.mode, self.smaller_side)
         except UserError as error:
-            return error, -1  # Returned: raised in a worker it would come with that worker's traceback in its text.
+            return error, -1  # An error raised in a worker would carry the worker's traceback in its text.
         if self.seed is None:
             return self.transform(image), int(self.labels[index])
         with torch.random.fork_rng(devices=[]):
@@ -87,13 +90,13 @@ def _collate(items: list[tuple[Any, int]]) -> tuple[Tensor, Tensor] | UserError:
 
 
 class FolderSplit(Split):
-    """Image files.
+    """A split of image files.
 
     Args:
-        paths: (N,) absolute paths as bytes: an array, since worker processes would copy a list piece by piece.
+        paths: (N,) absolute paths as bytes, in an array, because worker processes would copy a list item by item.
         labels: (N,) int64.
         shape: (C, H, W) of the images that `batches` yields; C is 3 or 1.
-        workers: Processes that decode; 0: this one.
+        workers: Number of processes that decode images; 0: this process decodes them.
     """
 
     def __init__(
@@ -105,7 +108,7 @@ class FolderSplit(Split):
         self._workers = workers
 
     def take(self, indices: NDArray[np.int64]) -> FolderSplit:
-        """A split of those images alone."""
+        """Returns a split with only the images at these indices."""
         return FolderSplit(self.paths[indices], self.labels[indices], self.shape, self._workers)
 
     def _load(
@@ -116,7 +119,7 @@ class FolderSplit(Split):
             batch_sampler=[chunk.tolist() for chunk in chunks],
             num_workers=self._workers,
             collate_fn=_collate,
-            generator=torch.Generator(),  # else a pass would advance torch's global generator
+            generator=torch.Generator(),  # so that a pass does not advance torch's global generator
         )
         for batch in loader:
             if isinstance(batch, UserError):
@@ -127,12 +130,13 @@ class FolderSplit(Split):
 def load_folders(config: DataConfig, seed: int, input_shape: tuple[int, int, int] | None) -> DataSplits:
     """Splits a data set of image files.
 
-    ``train/`` must be there. Test split: ``test/``, else ``val/``, else a part of ``train/``. Search split: ``val/``
-    where both are there, else a part of ``train/``. ImageNet's test split is its ``val/``.
+    ``train/`` is required. The test split is ``test/`` if it exists, otherwise ``val/``, otherwise a part of
+    ``train/``. The search split is ``val/`` if ``test/`` exists too, otherwise a part of ``train/``. The test split of
+    ImageNet is its ``val/``.
 
     Raises:
-        UserError: Files are missing or no images, a folder's classes are not those of ``train/``, or a split cannot be
-            made.
+        UserError: Files are missing or are not images, a folder has a class that ``train/`` does not have, or a split
+            cannot be made.
     """
     shape = input_shape or IMAGENET_SHAPE
     if shape[0] not in _MODES:
@@ -179,7 +183,7 @@ def load_folders(config: DataConfig, seed: int, input_shape: tuple[int, int, int
 
 
 def _kinds(folder: Path, name: str) -> list[str]:
-    """Names of the splits that the folder has."""
+    """Returns the names of the splits that the folder has."""
     kinds = ("train", "val") if name == "imagenet" else ("train", "val", "test")
     there = [kind for kind in kinds if os.path.lexists(folder / kind)]
     for kind in there:
@@ -190,7 +194,10 @@ def _kinds(folder: Path, name: str) -> list[str]:
 
 
 def _check_separate(folders: Sequence[Path]) -> None:
-    """Refuses splits of which one is, through a link, another or in another: test images would be trained on."""
+    """Refuses splits that share images because a link makes two folders the same or puts one inside the other.
+
+    Otherwise the network could be trained on test images.
+    """
     resolved = [folder.resolve() for folder in folders]
     for folder, real in zip(folders, resolved, strict=True):
         for other in resolved:
@@ -204,10 +211,10 @@ def _given(split: FolderSplit | None) -> FolderSplit:
 
 
 def _check_images(split: FolderSplit) -> None:
-    """Finds images that cannot be used before anything is trained.
+    """Finds unusable images before anything is trained.
 
-    Headers are read unless there are very many files, and all pixels where these are few, so that it takes seconds.
-    What is damaged in larger data sets is found when it is decoded.
+    Headers are read unless there are very many files, and images are decoded if they have few pixels in all, so that
+    the check takes seconds. Damaged images in larger data sets are found when they are decoded.
     """
     if len(split) > _MOST_HEADERS:
         return

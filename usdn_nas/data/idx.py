@@ -1,6 +1,7 @@
-"""IDX files, MNIST's format: a magic number, the sizes, the values in big-endian order; gzipped or not.
+"""Reads IDX files, which may be gzipped. IDX is MNIST's format: a magic number, sizes, and big-endian values.
 
-The header is checked against the file's size before anything is allocated, and no more is unzipped than it promises.
+The header is checked against the size of the file before memory is allocated, and no more bytes are unzipped than the
+header announces.
 """
 
 from __future__ import annotations
@@ -24,14 +25,14 @@ __all__ = ["parse_idx", "read_idx"]
 _DTYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 _MOST_DIMENSIONS = 4
 _LARGE, _MOST_EXPANSION = 2**26, 200
-"""An array of more bytes than ``_LARGE`` must not have shrunk to less than 1/200 of them: images do not, bombs do."""
+"""An array above ``_LARGE`` bytes that is compressed to less than 1/200 is a decompression bomb, not images."""
 
 
 def parse_idx(content: bytes, where: object) -> NDArray[Any]:
-    """Returns the array in an IDX file's (unzipped) bytes, in the machine's byte order.
+    """Returns the array in the unzipped bytes of an IDX file, in the machine's byte order.
 
     Raises:
-        UserError: They are no IDX file, or fewer or more than the header says.
+        UserError: The bytes are not an IDX file, or their number differs from the header.
     """
     return _read(io.BytesIO(content), len(content), where, range(1, _MOST_DIMENSIONS + 1), None)
 
@@ -39,12 +40,12 @@ def parse_idx(content: bytes, where: object) -> NDArray[Any]:
 def read_idx(
     path: Path, dimensions: Collection[int] = range(1, _MOST_DIMENSIONS + 1), count: int | None = None
 ) -> NDArray[Any]:
-    """Reads an IDX file; one whose name ends in ``.gz`` is unzipped on the way.
+    """Reads an IDX file. If its name ends in ``.gz``, it is unzipped.
 
     Args:
         path: The file.
-        dimensions: Numbers of dimensions that the array may have.
-        count: Number of labels, which is the length that the first dimension must have. None: any length.
+        dimensions: The allowed numbers of dimensions.
+        count: Required length of the first dimension, which is the number of labels. None: any length.
 
     Raises:
         UserError: The file cannot be read, is damaged, or holds an array of another shape.
@@ -68,7 +69,7 @@ def _read(
     count: int | None,
     packed: int | None = None,
 ) -> NDArray[Any]:
-    """Reads an array. ``size``: bytes of the file, None if gzipped; ``packed``: bytes of the gzipped file."""
+    """Reads an array. ``size`` is the size of the file in bytes, None if gzipped; ``packed`` that of a gzipped file."""
     dtype, shape = _read_header(stream, where)
     if len(shape) not in dimensions:
         expected = " or ".join(map(str, dimensions))
@@ -112,7 +113,7 @@ def _read_header(stream: io.BufferedIOBase, where: object) -> tuple[np.dtype[Any
 
 
 def _fill(stream: io.BufferedIOBase, array: NDArray[Any]) -> int:
-    """Reads into ``array`` until it is full or the stream ends; returns the number of bytes."""
+    """Reads into ``array`` until it is full or the stream ends, and returns the number of bytes read."""
     view = array.reshape(-1).view(np.uint8).data
     at = 0
     while at < len(view) and (got := stream.readinto(view[at:])):

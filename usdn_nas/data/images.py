@@ -1,4 +1,4 @@
-"""Images and labels in memory, checked once where they enter. No torch in here."""
+"""Images and labels in memory, which are checked once when they are made. This module does not import torch."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["ImageSet", "check_classes", "check_labels", "class_names", "image_se
 
 _LARGEST_LABEL = 2**31 - 1
 _LARGEST_PIXEL = 1e9
-"""Squares of pixels and sums of squares stay far from the end of what a float32 holds."""
+"""With pixels up to this size, squares and sums of squares are far below the largest float32."""
 _LONGEST_NAME = 200
 
 
@@ -34,22 +34,22 @@ class ImageSet:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """(C, H, W)."""
+        """Shape (C, H, W) of an image."""
         channels, height, width = self.images.shape[1:]
         return channels, height, width
 
     def take(self, indices: NDArray[np.int64]) -> ImageSet:
-        """Those images alone, in that order."""
+        """Returns only the images at these indices, in this order."""
         return ImageSet(self.images[indices], self.labels[indices])
 
 
 def image_set(images: Any, labels: Any, where: object) -> ImageSet:
-    """Makes an `ImageSet` of arrays, or of what numpy can turn into arrays.
+    """Makes an `ImageSet` of arrays, or of values that numpy can convert to arrays.
 
     Args:
         images: (N, C, H, W) or (N, H, W), uint8 or float.
         labels: (N,) integers from 0.
-        where: Named in errors.
+        where: Origin of the images, for error messages.
 
     Raises:
         UserError: Shapes, types or lengths are wrong, a pixel is not finite or too large, or a label is negative.
@@ -78,16 +78,16 @@ def image_set(images: Any, labels: Any, where: object) -> ImageSet:
 
 
 def check_labels(labels: NDArray[np.int64], num_classes: int, where: object) -> None:
-    """Raises `UserError` where a label lies outside [0, num_classes)."""
+    """Raises `UserError` if a label is outside [0, num_classes)."""
     outside = labels[(labels < 0) | (labels >= num_classes)]
     if outside.size:
         raise UserError(f"expected labels from 0 to {num_classes - 1}, got {outside[0]}", where=where)
 
 
 def check_classes(labels: NDArray[np.int64], num_classes: int, where: object) -> None:
-    """Raises `UserError` unless each of ``num_classes`` classes has an image; ``labels`` are those of the images.
+    """Raises `UserError` unless each of ``num_classes`` classes has an image, given the ``labels`` of all images.
 
-    What it allocates depends on the number of labels alone, not on their values.
+    The memory that it uses depends on the number of labels, but not on their values.
     """
     present = np.unique(labels)
     if len(present) == num_classes:
@@ -97,10 +97,11 @@ def check_classes(labels: NDArray[np.int64], num_classes: int, where: object) ->
 
 
 def class_names(names: Iterable[str], where: object) -> tuple[str, ...]:
-    """Returns ``names`` if they can be printed and told apart.
+    """Returns ``names`` if they are printable and all different.
 
     Raises:
-        UserError: There are none, one comes twice, or one is empty, longer than 200 characters or not printable.
+        UserError: There is no name, two names are equal, or a name is empty, longer than 200 characters or not
+            printable.
     """
     checked = tuple(names)
     if not checked:
@@ -130,7 +131,7 @@ def _array(values: Any, noun: str, where: object) -> NDArray[Any]:
 def _float_images(images: NDArray[Any], where: object) -> NDArray[np.float32]:
     with np.errstate(over="ignore", invalid="ignore"):
         images = images.astype(np.float32)
-    low, high = float(images.min()), float(images.max())  # NaN if a pixel is
+    low, high = float(images.min()), float(images.max())  # NaN if any pixel is NaN
     if not (math.isfinite(low) and math.isfinite(high)):
         raise UserError("expected finite pixels, got NaN or infinity", where=where)
     if max(-low, high) > _LARGEST_PIXEL:

@@ -1,4 +1,4 @@
-"""From the ``[data]`` table of a study to splits that yield batches."""
+"""Loads the data set described by a study's ``[data]`` table, as splits that yield batches."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ def load_data(
     """Reads, checks and splits a data set.
 
     Args:
-        config: Which data, where, and how it is split.
-        seed: The study's seed; with ``config`` it determines who is in which split.
-        input_shape: (C, H, W) that the network takes. Images in memory must have this shape, image files are brought
-            to it. None: the images' own, for image files 3x224x224.
-        trust_code: Run the function that ``config.name`` names, if it names one. The settings may come from a run
-            folder of somebody else's.
+        config: Name and place of the data set, and how it is split.
+        seed: The study's seed. Together with ``config`` it determines which image is in which split.
+        input_shape: Input shape (C, H, W) of the network. Images in memory must have this shape; image files are
+            resized and cropped to it. None: the shape of the images in memory, or 3x224x224 for image files.
+        trust_code: Allow to run the function that ``config.name`` names, if it names one. Consent is needed because the
+            settings may come from somebody else's run folder.
 
     Raises:
-        UserError: The data is not there, damaged, of another shape, or too small for the splits asked for; or it comes
-            from a function that nobody consented to.
+        UserError: The data is missing, damaged, of another shape, or too small for the requested splits; or it comes
+            from a function and ``trust_code`` is False.
     """
     check_name(config.name)
     check_data(config.name, where="data.name", trust_code=trust_code)

@@ -1,4 +1,4 @@
-"""Images that somebody's own loader yields, as a split that the evaluation reads again and again."""
+"""Turns the user's own loader into a split, which can be read many times."""
 
 from __future__ import annotations
 
@@ -16,12 +16,15 @@ from usdn_nas.data.splits import Batches, Split
 __all__ = ["Loader", "TensorSplit", "as_split", "loader_batches"]
 
 Loader = Iterable[tuple[Tensor, Tensor]]
-"""Yields batches: images (B, C, H, W), floating point and normalized as the model expects, and labels (B,), integers.
-It is read anew for every pass: a `torch.utils.data.DataLoader` or a list of batches will do, a generator will not."""
+"""Yields batches of images (B, C, H, W), in floating point and normalized for the model, and integer labels (B,).
+
+It is iterated again for every pass. So it can be a `torch.utils.data.DataLoader` or a list of batches, but not a
+generator.
+"""
 
 
 class TensorSplit(Split):
-    """Images and labels in memory, in their own order.
+    """A split whose normalized images and labels are in memory.
 
     Args:
         images: (N, C, H, W) float32, normalized.
@@ -41,13 +44,13 @@ class TensorSplit(Split):
 
 
 def as_split(images_and_labels: Loader | Split) -> Split:
-    """Reads a loader once and keeps its images, so that every configuration is evaluated on the same ones.
+    """Reads a loader once and keeps its images, so that every configuration is evaluated on the same images.
 
     Args:
-        images_and_labels: Batches as `Loader` describes them, or a split, which is returned as it is.
+        images_and_labels: A loader as described at `Loader`, or a split, which is returned unchanged.
 
     Raises:
-        UserError: The loader is empty or yields something else than batches of one shape.
+        UserError: The loader is empty, or does not yield batches of images with the same shape.
     """
     if isinstance(images_and_labels, Split):
         return images_and_labels
@@ -72,10 +75,10 @@ _ONCE = "pass a DataLoader or a list of batches: a generator yields its batches 
 
 
 def loader_batches(loader: Loader) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yields the batches of one pass, checked.
+    """Yields the batches of one pass, after checking each of them.
 
     Raises:
-        UserError: Something else than a batch of images and labels comes.
+        UserError: The loader yields something other than a batch of images and labels.
     """
     for number, batch in enumerate(loader, 1):
         yield _checked(batch, f"batch {number} of the loader")

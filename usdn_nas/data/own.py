@@ -1,4 +1,7 @@
-"""One's own data from a function, named ``package.module:function`` in the study. No torch in here."""
+"""Gets the user's own data from a function, which the study names as ``package.module:function``.
+
+This module does not import torch.
+"""
 
 from __future__ import annotations
 
@@ -23,10 +26,12 @@ CONTRACT = (
 
 
 def call_function(config: DataConfig, seed: int) -> tuple[ImageSet, ImageSet | None, tuple[str, ...] | None]:
-    """Training images, test images (or None) and class names (or None) from the function; see `CONTRACT`.
+    """Calls the user's function and returns training images, test images (or None) and class names (or None).
+
+    `CONTRACT` describes the function.
 
     Raises:
-        UserError: The function failed, or returned something else.
+        UserError: The function failed, or its result does not have the form that `CONTRACT` describes.
     """
     function = find_function(config.name, where="data.name")
     try:

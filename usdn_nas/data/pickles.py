@@ -1,8 +1,8 @@
 """Reads pickles of plain values and uint8 arrays without Python's unpickler.
 
-A pickle is a program: it names functions to call, and a few bytes of it can allocate or copy without end. This is an
-interpreter of the few operations that CIFAR's files use. It calls nothing, each operation adds at most its own bytes,
-and values that the pickle uses several times are shared, not copied.
+A pickle is a program: it names functions to call, and a few bytes of it can allocate or copy without limit. This module
+interprets only the few operations that CIFAR's files use. It calls no function that a pickle names. Each operation adds
+at most its own bytes, and values that the pickle uses several times are shared, not copied.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from usdn_nas.data.reading import read_regular
 __all__ = ["PickledArray", "as_text", "read_pickled_dict"]
 
 _LARGEST = 2**30
-"""Most bytes of a file. The largest that is published, CIFAR-100's training file, has 155 million."""
+"""Largest size of a file in bytes. The largest published file, CIFAR-100's training file, has 155 million."""
 
 _MOST_OPERATIONS = 1_000_000
-"""CIFAR-100's training file has 450,000."""
+"""Largest number of operations of a pickle. CIFAR-100's training file has 450,000."""
 
 _ADMITTED = {
     "numpy.core.multiarray _reconstruct": "array",
@@ -35,7 +35,7 @@ _ADMITTED = {
     "numpy dtype": "dtype",
     "_codecs encode": "bytes",
 }
-"""Names that a CIFAR file may use -> what stands for them here."""
+"""Names that a CIFAR file may use, with the names by which this interpreter calls them."""
 
 _VALUES = {
     *("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT"),
@@ -47,15 +47,15 @@ _TUPLES = {"EMPTY_TUPLE": 0, "TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 
 
 class _Name(str):
-    """A name that the pickle asks for: a value of `_ADMITTED`."""
+    """A function or type that the pickle asks for, as a value of `_ADMITTED`."""
 
 
 class _Dtype(str):
-    """The name of an array's type. Every CIFAR file says ``u1``."""
+    """The name of an array's type. It is ``u1`` in every CIFAR file."""
 
 
 class PickledArray:
-    """An array as the pickle describes it: (1, shape, dtype, whether in Fortran's order, content)."""
+    """An array in the form of the pickle: (1, shape, dtype, True if in Fortran order, content)."""
 
     def __init__(self) -> None:
         self.state: Any = None
@@ -64,7 +64,7 @@ class PickledArray:
         """Returns the array.
 
         Raises:
-            ValueError: It is no array of uint8, or its content does not fill its shape.
+            ValueError: The array is not of type uint8, or its content does not fill its shape.
         """
         if not isinstance(self.state, tuple) or len(self.state) != 5 or self.state[0] != 1:
             raise ValueError("expected an array with a shape and content")
@@ -85,15 +85,15 @@ def as_text(value: Any) -> Any:
 
 
 def read_pickled_dict(path: Path) -> dict[Any, Any]:
-    """Returns the dict in a pickle; its keys are texts or numbers, its values may be anything.
+    """Returns the dict in a pickle. Its keys are texts or integers; its values may be anything.
 
     Raises:
-        UserError: The file is damaged, holds something else, or asks for a name or operation that CIFAR does not need.
+        UserError: The file is damaged, holds no dict, or uses a name or operation that CIFAR's files do not need.
     """
     content = read_regular(path, _LARGEST)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # pickletools warns of escape sequences in damaged texts
+            warnings.simplefilter("ignore")  # pickletools warns about escape sequences in damaged texts
             payload = _Interpreter(len(content)).run(content)
     except UserError as error:
         raise UserError(str(error), where=path) from None
@@ -105,10 +105,10 @@ def read_pickled_dict(path: Path) -> dict[Any, Any]:
 
 
 class _Interpreter:
-    """Runs a pickle's operations.
+    """Runs the operations of a pickle.
 
     Args:
-        size: Bytes of the pickle. Strings that it makes of others may have as many together.
+        size: Size of the pickle in bytes. Byte strings that it makes from texts may not be larger in total.
     """
 
     def __init__(self, size: int) -> None:
@@ -118,7 +118,7 @@ class _Interpreter:
         self._left = size
 
     def run(self, content: bytes) -> Any:
-        """Returns the value that the pickle leaves."""
+        """Runs the pickle and returns its value."""
         for number, (operation, argument, _) in enumerate(pickletools.genops(content)):
             if number == _MOST_OPERATIONS:
                 raise UserError(f"expected a pickle of at most {_MOST_OPERATIONS:,} operations")
@@ -210,7 +210,7 @@ class _Interpreter:
         return self._stack[-1]
 
     def _stand_in(self, function: Any, arguments: Any) -> Any:
-        """Returns the value that stands for a call."""
+        """Returns the value that replaces the result of a call in the pickle."""
         if not isinstance(function, _Name) or not isinstance(arguments, tuple):
             raise ValueError("no call")
         if function == "array":
@@ -218,7 +218,7 @@ class _Interpreter:
         first = arguments[0]
         if function == "dtype" and isinstance(first, str | bytes):
             return _Dtype(as_text(first))
-        if function == "bytes" and isinstance(first, str):  # how Python 3 writes bytes in protocol 2
+        if function == "bytes" and isinstance(first, str):  # Python 3 writes bytes in this way in protocol 2
             self._left -= len(first)
             if self._left < 0:
                 raise UserError("the pickle makes more bytes than it has")
@@ -234,7 +234,10 @@ def _admitted(name: str) -> _Name:
 
 
 def _paired(items: list[Any]) -> dict[Any, Any]:
-    """Returns the dict of keys and values in turn. A key is a text or a number: to hash others may take for ever."""
+    """Returns the dict of a list of alternating keys and values.
+
+    A key must be a text or an integer, because hashing other values may take for ever.
+    """
     if len(items) % 2:
         raise ValueError("a key without a value")
     keys = [as_text(key) for key in items[::2]]

@@ -1,4 +1,4 @@
-"""Where data sets lie on disk: what was looked for, what is there, how to get it. No torch in here."""
+"""Finds data sets on disk, and tells which files are missing and how to get them. This module does not import torch."""
 
 from __future__ import annotations
 
@@ -21,13 +21,14 @@ DEFAULT_ROOT = "data"
 
 @dataclass(frozen=True)
 class _Place:
-    """Where a data set may lie.
+    """Where a data set may be on disk.
 
     Attributes:
-        files: What must be there: files, or folders (with a slash at the end).
-        folders: Below the root, in this order.
-        elsewhere: Folders that are tried where no root was given.
-        gzipped: A file may also be there as ``name.gz``.
+        files: Names of the required files, and of the required folders (with a slash at the end).
+        folders: Folders below the root in which they may be, in the order of search.
+        how_to_get: Advice for a user who does not have the data set.
+        elsewhere: More folders to search if no root was given.
+        gzipped: True if a file may also be called ``name.gz``.
     """
 
     files: tuple[str, ...]
@@ -84,12 +85,15 @@ _PLACES = {
 }
 
 DATASETS: tuple[str, ...] = tuple(_PLACES)
-"""Names of the data sets; beside them ``package.module:function``."""
+"""Names of the built-in data sets. The user can also name a function, ``package.module:function``."""
 
 
 @dataclass(frozen=True)
 class FileReport:
-    """A file or folder of a data set; ``path`` is None where it is missing, ``size_bytes`` also for a folder."""
+    """A required file or folder of a data set.
+
+    ``path`` is None if it is missing. ``size_bytes`` is None if it is missing or a folder.
+    """
 
     name: str
     path: Path | None
@@ -98,13 +102,15 @@ class FileReport:
 
 @dataclass(frozen=True)
 class DataReport:
-    """What ``usdn-nas data NAME`` tells.
+    """The information that ``usdn-nas data NAME`` prints.
 
     Attributes:
-        present: Every file is there (they are not read).
-        folder: The place with all files or, failing that, with the most; None where none was found.
-        looked_in: The places that were tried, in this order.
-        files: What must be there, as found in ``folder``.
+        name: Name of the data set.
+        present: True if every required file is there. The files are not read.
+        folder: The folder with all required files, or else with most of them; None if none was found.
+        looked_in: The folders that were searched, in this order.
+        files: The required files, with those found in ``folder``.
+        how_to_get: Advice for a user who does not have the data set.
     """
 
     name: str
@@ -116,7 +122,7 @@ class DataReport:
 
 
 def check_name(name: str) -> None:
-    """Raises `UserError` where ``name`` is neither of `DATASETS` nor of the form ``package.module:function``."""
+    """Raises `UserError` if ``name`` is neither in `DATASETS` nor of the form ``package.module:function``."""
     if name not in _PLACES and ":" not in name:
         raise UserError(f"unknown data set {shown(name)}", where="data.name", remedy=nearest(name, DATASETS))
 
@@ -146,16 +152,17 @@ def _look(place: _Place, folder: Path) -> tuple[FileReport, ...]:
 
 
 def describe_data(config: DataConfig, *, trust_code: bool = False) -> DataReport:
-    """Says whether the data set is there, where it was looked for, and how to get it.
+    """Returns whether the data set is there, which folders were searched, and how to get it.
 
-    ``config.root``, else the environment variable ``USDN_DATA``, else ``./data``, and then, where no root was
-    given, the system's well-known places.
+    The root is ``config.root``, or else the environment variable ``USDN_DATA``, or else ``./data``. Without
+    ``config.root``, the system's usual folders are searched too.
 
     Args:
-        trust_code: Import the function that ``config.name`` names.
+        config: Name and root of the data set.
+        trust_code: Allow to import the function that ``config.name`` names.
 
     Raises:
-        UserError: The name is unknown, or names a function that cannot be imported or that nobody consented to.
+        UserError: The name is unknown; or it names a function that cannot be imported, or ``trust_code`` is False.
     """
     check_name(config.name)
     if config.name not in _PLACES:
@@ -175,10 +182,12 @@ def describe_data(config: DataConfig, *, trust_code: bool = False) -> DataReport
 
 
 def find_files(config: DataConfig) -> tuple[Path, ...]:
-    """The data set's files (or folders), in the order of `DataReport.files`; all lie in one folder.
+    """Returns the required files or folders of the data set, in the order of `DataReport.files`.
+
+    All of them are in the same folder.
 
     Raises:
-        UserError: They are not there; the message names what was looked for and where.
+        UserError: A file is missing. The message names the missing files and the folders that were searched.
     """
     report = describe_data(config)
     paths = tuple(file.path for file in report.files if file.path is not None)

@@ -1,4 +1,4 @@
-"""The data sets in memory, each read from where it lies."""
+"""Reads the data sets that fit in memory."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ logger = logging.getLogger(__name__)
 
 
 def read_arrays(config: DataConfig, seed: int) -> ArrayData:
-    """Reads the data set that ``config`` names, any but the folders of image files.
+    """Reads the data set that ``config`` names, which must not be a folder of image files.
 
     Raises:
-        UserError: It is not there, or damaged.
+        UserError: The data set is missing or damaged.
     """
     match config.name:
         case "digits":
@@ -50,20 +50,20 @@ def read_arrays(config: DataConfig, seed: int) -> ArrayData:
 
 
 def _read_digits() -> ArrayData:
-    """1,797 images of 8x8, grey levels 0 to 16."""
+    """Returns scikit-learn's digits: 1,797 images of 8x8 pixels, with grey levels from 0 to 16."""
     digits = load_digits()
     images = image_set(digits.images.astype(np.uint8), digits.target, "digits")
     return ArrayData(images, None, _numbered(images, "digits"), CropFlip(1, flip=False))
 
 
 def _read_idx_pairs(config: DataConfig) -> tuple[ImageSet, ImageSet]:
-    """Training and test images from the four files of MNIST's format."""
+    """Returns training and test images from four files in MNIST's format."""
     train_images, train_labels, test_images, test_labels = find_files(config)
     return _read_idx_pair(train_images, train_labels), _read_idx_pair(test_images, test_labels)
 
 
 def _read_idx_pair(images: Path, labels: Path) -> ImageSet:
-    """Labels first: they are small, and tell how many images there must be before these are unpacked."""
+    """Reads labels and images. Labels come first: they are small, and give the number of images to expect."""
     of_images = read_idx(labels, dimensions=(1,))
     return image_set(read_idx(images, dimensions=(3, 4), count=len(of_images)), of_images, images)
 
@@ -93,7 +93,7 @@ def _numbered(images: ImageSet, where: object) -> tuple[str, ...]:
     """Returns the labels themselves, for data without class names.
 
     Raises:
-        UserError: A label below the largest has no image. There are no more names than images, whatever a label says.
+        UserError: A label below the largest has no image. So a single large label cannot create countless names.
     """
     count = int(images.labels.max()) + 1
     check_classes(images.labels, count, where)
@@ -101,5 +101,8 @@ def _numbered(images: ImageSet, where: object) -> tuple[str, ...]:
 
 
 def _shift(images: ImageSet) -> CropFlip:
-    """What can hardly harm unknown images: shifts by up to 1/12 of the shorter side; a flip may turn b into d."""
+    """Returns an augmentation that suits unknown images: shifts by up to 1/12 of the shorter side, and no flips.
+
+    A flip could change the class of an image, such as b into d.
+    """
     return CropFlip(max(1, min(images.shape[1:]) // 12), flip=False)

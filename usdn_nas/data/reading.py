@@ -1,4 +1,4 @@
-"""Opening and reading files that may be anything: bounded in memory, and never waiting for another process."""
+"""Opens and reads files of unknown kind, with bounded memory and without waiting for another process."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["check_memory", "file_size", "open_regular", "path_status", "read_reg
 
 
 def path_status(path: Path) -> os.stat_result | None:
-    """What the system says of a file or folder; None if there is none.
+    """Returns the status of a file or folder; None if there is none.
 
     Raises:
         UserError: The path cannot be followed: permission is missing, it is too long, or links lead in a circle.
@@ -29,10 +29,10 @@ def path_status(path: Path) -> os.stat_result | None:
 def open_regular(path: Path | str) -> io.BufferedReader:
     """Opens a regular file for reading.
 
-    A pipe, a socket or a device is refused: reading one could wait for ever.
+    A pipe, a socket or a device is refused, because reading from it could take for ever.
 
     Raises:
-        UserError: It is missing, unreadable, or not a regular file.
+        UserError: The file is missing, unreadable, or not a regular file.
     """
     try:
         # Opening a pipe waits for its writer unless O_NONBLOCK is set. Regular files ignore the flag.
@@ -67,7 +67,7 @@ def read_regular(path: Path, limit: int) -> bytes:
 
 
 def check_memory(size_bytes: int, where: object) -> None:
-    """Refuses what cannot fit in this machine's memory, before anything is allocated.
+    """Refuses a size that cannot fit in this machine's memory, before anything is allocated.
 
     Raises:
         UserError: ``size_bytes`` is more than the whole memory of the machine.

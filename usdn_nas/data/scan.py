@@ -1,8 +1,8 @@
-"""Finds the image files of a folder, ``<class>/**/<image>``. No torch in here.
+"""Finds the image files of a folder, ``<class>/**/<image>``. This module does not import torch.
 
-Links to images and folders elsewhere are followed, because caches of data sets are made of them. A link that leads back
-is refused: one to a folder above would give every image several labels, one to another split would put test images
-into the training, and one in a circle would never end.
+Links to images and folders outside the data set are followed, because caches of data sets consist of such links. A link
+back into the data set is refused: a link to a folder above would give every image several labels, a link to another
+split would mix test images into the training, and links in a circle would never end.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from usdn_nas.data.images import class_names
 __all__ = ["EXTENSIONS", "SPLITS", "ImageFiles", "find_classes", "find_images"]
 
 SPLITS = ("train", "val", "test")
-"""Folders that a folder of images may have, each with a folder for each class."""
+"""Names of the splits' folders. Each of them holds a folder for each class."""
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
-"""Endings of names, in any case, of the files that are taken for images; those of torchvision's ImageFolder."""
+"""Files whose names end like this, in upper or lower case, are images. torchvision's ImageFolder has the same list."""
 
 
 @dataclass(frozen=True)
@@ -34,9 +34,9 @@ class ImageFiles:
     """Image files below a folder.
 
     Attributes:
-        paths: (N,) absolute paths as bytes. A path need not be text in any encoding.
+        paths: (N,) absolute paths as bytes, because a path need not be valid text in any encoding.
         labels: (N,) int64.
-        digest: SHA-256 over relative paths and sizes of the files; a path tells the label.
+        digest: SHA-256 over relative paths and sizes of the files. The paths contain the classes.
     """
 
     paths: NDArray[np.bytes_]
@@ -45,10 +45,11 @@ class ImageFiles:
 
 
 def find_classes(folder: Path) -> tuple[str, ...]:
-    """Returns the names of the folders in ``folder``, sorted. Files beside them are left alone unless they are images.
+    """Returns the sorted names of the folders in ``folder``. Other files in it are ignored unless they are images.
 
     Raises:
-        UserError: There is none, an image or a link lies beside them, or a name cannot be printed.
+        UserError: There is no folder, there is an image or a refused link beside the folders, or a name is not
+            printable.
     """
     names = []
     for entry in _entries(folder, folder.parent):
@@ -59,7 +60,7 @@ def find_classes(folder: Path) -> tuple[str, ...]:
     if not names:
         raise UserError("expected one folder for each class", where=folder)
     for name in names:
-        if not name.isprintable():  # so are bytes that are not UTF-8
+        if not name.isprintable():  # names that are not UTF-8 are not printable either
             raise UserError(f"expected a printable name of a class in UTF-8, got {shown(name)}", where=folder)
     return class_names(sorted(names), folder)
 
@@ -68,12 +69,12 @@ def find_images(folder: Path, classes: Sequence[str], root: Path) -> ImageFiles:
     """Finds all images below ``folder``, in the order of torchvision's ImageFolder.
 
     Args:
-        folder: It holds a folder for each class, or for some of them.
-        classes: Names of the classes; an image's label is the position of its class here.
-        root: The folder that paths in the digest are relative to.
+        folder: A folder that holds a folder for each class, or for some classes.
+        classes: Names of the classes. The label of an image is the position of its class in this list.
+        root: Folder of the data set. Paths in the digest are relative to it.
 
     Raises:
-        UserError: A class is unknown, there is no image at all, or something is neither file nor folder.
+        UserError: A class is unknown, there is no image at all, or an entry is neither a file nor a folder.
     """
     found = find_classes(folder)
     if unknown := set(found) - set(classes):
@@ -94,7 +95,7 @@ def find_images(folder: Path, classes: Sequence[str], root: Path) -> ImageFiles:
 
 
 def _images(folder: str, root: Path) -> list[tuple[str, int]]:
-    """Paths and sizes of the images below ``folder``, folder by folder."""
+    """Returns paths and sizes of the images below ``folder``, folder by folder."""
     by_folder, waiting, seen = {}, [folder], set()
     while waiting:
         at = waiting.pop()
@@ -116,10 +117,11 @@ def _is_image(name: str) -> bool:
 
 
 def _entries(folder: Path | str, root: Path) -> list[os.DirEntry[str]]:
-    """Files and folders in ``folder``, links to such included; anything else is refused.
+    """Returns the files and folders in ``folder``, including links to files and folders. Anything else is refused.
 
     Args:
-        root: The data set's folder. No link may lead into one of its splits or to a folder above one.
+        folder: The folder.
+        root: Folder of the data set. No link may lead into one of its splits or to a folder above a split.
     """
     try:
         with os.scandir(folder) as found:
@@ -147,7 +149,7 @@ def _entries(folder: Path | str, root: Path) -> list[os.DirEntry[str]]:
 
 
 def _leads_back(link: str, root: Path) -> bool:
-    """Whether a link leads into a split of the data set in ``root``, or to a folder above one."""
+    """Returns True if a link leads into a split of the data set in ``root``, or to a folder above a split."""
     target = os.path.realpath(link)
     splits = [os.path.realpath(root / split) for split in SPLITS]
     return any(os.path.commonpath([target, split]) in (target, split) for split in splits)

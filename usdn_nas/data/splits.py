@@ -1,4 +1,4 @@
-"""What training and evaluation see of a data set: three splits that yield batches, reproducibly from any batch on."""
+"""The splits of a data set, which yield batches for training and evaluation. A pass can start at any batch."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from torch import Tensor
 __all__ = ["LEAST_SEARCH", "Batches", "DataSplits", "Split", "generator_for"]
 
 LEAST_SEARCH = 2
-"""Fewest images of the search split: the standard error of a difference between configurations needs two."""
+"""Smallest size of the search split. The standard error of a difference between configurations needs two images."""
 
 Batches = Iterator[tuple[Tensor, Tensor]]
-"""Images (B, C, H, W) float32, normalized; labels (B,) int64."""
+"""Yields batches of normalized images (B, C, H, W) float32 and labels (B,) int64."""
 
 
 def generator_for(seed: Sequence[int], *key: int) -> np.random.Generator:
-    """A generator that is a function of ``seed`` and ``key`` alone; different keys give independent streams."""
+    """Returns a generator that depends on ``seed`` and ``key`` only. Different keys give independent streams."""
     return np.random.default_rng(np.random.SeedSequence(tuple(seed), spawn_key=key))
 
 
@@ -28,7 +28,7 @@ class Split(ABC):
     """One split of a data set.
 
     Attributes:
-        labels: (N,) int64, in the split's own order: that of `batches` without ``shuffle_seed``.
+        labels: (N,) int64, in the split's own order, which is the order of `batches` without ``shuffle_seed``.
     """
 
     labels: NDArray[np.int64]
@@ -37,7 +37,7 @@ class Split(ABC):
         return len(self.labels)
 
     def num_batches(self, batch_size: int, drop_last: bool = False) -> int:
-        """Number of batches of a full pass."""
+        """Returns the number of batches of a full pass."""
         return len(self) // batch_size if drop_last else -(-len(self) // batch_size)
 
     def batches(
@@ -50,19 +50,19 @@ class Split(ABC):
         stride: int = 1,
         drop_last: bool = False,
     ) -> Batches:
-        """One pass over the split: of its batches, number ``start`` and every ``stride``-th one from there on.
+        """Yields the batches of one pass over the split: batch number ``start`` and every ``stride``-th batch after it.
 
-        Order and augmentation are functions of ``shuffle_seed`` and the batch's number: a pass begun at ``start``
-        yields, bit for bit, what a full one yields from there on, whatever the number of workers; processes that share
-        a pass take every ``stride``-th batch each.
+        ``shuffle_seed`` and the number of a batch determine its images and their augmentation. So a pass that begins at
+        ``start`` yields the same batches, bit for bit, as a full pass yields from there on, with any number of workers.
+        Several processes can share a pass if each takes every ``stride``-th batch.
 
         Args:
-            batch_size: Images a batch; the last one may be smaller.
-            shuffle_seed: E.g. (study seed, epoch), integers >= 0. None: the split's own order.
+            batch_size: Number of images in a batch. The last batch may be smaller.
+            shuffle_seed: Integers >= 0 that determine the order, e.g. (study seed, epoch). None: the split's own order.
             augment: Apply the data set's training augmentation; needs ``shuffle_seed``.
             start: Number of the first batch.
-            stride: From one batch's number to the next one's.
-            drop_last: Leave out a last batch that is not full.
+            stride: Difference between the numbers of successive batches.
+            drop_last: Leave out the last batch if it is not full.
         """
         if augment and shuffle_seed is None:
             raise ValueError("augmentation needs a shuffle_seed")
@@ -76,25 +76,29 @@ class Split(ABC):
     def _load(
         self, chunks: Sequence[NDArray[np.int64]], numbers: Sequence[int], seed: tuple[int, ...] | None
     ) -> Batches:
-        """Yields a batch for each of ``chunks`` (indices into the split), which are batches ``numbers`` of the pass.
+        """Yields a batch for each of ``chunks``, which are indices into the split.
 
-        ``seed`` is that of the augmentation; None: no augmentation.
+        ``numbers`` are the numbers of these batches in the pass. ``seed`` is the seed of the augmentation; None: no
+        augmentation.
         """
 
 
 @dataclass(frozen=True)
 class DataSplits:
-    """A data set, split.
+    """The splits of a data set.
 
     Attributes:
-        train: What weights are trained on.
-        search: What choices, thresholds and temperatures are made on. Disjoint from ``train``.
-        test: Read once, by the final evaluation.
-        num_classes: Number of classes; labels lie in [0, num_classes).
-        input_shape: (C, H, W) of an image.
-        class_names: One for each class.
-        mean, std: (C,) each: an image is (pixels - mean) / std, pixels as stored (0 to 255; digits: 0 to 16).
-        digest: SHA-256 over the name, the images or their files' sizes, the labels, and who is in which split.
+        train: Images on which weights are trained.
+        search: Images on which configurations are compared, and thresholds and temperatures fitted. They are disjoint
+            from ``train``.
+        test: Images that only the final evaluation reads.
+        num_classes: Number of classes; labels are in [0, num_classes).
+        input_shape: Shape (C, H, W) of an image.
+        class_names: Name of each class.
+        mean, std: (C,) each. Images are normalized to (pixels - mean) / std, with stored pixels (0 to 255; digits: 0 to
+            16).
+        digest: SHA-256 over the name, the images or the sizes of their files, the labels, and the members of each
+            split.
     """
 
     train: Split

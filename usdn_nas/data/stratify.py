@@ -1,4 +1,4 @@
-"""Who is in which split: stratified, seeded, with exact sizes."""
+"""Divides images into splits of exact sizes, at random by a seed, with the same share of each class in every split."""
 
 from __future__ import annotations
 
@@ -16,18 +16,26 @@ from usdn_nas.data.splits import LEAST_SEARCH, generator_for
 __all__ = ["HELD_OUT_SHARE", "Partition", "partition", "stratified_choice"]
 
 HELD_OUT_SHARE = 0.2
-"""Of the images, where a data set has no custom of its own."""
+"""Default size of a split, as a fraction of the images, for data sets that have no customary size."""
 
 _TEST, _SEARCH, _LIMIT = 0, 1, 2
 
 _LEAST = {_TEST: 1, _SEARCH: LEAST_SEARCH}
-"""Fewest images of a part that is set aside."""
+"""Smallest size of each split that is set aside."""
 
 
 def stratified_choice(labels: NDArray[np.int64], count: int, generator: np.random.Generator) -> NDArray[np.int64]:
-    """Chooses ``count`` of the (N,) ``labels``, each class with its share, off by less than one image.
+    """Chooses ``count`` of N images at random. Each class gets its share, with an error below one image.
 
-    Shares are rounded by largest remainder (ties: the lower class). Returns sorted indices (count,).
+    Shares are rounded by the largest remainder; ties go to the lower class.
+
+    Args:
+        labels: (N,) labels of the images.
+        count: Number of images to choose.
+        generator: Random generator.
+
+    Returns:
+        Sorted indices (count,).
     """
     classes, of_class, sizes = np.unique(labels, return_inverse=True, return_counts=True)
     shares = sizes * count / len(labels)
@@ -42,7 +50,7 @@ def stratified_choice(labels: NDArray[np.int64], count: int, generator: np.rando
 
 @dataclass(frozen=True)
 class Partition:
-    """Sorted indices into a data set's training images; None where the split has images of its own."""
+    """Sorted indices into a data set's training images for each split; None if the data set has that split itself."""
 
     train: NDArray[np.int64]
     search: NDArray[np.int64] | None
@@ -50,7 +58,7 @@ class Partition:
 
     @property
     def digest(self) -> str:
-        """SHA-256 over who is in which split."""
+        """SHA-256 over the members of each split."""
         parts = (self.train, self.search, self.test)
         return digest([None if part is None else hashlib.sha256(part.data).hexdigest() for part in parts])
 
@@ -64,18 +72,21 @@ def partition(
     own_search: bool = False,
     search: int | None = None,
 ) -> Partition:
-    """Splits training images: first the test split off, then the search split, then ``config.train_limit``.
+    """Divides training images: the test split is taken first, then the search split; the rest is for training.
+
+    If the rest has more than ``config.train_limit`` images, it is reduced to that number.
 
     Args:
-        labels: (N,) labels of the images that the data set offers for training.
-        config: ``search``, ``test`` and ``train_limit`` override the defaults.
+        labels: (N,) labels of the data set's training images.
+        config: Settings ``search``, ``test`` and ``train_limit``, which override the defaults.
         seed: The study's seed.
-        own_test, own_search: The data set has such a split itself, so none is taken from its training images.
+        own_test, own_search: True if the data set has this split itself, so that none is taken from the training
+            images.
         search: Default size of the search split; None: `HELD_OUT_SHARE` of N.
 
     Raises:
-        UserError: A split is asked for that the data set has itself, or more images than there are, or so many that a
-            class is left without training images.
+        UserError: The settings give a size for a split that the data set has itself, or more images than there are, or
+            so many that a class is left without training images.
     """
     share = round(HELD_OUT_SHARE * len(labels))
     rest = np.arange(len(labels))
@@ -109,7 +120,7 @@ def partition(
 
 
 def _check_rest(labels: NDArray[np.int64], rest: NDArray[np.int64], config: DataConfig) -> None:
-    """Refuses to set so much aside that a class cannot be learned. With a ``train_limit`` that is asked for."""
+    """Refuses splits that leave a class without training images, unless the user has set a ``train_limit``."""
     unlearned = np.setdiff1d(labels, labels[rest])
     if unlearned.size and config.train_limit is None:
         raise UserError(

@@ -1,1 +1,1 @@
-"""What leaves the search: ``architecture.json``, the standalone network, the early-exit runtime."""
+"""The results of a search: ``architecture.json``, the standalone network, and the runtime that takes early exits."""

@@ -1,7 +1,8 @@
-"""``architecture.json``: one architecture with all that follows from it.
+"""Reads and writes ``architecture.json``: one architecture with its derived figures.
 
-Only ``schema``, ``space``, ``bits``, ``exits`` and ``thresholds`` are needed, and ``rule`` where it is SDN's; the rest
-is recomputed, and where it is given it must agree.
+Only ``schema``, ``space``, ``bits``, ``exits`` and ``thresholds`` are required, and ``rule`` if it is SDN's rule. The
+derived figures, such as bit operations (BOPs), are recomputed when the file is read. If the file holds them, they must
+agree.
 """
 
 from __future__ import annotations
@@ -31,7 +32,10 @@ SCHEMA = ArchitectureDocument.schema_name
 
 
 class Objective(BaseModel):
-    """What thresholds are refitted to: accuracy - ``tr`` x relative BOPs, or accuracy with at most ``budget_bops``."""
+    """The quantity that fitting thresholds maximizes.
+
+    It is accuracy - ``tr`` x relative BOPs, or the accuracy with at most ``budget_bops`` average BOPs.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, strict=True)
 
@@ -73,7 +77,7 @@ class ArchitectureFile:
 
 
 def derived(space: SearchSpace, architecture: Architecture) -> dict[str, Any]:
-    """What follows from the choice alone: digests, the per-layer table, costs."""
+    """Returns the figures that follow from space and architecture alone: digests, the table of layers, costs."""
     rows = layer_table(space, architecture)
     costs = exit_costs(space, architecture.bits).placed(architecture.exits)
     return {
@@ -111,9 +115,11 @@ def write_architecture(
     """Writes an architecture with everything derived from it.
 
     Args:
-        metrics: ``split``, ``n``, ``accuracy``, ``average_bops``, ``exit_rates`` as measured on that split.
-        source: Where the choice came from, e.g. ``{"trial": "12.3"}``.
-        data: ``name``, ``mean`` and ``std`` a channel, ``class_names``.
+        objective: What its thresholds are refitted to; None if not known.
+        metrics: ``split``, and ``n``, ``accuracy``, ``average_bops`` and ``exit_rates`` measured on that split.
+        source: Where the architecture came from, e.g. ``{"trial": "12.3"}``.
+        provenance: Versions and settings under which it was made.
+        data: ``name``, ``mean`` and ``std`` of each channel, and ``class_names``.
     """
     document = {
         "schema": SCHEMA,
@@ -141,18 +147,18 @@ def read_architecture(
 ) -> ArchitectureFile:
     """Reads an architecture, searched or handwritten.
 
-    The network of its search space is built to check the file. That runs no code of the file's unless ``trust_code``
-    allows it, and reads no other file.
+    To check the file, the network of its search space is built. This reads no other file, and it runs code that the
+    file names only if ``trust_code`` is True.
 
     Args:
-        within: The search space that it must belong to; None: its own.
-        model: The model that its search space was made for, if that was passed in Python.
-        trust_code: Accept a network that is code of its own (``package.module:function``), and run that code.
+        within: The search space that the architecture must belong to. None: the space described in the file.
+        model: The model that the search space was made for, if it was passed in Python.
+        trust_code: Accept a network given as user code (``package.module:function``), and run that code.
 
     Raises:
-        ConsentError: The network is code of its own, and ``trust_code`` is False.
-        UserError: The file is missing, malformed, of another space, no point of its space, or holds derived figures
-            that do not follow from its choice.
+        ConsentError: The network is user code, and ``trust_code`` is False.
+        UserError: The file is missing or malformed, belongs to another search space, describes an architecture outside
+            its space, or holds derived figures that do not follow from the architecture.
     """
     path = Path(path)
     document, payload = read_document(path, _Document)
@@ -200,7 +206,7 @@ def read_architecture(
 
 
 def without_weights(spec: SpaceSpec) -> SpaceSpec:
-    """``spec`` without the file of pretrained weights, which whoever gets an architecture file does not have."""
+    """Returns ``spec`` without its file of pretrained weights, which users of an architecture file do not have."""
     return spec.model_copy(update={"network": spec.network.model_copy(update={"weights": None})})
 
 
@@ -210,7 +216,10 @@ def _resolved(spec: SpaceSpec, model: nn.Module | None) -> SearchSpace:
 
 
 def _agrees(given: Any, expected: Any) -> bool:
-    """Whether all that is expected is given, floats up to rounding; surplus keys (measured figures) are let be."""
+    """Returns True if ``given`` holds every expected value.
+
+    Floats may differ by rounding. Additional keys, such as measured figures, are ignored.
+    """
     if isinstance(expected, dict):
         return isinstance(given, dict) and all(key in given and _agrees(given[key], expected[key]) for key in expected)
     if isinstance(expected, list):
@@ -221,7 +230,7 @@ def _agrees(given: Any, expected: Any) -> bool:
 
 
 def _difference(ours: Any, theirs: Any, path: str = "") -> str:
-    """The first dotted path at which two values differ, with both values."""
+    """Describes the first difference between two values: its dotted path and both values there."""
     if isinstance(ours, dict) and isinstance(theirs, dict):
         for key in sorted({*ours, *theirs}):
             if ours.get(key) != theirs.get(key):

@@ -1,4 +1,4 @@
-"""The figures of a network with early exits on a set of images."""
+"""Evaluates a network with early exits on a set of images."""
 
 from __future__ import annotations
 
@@ -23,18 +23,21 @@ _OVERALL = ("accuracy", "error", "ece", "mce", "signed_gap", "auroc")
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What `evaluate` measured on N images. ``print`` shows all of it.
+    """The result of `evaluate` on N images. ``print`` shows all of it.
 
     Attributes:
-        accuracy: Share of the images that are answered right, each by the exit where it leaves.
-        average_bops: Average bit operations of an image.
-        relative_bops: The same, relative to the network without early exits at 4/4 with 8-bit ends.
+        accuracy: Fraction of the images that are answered correctly, each by the exit that answers it.
+        average_bops: Average bit operations (BOPs) per image.
+        relative_bops: ``average_bops`` divided by the cost of the reference: the network without early exits at 4/4
+            bits, with 8 bits in its first and last layers.
         n: Number of images.
-        exits: One row an exit. ``threshold`` (NaN at the final exit), ``exit_rate`` (share of the images that leave
-            there), ``cumulative_bops`` (cost of an image that leaves there), ``cost_share_bops`` (their product, "Cost"
-            in the paper's Table I) and ``accuracy_leaving`` (of the images that leave there, NaN if none does). Over
-            all images: ``accuracy``, ``error``, ``ece`` and ``mce`` (expected and maximum calibration error, Table
-            II), ``signed_gap`` (mean confidence - accuracy) and ``auroc`` (how well confidence tells right from wrong).
+        exits: Table with one row an exit. Columns about the images that leave at the exit: ``threshold`` (NaN at the
+            final exit), ``exit_rate`` (fraction of the images that leave there), ``cumulative_bops`` (cost of an image
+            that leaves there), ``cost_share_bops`` (product of these two, "Cost" in the paper's Table I) and
+            ``accuracy_leaving`` (accuracy on the images that leave there, NaN if there are none). Columns over all
+            images: ``accuracy``, ``error``, ``ece`` and ``mce`` (expected and maximum calibration error, Table II),
+            ``signed_gap`` (mean confidence - accuracy) and ``auroc`` (how well the confidence separates correct from
+            wrong answers).
     """
 
     accuracy: float
@@ -54,15 +57,15 @@ class Evaluation:
 def evaluate(
     network: EarlyExitNetwork, images_and_labels: Loader | Split, *, bins: int = EvaluateConfig().bins
 ) -> Evaluation:
-    """Measures a network with its thresholds: Tables I and II of USDN.
+    """Measures a network at its thresholds; the result holds the figures of Tables I and II of USDN.
 
     Args:
-        network: From `extract` or `load`.
-        images_and_labels: Images that no choice was made on, as batches.
-        bins: Equal-width bins of the calibration errors.
+        network: A network from `extract` or `load`.
+        images_and_labels: Batches of images that were not used for training, search or fitting.
+        bins: Number of equal-width confidence bins for the calibration errors.
 
     Raises:
-        UserError: The loader yields something else than batches of images and labels.
+        UserError: The loader does not yield batches of images and labels.
     """
     architecture, space = network.architecture, network.space
     device = next(network.parameters()).device

@@ -1,4 +1,4 @@
-"""The early-exit runtime: a standalone network that really stops, sample by sample."""
+"""The early-exit runtime: a standalone network that stops computing for each sample at the exit that answers it."""
 
 from __future__ import annotations
 
@@ -31,20 +31,21 @@ __all__ = ["EarlyExitNetwork", "Prediction", "extract", "load", "load_model"]
 ARCHITECTURE_NAME = "architecture.json"
 WEIGHTS_NAME = "weights.safetensors"
 _BATCH_SIZE = 500
-"""Images that are run at once where a whole split is evaluated."""
+"""Number of images that are run at once when a whole split is evaluated."""
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """Answers for B samples.
+    """The predictions for B samples.
 
     Attributes:
         labels: (B,) int64, the predicted classes.
-        confidence: (B,) float32, softmax maximum at the exit that answers.
-        exit_index: (B,) int64, number of the exit where computation stopped among the placed ones; the final exit is
-            the last. It answers, unless the rule ``most-confident`` has another one answer what reached the end.
-        bops: (B,) int64, what each sample cost.
-        logits: (B, C), those of the exit that answers.
+        confidence: (B,) float32, the largest softmax probability at the exit that answers.
+        exit_index: (B,) int64, the exit where computation stopped, as an index into the placed exits followed by the
+            final exit. This exit answers, with one exception: under the rule ``most-confident``, the most confident
+            exit answers samples that reached the final exit.
+        bops: (B,) int64, the cost of each sample in bit operations (BOPs).
+        logits: (B, C), the logits of the exit that answers.
     """
 
     labels: Tensor
@@ -55,13 +56,13 @@ class Prediction:
 
 
 class EarlyExitNetwork(nn.Module):
-    """A network with fixed bits, placed exits, thresholds and rule.
+    """A network with fixed bits, placed exits, thresholds and a rule for early exits.
 
     Args:
-        network: The materialized network.
-        architecture: Its architecture; thresholds and rule are taken from it.
-        space: The search space the architecture belongs to.
-        data: ``mean`` and ``std`` a channel, ``class_names``, as ``architecture.json`` has them.
+        network: The extracted network.
+        architecture: Its architecture, with thresholds and rule.
+        space: The search space that the architecture belongs to.
+        data: ``mean`` and ``std`` of each channel and ``class_names``, in the form of ``architecture.json``.
     """
 
     def __init__(
@@ -80,7 +81,7 @@ class EarlyExitNetwork(nn.Module):
 
     @property
     def exit_names(self) -> tuple[str, ...]:
-        """Names of the placed exits and the final one, in order."""
+        """Names of the placed exits and of the final exit, in order."""
         return self.network.exit_names
 
     def fit_thresholds(
@@ -91,15 +92,15 @@ class EarlyExitNetwork(nn.Module):
         max_bops: float | None = None,
         accuracy: float | None = None,
     ) -> EarlyExitNetwork:
-        """Sets a threshold for each placed exit, fitted on these images; see `policy.thresholds.fit_thresholds`.
+        """Fits a threshold for each placed exit on these images; see `exits.thresholds.fit_thresholds`.
 
-        Give one of the three goals.
+        Give exactly one of the three goals.
 
         Args:
-            images_and_labels: Images that nothing was trained on, as batches.
+            images_and_labels: Batches of images that were not used for training.
             tr: Maximize accuracy - ``tr`` x average BOPs / reference BOPs.
-            max_bops: Maximize accuracy with at most so many average bit operations a sample.
-            accuracy: Minimize average BOPs at this accuracy, a fraction.
+            max_bops: Maximize the accuracy with at most this many average bit operations (BOPs) per sample.
+            accuracy: Minimize the average BOPs at this accuracy, a fraction.
 
         Returns:
             The network itself.
@@ -149,14 +150,17 @@ class EarlyExitNetwork(nn.Module):
         return folder
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Logits of all exits, none skipped: E tensors (B, C) for images (B, C_in, H, W)."""
+        """Returns the logits of all E exits, (B, C) each, for images (B, C_in, H, W). No sample leaves early."""
         return cast(tuple[Tensor, ...], self.network(images))
 
     def normalize(self, pixels: Tensor) -> Tensor:
-        """(pixels - mean) / std a channel, as in training; pixels (B, C, H, W) as the data set stores them.
+        """Returns (pixels - mean) / std for each channel, the normalization of the training.
+
+        Args:
+            pixels: (B, C, H, W), in the range in which the data set stores them.
 
         Raises:
-            UserError: The architecture file says nothing of its data.
+            UserError: The architecture file does not describe its data.
         """
         if self.data is None:
             raise UserError("this architecture.json says nothing of its data", remedy="normalize as in training")
@@ -167,14 +171,14 @@ class EarlyExitNetwork(nn.Module):
 
     @torch.inference_mode()
     def predict(self, images: Tensor, *, max_batch: int | None = None) -> Prediction:
-        """Answers each sample at the first exit that is confident; later segments run on the others alone.
+        """Answers each sample at the first exit that is confident enough. Later segments run only on the other samples.
 
         Args:
             images: (B, C_in, H, W), normalized as in training.
-            max_batch: Samples run at once; None: all.
+            max_batch: Largest number of samples run at once; None: all.
 
         Raises:
-            UserError: The images have another shape than the network's input.
+            UserError: The shape of the images differs from the network's input shape.
         """
         expected = tuple(self.space.spec.network.input_shape)
         if images.ndim != 4 or tuple(images.shape[1:]) != expected:
@@ -202,7 +206,7 @@ class EarlyExitNetwork(nn.Module):
             number = exits[index]
             answer = self.network.heads[number](*state)
             sure = answer.softmax(dim=1).amax(dim=1)
-            # The final exit takes all that is left, NaN included.
+            # The final exit takes all remaining samples, also those whose confidence is NaN.
             leaving = sure.double() >= thresholds[number] if number < last else torch.ones_like(sure, dtype=torch.bool)
             exit_index[left[leaving]] = number
             answers = self._answers(number, leaving, sure.float(), confidence[left])
@@ -213,12 +217,13 @@ class EarlyExitNetwork(nn.Module):
         return logits.argmax(dim=1), confidence, exit_index, bops, logits
 
     def _answers(self, number: int, leaving: Tensor, sure: Tensor, before: Tensor) -> Tensor:
-        """(B,) which samples the answer of exit ``number`` is kept of.
+        """Returns a mask (B,) of the samples whose answer becomes that of exit ``number``.
 
         Args:
-            leaving: (B,) which leave there.
-            sure: (B,) float32, its confidence; NaN is taken for greater than any other.
-            before: (B,) float32, that of the answer kept so far.
+            number: Index of the exit.
+            leaving: (B,) mask of the samples that leave at this exit.
+            sure: (B,) float32, confidence of this exit. NaN counts as greater than any number.
+            before: (B,) float32, confidence of the answer so far.
         """
         if self.architecture.rule == "threshold":
             return leaving
@@ -231,14 +236,14 @@ def _provenance(network: nn.Module) -> dict[str, Any]:
 
 
 def extract(supernet: Supernet, architecture: Architecture) -> EarlyExitNetwork:
-    """Returns the network of one architecture: plain quantized layers with the supernet's weights, placed exits alone.
+    """Returns the network of one architecture, with plain quantized layers and only the placed exits.
 
     Args:
-        supernet: Its parameters are copied.
-        architecture: A point of the supernet's search space.
+        supernet: The supernet whose weights are copied.
+        architecture: An architecture of the supernet's search space.
 
     Raises:
-        UserError: It is no point of that space.
+        UserError: The architecture is not in that search space.
     """
     supernet.space.check(architecture, where="extract")
     device = next(supernet.parameters()).device
@@ -250,8 +255,8 @@ def load(folder: Path | str, *, model: nn.Module | None = None, device: str = "c
 
     Args:
         folder: Holds ``architecture.json`` and ``weights.safetensors``.
-        model: The model that the search space was made for, with any weights. It is needed for a model that was passed
-            in Python, because the files hold no code.
+        model: The model that the search space was made for, with any weights. It is needed if the model was passed in
+            Python, because the files hold no code.
         device: Where to put the network.
 
     Raises:
@@ -270,17 +275,18 @@ def load(folder: Path | str, *, model: nn.Module | None = None, device: str = "c
 def load_model(
     architecture: Path | str, weights: Path | str, *, device: str = "cpu", trust_code: bool = False
 ) -> EarlyExitNetwork:
-    """A retrained network from its two files, ready to `EarlyExitNetwork.predict`.
+    """Loads a retrained network from its two files, ready for `EarlyExitNetwork.predict`.
 
     Args:
-        architecture: ``architecture.json``.
-        weights: ``weights.safetensors`` of a network retrained for it.
-        trust_code: Accept a network that is code of its own (``package.module:function``), and run that code. Files
-            whose network is built in or torchvision's run no code.
+        architecture: Path of ``architecture.json``.
+        weights: Path of the ``weights.safetensors`` of a network retrained for this architecture.
+        device: Where to put the network.
+        trust_code: Accept a network given as user code (``package.module:function``), and run that code. If the network
+            is built in or comes from torchvision, no code from the files is run.
 
     Raises:
-        ConsentError: The network is code of its own, and ``trust_code`` is False.
-        UserError: A file is missing or malformed, holds numbers that no trained network has, or the files do not
+        ConsentError: The network is user code, and ``trust_code`` is False.
+        UserError: A file is missing or malformed, the weights hold impossible values such as NaN, or the files do not
             belong together.
     """
     file = read_architecture(Path(architecture), trust_code=trust_code)

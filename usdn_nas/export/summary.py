@@ -1,4 +1,4 @@
-"""What ``architecture.json`` says about the data of its network."""
+"""The description of a network's data in ``architecture.json``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["DataSummary"]
 
 
 def _finite(value: float) -> float:
-    """``value``, if it is finite as a float32 too: that is the type in which pixels are normalized."""
+    """Returns ``value`` if it is finite as a float32, the type in which pixels are normalized."""
     with np.errstate(over="ignore"):
         if not np.isfinite(np.float32(value)):
             raise ValueError("expected a finite number")
@@ -22,14 +22,14 @@ def _finite(value: float) -> float:
 
 
 def _positive(value: float) -> float:
-    """``value``, if pixels can be divided by it."""
+    """Returns ``value`` if it is above 0, so that pixels can be divided by it."""
     if not np.float32(_finite(value)) > 0:
         raise ValueError("expected a standard deviation above 0")
     return value
 
 
 class DataSummary(BaseModel):
-    """How pixels are normalized, (pixels - mean) / std for each channel, and what the classes are called."""
+    """Normalization of the pixels, (pixels - mean) / std for each channel, and the names of the classes."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
@@ -39,13 +39,14 @@ class DataSummary(BaseModel):
     class_names: tuple[str, ...] | None = None
 
     def check(self, network: NetworkSpec, where: object) -> None:
-        """Checks that there is a mean and a deviation for each channel, and a name for each class, if there are names.
+        """Checks that each channel has a mean and a deviation, and that each class has a name if any class has one.
 
         Args:
-            where: The file and the table, for messages.
+            network: The network that the data belongs to.
+            where: The file and the table, for error messages.
 
         Raises:
-            UserError: Their number is another one.
+            UserError: The number of values is wrong.
         """
         channels, classes = network.input_shape[0], network.num_classes
         lengths = {

@@ -1,1 +1,1 @@
-"""Stages of a run folder: what is done, what its inputs were, what to do again."""
+"""Runs the stages of a run folder, records which stages are done, and repeats those whose inputs have changed."""

@@ -1,4 +1,4 @@
-"""What the stages of a run share: settings, search space, data, device, networks."""
+"""The context that the stages of a run share: settings, search space, data, device and networks."""
 
 from __future__ import annotations
 
@@ -49,10 +49,12 @@ M = TypeVar("M", bound=nn.Module)
 
 
 def resolve_device(name: str) -> torch.device:
-    """``"auto"`` is CUDA where there is one, else the CPU; under ``torchrun``, ``"cuda"`` is the rank's own.
+    """Returns the device that ``name`` stands for.
+
+    ``"auto"`` is CUDA if it is available, otherwise the CPU. Under ``torchrun``, ``"cuda"`` is the device of this rank.
 
     Raises:
-        UserError: torch knows no such device, or it is not there.
+        UserError: torch knows no such device, or the machine does not have it.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
@@ -60,7 +62,7 @@ def resolve_device(name: str) -> torch.device:
         name = f"cuda:{os.environ['LOCAL_RANK']}"
     try:
         device = torch.device(name)
-        torch.zeros(1, device=device).item()  # not every device that torch knows holds data
+        torch.zeros(1, device=device).item()  # not every device that torch knows can hold data
     except (RuntimeError, AssertionError, NotImplementedError):
         what = f"no device {shown(name)} here that holds data"
         raise UserError(what, where="device", remedy="take 'auto', 'cpu' or 'cuda'") from None
@@ -69,7 +71,7 @@ def resolve_device(name: str) -> torch.device:
 
 @dataclass
 class Context:
-    """A study, where it runs and what it prints to."""
+    """A study with its search space, its run folder and the reporter of its progress."""
 
     name: str
     study: StudyConfig
@@ -78,13 +80,16 @@ class Context:
     reporter: Reporter
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Another process is sent the settings; what they loaded stays here, and progress is shown here alone."""
-        study = self.study.model_dump_json(context={"secrets": True})  # it opens the same storage
+        """Sends another process the settings only.
+
+        Loaded data stays in this process, and the other process shows no progress.
+        """
+        study = self.study.model_dump_json(context={"secrets": True})  # the other process opens the same storage
         return _sent, (self.name, study, self.spec.model_dump_json(), self.folder)
 
     @cached_property
     def device(self) -> torch.device:
-        """The device; as a side effect sets up threads and heap, and of several CUDA devices the current one."""
+        """The device. The first access also sets the number of threads, the heap, and the current CUDA device."""
         keep_freed_memory()
         if self.study.threads is not None:
             torch.set_num_threads(self.study.threads)
@@ -94,14 +99,16 @@ class Context:
         return device
 
     def fresh_network(self) -> MultiExitNetwork:
-        """The full-precision network with all candidate exits and the study's initial weights, on the device."""
+        """Returns the full-precision network with all candidate exits and initial weights, on the device."""
         return self.to_device(self._build(self.spec))
 
     def starting_network(self) -> MultiExitNetwork:
-        """As `fresh_network`, with the weights that pre-training starts from, if the study names a file.
+        """Returns the network from which pre-training starts.
+
+        It is that of `fresh_network`, with the weights of ``supernet.weights`` if the study names a file there.
 
         Raises:
-            UserError: The file cannot be read, or is of another network.
+            UserError: The file cannot be read, or belongs to another network.
         """
         return self.to_device(self._build(self._with_weights()))
 
@@ -118,14 +125,14 @@ class Context:
 
     @cached_property
     def space(self) -> SearchSpace:
-        """The search space resolved against its network."""
+        """The search space, resolved with the layers of its network."""
         return SearchSpace(self.spec, chain_record(build_network(self.spec), self.spec.network))
 
     def check(self) -> None:
-        """Finds what cannot work before anything is written: device, batches, TensorBoard, budget, data.
+        """Checks device, batches, TensorBoard, budget and data before anything is written.
 
         Raises:
-            UserError: The first of these.
+            UserError: One of them cannot be used; the error names the first.
         """
         self.device  # noqa: B018
         self._check_training()
@@ -151,8 +158,8 @@ class Context:
         """Refuses trainings that have too few images for a step.
 
         Raises:
-            UserError: The data cannot be used; there are fewer training images than micro-batches; or a micro-batch
-                is one image, and the network has a BatchNorm that needs more.
+            UserError: The data cannot be used; or there are fewer training images than micro-batches; or a micro-batch
+                has one image, but a BatchNorm of the network needs more.
         """
         for where, settings in self._trainings().items():
             if not settings.epochs:
@@ -167,7 +174,10 @@ class Context:
                 )
 
     def _learns_from_one_image(self) -> bool:
-        """Runs one image through the network in training mode: BatchNorm refuses feature maps of a single value."""
+        """Returns True if the network can be trained on a single image.
+
+        It runs one image in training mode, because BatchNorm raises an error for feature maps with a single value.
+        """
         network = self._build(self.spec).train()
         try:
             with torch.no_grad():
@@ -177,10 +187,10 @@ class Context:
         return True
 
     def _check_budget(self) -> None:
-        """Refuses a budget that nothing in the search space can meet, before anything is trained.
+        """Refuses a budget that no policy in the search space can meet, before anything is trained.
 
         Raises:
-            UserError: ``search.gbops`` or ``export.budget`` is below the cheapest policy.
+            UserError: ``search.gbops`` or ``export.budget`` is below the cost of the cheapest policy.
         """
         least = least_bops(self.space)
         search, export = self.study.search, self.study.export
@@ -195,10 +205,10 @@ class Context:
 
     @cached_property
     def data(self) -> DataSplits:
-        """The data set, split.
+        """The splits of the data set.
 
         Raises:
-            UserError: It is not there, or does not fit the network.
+            UserError: The data set is missing, or does not fit the network.
         """
         from usdn_nas.data import load_data
 
@@ -214,37 +224,37 @@ class Context:
 
     @cached_property
     def search_batches(self) -> Batches:
-        """The search split."""
+        """Batches of the search split."""
         return Batches(self.data.search, self.study.batch_size, self.device)
 
     @cached_property
     def test_batches(self) -> Batches:
-        """The test split, read by the final evaluation alone."""
+        """Batches of the test split, which only the final evaluation reads."""
         return Batches(self.data.test, self.study.batch_size, self.device)
 
     def pretrained(self) -> MultiExitNetwork:
-        """The network with its full-precision weights."""
+        """Returns the network with its pre-trained, full-precision weights."""
         network = self.fresh_network()
         load_weights(network, self.folder / "pretrain" / "weights.safetensors")
         return network
 
     def supernet(self) -> Supernet:
-        """The trained supernet."""
+        """Returns the trained supernet."""
         supernet = self.to_device(Supernet(self.fresh_network(), self.space))
         load_weights(supernet, self.folder / "supernet" / "weights.safetensors")
         return supernet
 
     def to_device(self, network: M) -> M:
-        """``network`` on the device, in the memory layout that is fastest for convolutions."""
+        """Moves ``network`` to the device, in the memory layout that is fastest for convolutions, and returns it."""
         return network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def provenance(self) -> dict[str, Any]:
-        """Versions, commit, seed, device, threads and processes."""
+        """Returns versions, commit, seed, device, threads and processes."""
         device = str(self.device)
         return provenance(seed=self.study.seed, device=device, threads=torch.get_num_threads(), processes=processes())
 
     def data_summary(self) -> dict[str, Any]:
-        """What a user of a finished network needs of its data: name, classes, and how pixels are normalized."""
+        """Returns the facts about the data that a finished network needs: name, classes, normalization of pixels."""
         data = self.data
         return {
             "name": self.study.data.name,
@@ -254,7 +264,7 @@ class Context:
         }
 
     def describe(self) -> None:
-        """Writes ``study.json`` and ``chain.json``: what `open_run` and the report need."""
+        """Writes ``study.json`` and ``chain.json``, which `open_run` and the report read."""
         study = {
             "name": self.name,
             "config": self.study.model_dump(mode="json"),
@@ -267,7 +277,7 @@ class Context:
                 write_document(self.folder / name, model, content)
 
 
-@lru_cache(maxsize=1)  # sent the same once more, a process has its data already
+@lru_cache(maxsize=1)  # a process that gets the same settings again keeps the data that it has loaded
 def _sent(name: str, study: str, spec: str, folder: Path) -> Context:
     return Context(
         name, StudyConfig.model_validate_json(study), SpaceSpec.model_validate_json(spec), folder, Reporter()
@@ -275,7 +285,7 @@ def _sent(name: str, study: str, spec: str, folder: Path) -> Context:
 
 
 def _says(path: Path, model: type[StudyDocument | ChainDocument], content: dict[str, Any]) -> bool:
-    """Whether a file holds this content already, whatever its provenance. Such a file is left alone."""
+    """Returns True if a file already holds this content. Provenance is not compared. Such a file is not rewritten."""
     try:
         _, there = read_document(path, model)
     except UserError:
@@ -292,18 +302,19 @@ def open_run(
     *,
     trust_code: bool = False,
 ) -> Context:
-    """The context of a study file, or of a run folder (which holds the study it was made from).
+    """Returns the context of a study file, or of a run folder, which holds the study that it was made from.
 
     Args:
-        study: A TOML file, or a run folder.
-        overrides: ``"a.b=c"`` each, on top of the study.
-        out: The run folder; ``runs/<name of the study>`` unless given.
-        trust_code: Accept a network or data set that is code of its own (``package.module:function``). The context
-            runs that code when it builds them.
+        study: A TOML file or a run folder.
+        overrides: Settings ``"a.b=c"`` that replace those of the study.
+        out: The run folder. Default: ``study`` if it is a run folder, otherwise ``runs/<name of the study>``.
+        reporter: Shows progress; None: no progress is shown.
+        trust_code: Accept a network or data set given as user code (``package.module:function``). The context runs that
+            code when it builds them.
 
     Raises:
-        ConsentError: A file names code of its own, and ``trust_code`` is False.
-        UserError: The file or folder is missing or wrong.
+        ConsentError: A file names user code, and ``trust_code`` is False.
+        UserError: The file or folder is missing or invalid.
     """
     reporter = reporter or Reporter()
     if study.is_dir():

@@ -1,4 +1,4 @@
-"""``supernet/diagnostics.json``: what the supernet's quantizers did in training, and what went wrong."""
+"""Writes ``supernet/diagnostics.json``, which describes the supernet's quantizers during training and their faults."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from usdn_nas.quant.diagnostics import QuantizerWatch
 __all__ = ["warn", "write_diagnostics"]
 
 _NAMED = 3
-"""Most quantizers that a warning names."""
+"""Largest number of quantizers that a warning names."""
 
 
 def write_diagnostics(context: Context, watch: QuantizerWatch, path: Path) -> None:
-    """Writes the records so far; after at least one epoch."""
+    """Writes the records so far. Call it after at least one epoch."""
     collapsed = [f"{record['layer']}: {record['tensor']} at {record['bits']} bits" for record in watch.collapsed()]
     found = {"quantizers": watch.quantizers, "collapsed": collapsed, "stale": watch.stale()}
     write_document(path, DiagnosticsDocument, {**found, "provenance": context.provenance()})
 
 
 def warn(context: Context, watch: QuantizerWatch) -> None:
-    """Says what is wrong with a supernet at the end of its training."""
+    """Reports faults of a supernet at the end of its training: collapsed step sizes and stale BatchNorm statistics."""
     collapsed, stale = watch.collapsed(), watch.stale()
     if collapsed:
         named = ", ".join(f"{r['layer']} ({r['tensor']}, {r['bits']} bits)" for r in collapsed[:_NAMED])

@@ -1,4 +1,4 @@
-"""The last stages: the test split, read once; figures and report."""
+"""The last stages: evaluation on the test split, which is read only here; figures and report."""
 
 from __future__ import annotations
 
@@ -28,14 +28,16 @@ _LABELS = {
     "teacher": "full-precision teacher, no early exit",
     "pretrained": "full-precision supernet, all candidate exits, no early exit",
 }
-"""Of the models, in this order; those trained with cross-entropy alone are there where the study asks for them."""
+"""Descriptions of the models, in the order of the output. Models named ``ce...`` exist if the study asks for them."""
 
 
 def evaluate(context: Context, file: ArchitectureFile, folder: Path, path: Path) -> None:
-    """Runs every trained network of an architecture over the test split (and the search split, for the gap).
+    """Runs every trained network of an architecture over the test split and, for comparison, over the search split.
 
     Args:
-        folder: Where the architecture's retrained networks lie.
+        context: The context of the run.
+        file: The architecture.
+        folder: Folder of the architecture's retrained networks.
         path: The file to write.
     """
     space, architecture = context.space, file.architecture
@@ -68,7 +70,7 @@ def evaluate(context: Context, file: ArchitectureFile, folder: Path, path: Path)
 
 
 def _summary(context: Context, file: ArchitectureFile, folder: Path, name: str) -> dict[str, Any]:
-    """Of one model of `_LABELS`."""
+    """Evaluates one model of `_LABELS` and returns its figures."""
     settings, reference = context.study.evaluate, reference_bops(context.space)
     network = _network(context, file, folder, name)
     full_precision = name in ("teacher", "pretrained")
@@ -81,11 +83,11 @@ def _summary(context: Context, file: ArchitectureFile, folder: Path, name: str) 
         search=search,
         costs=exit_costs(context.space, None if full_precision else file.architecture.bits).placed(exits),
         reference_bops=reference,
-        # At full precision nothing leaves early and the final exit answers.
+        # At full precision no sample leaves early, so the final exit answers.
         rule="threshold" if full_precision else file.architecture.rule,
     )
     if full_precision:
-        thresholds: tuple[float, ...] = (1.0 + 1e-6,) * (len(exits) - 1)  # nothing leaves early
+        thresholds: tuple[float, ...] = (1.0 + 1e-6,) * (len(exits) - 1)  # no sample leaves early
     elif name == "supernet":
         thresholds = file.architecture.thresholds
     elif name == "ce-temperature":
@@ -108,7 +110,7 @@ def _summary(context: Context, file: ArchitectureFile, folder: Path, name: str) 
         threshold=settings.threshold,
         temperatures=temperatures,
     )
-    # At full precision no exit is meant to be taken.
+    # At full precision, early exits are not meant to be used.
     summary["budgeted"] = [] if full_precision else budgeted_batches(evaluated)
     summary["overthinking"] = None if full_precision else overthinking_summary(evaluated, confusion, search_confusion)
     return summary
@@ -127,7 +129,7 @@ def _network(context: Context, file: ArchitectureFile, folder: Path, name: str) 
 def write_all_figures(context: Context) -> None:
     """Writes every figure that the run has data for, and ``report.html``.
 
-    Figures of an earlier report that have no data any longer are removed: ``figures`` is the run's own folder.
+    Figures of an earlier report whose data is gone are deleted, because the folder ``figures`` belongs to the run.
     """
     from usdn_nas.report import draw_figures, load_run, write_figures, write_report
     from usdn_nas.report.figures.write import FIGURES, SUFFIXES

@@ -1,4 +1,4 @@
-"""What the C library does with memory that a training step frees."""
+"""Tells the C library to keep memory that a training step frees."""
 
 from __future__ import annotations
 
@@ -8,24 +8,25 @@ import os
 __all__ = ["keep_freed_memory"]
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
-"""Of glibc's ``mallopt``. Setting either stops glibc from adjusting both, hence both."""
+"""Options of glibc's ``mallopt``. Both are set, because setting one stops glibc from adjusting either."""
 _VALUES = {_TRIM_THRESHOLD: 2**31 - 1, _MMAP_THRESHOLD: 2**30}
 _OF_THE_USER = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES")
 
 
 def keep_freed_memory() -> bool:
-    """Makes glibc keep what is freed for the next step, for as long as the process runs.
+    """Makes glibc keep freed memory for the next step, until the process ends.
 
-    Else it gives the top of the heap back after every path of a supernet's step, and the system hands the same pages
-    out again one by one, zeroed.
+    Otherwise glibc returns the top of the heap to the system after every path of a supernet's step, and the system then
+    hands out the same pages again, one by one and filled with zeros. That is slow.
 
     Returns:
-        Whether that was done: not under another C library, nor where the environment sets glibc's own variables.
+        True if glibc was told so. False if there is another C library, or if the environment sets glibc's own
+        variables.
     """
     if any(name in os.environ for name in _OF_THE_USER):
         return False
     try:
         mallopt = ctypes.CDLL(None).mallopt
-    except (AttributeError, OSError, TypeError):  # macOS and musl have none, Windows no such library
+    except (AttributeError, OSError, TypeError):  # macOS and musl have no mallopt, and Windows has no such library
         return False
     return all(mallopt(option, value) for option, value in _VALUES.items())

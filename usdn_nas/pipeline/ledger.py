@@ -1,7 +1,7 @@
-"""The ledger of a run folder: which stages are done, from which inputs, with which outputs.
+"""The ledger of a run folder records which stages are done, with their inputs and outputs.
 
-Results of other settings are set aside rather than overwritten, and taken back when the settings come back. How that
-survives a kill at any moment is told in `usdn_nas.pipeline.stagefile`.
+When settings change, earlier results are set aside instead of overwritten. When the settings change back, these results
+are taken back. `usdn_nas.pipeline.stagefile` describes how this survives a kill at any moment.
 """
 
 from __future__ import annotations
@@ -28,14 +28,15 @@ __all__ = ["Ledger", "Stage", "locked"]
 
 @dataclass(frozen=True)
 class Stage:
-    """A step of a run.
+    """A stage of a run.
 
     Attributes:
-        key: Its name; a stage that trains keeps its files in the folder of that name.
-        inputs: Settings and digests that its result depends on, JSON's own types.
-        outputs: Files it writes, relative to the run folder; ``*`` stands for those that are there.
-        run: Does the work; is given the stage itself.
-        extent: A size that may grow without starting anew (configurations of a search).
+        key: Name of the stage. A stage that trains keeps its files in the folder of that name.
+        inputs: Settings and digests that the result depends on, as types that JSON can hold.
+        outputs: Files that the stage writes, relative to the run folder. A name may be a pattern with ``*``.
+        run: Function that does the work. Its argument is the stage.
+        extent: Size of the work that may grow without starting again, such as the number of configurations of a search;
+            None if the stage has no such size.
     """
 
     key: str
@@ -51,16 +52,16 @@ class Stage:
 
     @property
     def has_folder(self) -> bool:
-        """Whether the stage has a folder of its own, named after its key."""
+        """True if all files of the stage are in a folder of its own, named after its key."""
         return all(name.startswith(f"{self.key}/") for name in self.outputs)
 
 
 class Ledger:
-    """Runs stages once, and again when what they depend on changed.
+    """Runs each stage once, and again when its inputs have changed.
 
     Args:
         folder: The run folder.
-        reporter: Told what is done, skipped and done again.
+        reporter: Receives messages about stages that are skipped, resumed or run again.
     """
 
     def __init__(self, folder: Path, reporter: Reporter) -> None:
@@ -70,16 +71,16 @@ class Ledger:
 
     @property
     def records(self) -> Records:
-        """What is known of each stage."""
+        """The record of each stage, by key."""
         return self._file.stages
 
     @property
     def unsettled(self) -> bool:
-        """Whether a kill left folders between their places; whoever holds the run folder next puts them there."""
+        """True if a killed process left renames of folders unfinished. `locked` finishes them next time."""
         return self._file.moves is not None
 
     def is_done(self, stage: Stage) -> bool:
-        """Whether the stage finished with these inputs and its files are as it left them."""
+        """Returns True if the stage finished with these inputs and its files are unchanged since."""
         record = self.records.get(stage.key)
         return (
             record is not None
@@ -90,11 +91,11 @@ class Ledger:
         )
 
     def ensure(self, stage: Stage) -> bool:
-        """Runs the stage unless it is done. Returns whether it ran.
+        """Runs the stage unless it is done. Returns True if it ran.
 
         Raises:
-            UserError: The stage cannot work with its input. What was there before is as it was. What the stage has
-                written until then is kept as the work of an interrupted one.
+            UserError: The stage cannot work with its input. Earlier results are restored. Files that the stage has
+                written so far are kept as those of an interrupted stage.
         """
         self._file.settle()
         if self.is_done(stage):
@@ -115,14 +116,14 @@ class Ledger:
             raise
         except BaseException:
             entry["seconds"] = round(seconds + time.monotonic() - start, 2)
-            with contextlib.suppress(UsdnError):  # the first failure says more, and the disk may be full
+            with contextlib.suppress(UsdnError):  # the first error is more informative, and the disk may be full
                 self._file.write()
             raise
         self._finish(stage, entry | {"seconds": round(seconds + time.monotonic() - start, 2)})
         return True
 
     def _changed(self, stage: Stage) -> list[str]:
-        """Names of the inputs that differ from those of the stage's record; empty if there is none."""
+        """Returns the names of the inputs that differ from those in the stage's record; empty if it has no record."""
         record = self.records.get(stage.key)
         if record is None or record["fingerprint"] == stage.fingerprint:
             return []
@@ -143,7 +144,7 @@ class Ledger:
             self.reporter.say(f"{stage.key}: its files changed since, so it runs again")
 
     def _begin(self, stage: Stage) -> dict[str, Any]:
-        """Records that the stage runs, and sets aside what it made with other settings. Returns the new record."""
+        """Records that the stage is running, and sets aside its results from other settings. Returns the new record."""
         key, before, changed = stage.key, self.records.get(stage.key), self._changed(stage)
         entry = {
             "status": "running",
@@ -157,14 +158,14 @@ class Ledger:
             self._file.rearrange({**self.records, key: entry}, self._aside(key), Moves(key))
             return entry
         stages, aside, away = self._set_aside(key, {key: entry})
-        damaged = (_name(entry),) if _name(entry) in aside else ()  # else it would have been taken back
+        damaged = (_name(entry),) if _name(entry) in aside else ()  # an undamaged one would have been taken back
         for name in damaged:
             del aside[name]
         self._file.rearrange(stages, aside, Moves(key, away=away, drop=damaged))
         return entry
 
     def _finish(self, stage: Stage, entry: dict[str, Any]) -> None:
-        """Records that the stage is done; of what was set aside, only the latest that is finished stays."""
+        """Records that the stage is done. Of the results set aside, only the latest finished one is kept."""
         key, aside = stage.key, self._aside(stage.key)
         finished = [name for name, records in aside.items() if records[key]["status"] == "done"]
         kept = finished[-1:]
@@ -178,7 +179,7 @@ class Ledger:
         self._file.rearrange({**self.records, key: entry}, {name: aside[name] for name in kept}, moves)
 
     def _written(self, stage: Stage) -> list[str]:
-        """Names of the stage's files, patterns resolved."""
+        """Returns the names of the stage's files, with patterns replaced by the names that match."""
         return [
             str(path.relative_to(self.folder))
             for pattern in stage.outputs
@@ -186,26 +187,26 @@ class Ledger:
         ]
 
     def _aside(self, key: str) -> dict[str, Records]:
-        """A copy of what a stage has set aside."""
+        """Returns a copy of the records of the folders that a stage has set aside."""
         return dict(self._file.aside.get(key, {}))
 
     def _set_aside(self, key: str, new: Records) -> tuple[Records, dict[str, Records], str | None]:
-        """The records after a stage's folder is set aside; nothing is changed yet.
+        """Returns the records as they will be when a stage's folder is set aside. It changes nothing itself.
 
         Args:
             key: The stage.
-            new: Records that take the place of those of the folder.
+            new: Records that replace those of the folder.
 
         Returns:
-            The records of all stages; what the stage has aside then; the name that the folder gets, None if there is
-            no folder.
+            The records of all stages; the folders that the stage will have set aside; and the new name of the present
+            folder, or None if there is no folder.
         """
         inside = {
             other: record
             for other, record in self.records.items()
             if other == key or (record["outputs"] and all(name.startswith(f"{key}/") for name in record["outputs"]))
         }
-        both = {**self.records, **new}  # in the order in which the stages ran first
+        both = {**self.records, **new}  # keeps the order in which the stages ran for the first time
         stages = {other: record for other, record in both.items() if other in new or other not in inside}
         if not os.path.lexists(self.folder / key):
             return stages, self._aside(key), None
@@ -213,7 +214,11 @@ class Ledger:
         return stages, {**self._aside(key), away: inside}, away
 
     def _take_back(self, stage: Stage) -> bool:
-        """Puts a folder that was set aside back if it was made with the stage's settings. Returns whether it was."""
+        """Takes back a folder that was set aside, if it was made with the stage's settings and is intact.
+
+        Returns:
+            True if a folder was taken back.
+        """
         key, back = stage.key, stage.fingerprint[:12]
         kept, place = self._aside(key).get(back), self._file.place(stage.key, back)
         if kept is None or not place.is_dir() or not self._intact(kept[key], key, place):
@@ -224,12 +229,12 @@ class Ledger:
         return True
 
     def _intact(self, record: Mapping[str, Any], key: str, place: Path) -> bool:
-        """Whether the files of a stage that were set aside are as it left them."""
+        """Returns True if the files of a stage that were set aside are unchanged."""
         outputs = record["outputs"].items()
         return all(_is(place / name.removeprefix(f"{key}/"), expected) for name, expected in outputs)
 
     def _undo(self, stage: Stage, before: dict[str, Any] | None) -> None:
-        """Puts back what was there before the stage refused its input."""
+        """Restores the state before the stage refused its input."""
         key, back = stage.key, None if before is None else _name(before)
         places = [self.folder / key] if stage.has_folder else map(self.folder.joinpath, self._written(stage))
         empty = not any(map(holds_anything, places))
@@ -246,14 +251,14 @@ class Ledger:
             self._file.rearrange(stages, self._aside(key), Moves(key))
 
     def output_digest(self, key: str, name: str | None = None) -> str:
-        """Digest over the files of a stage, or over the one called ``name``; ``"missing"`` unless the stage is done."""
+        """Returns the digest of a stage's files, or of the file called ``name``; ``"missing"`` if it is not done."""
         record = self.records.get(key)
         if record is None or record["status"] != "done":
             return "missing"
         return digest(record["outputs"] if name is None else record["outputs"][f"{key}/{name}"])
 
     def require(self, stage: Stage, command: str) -> None:
-        """Raises UserError unless the stage is done; ``command`` is what does it."""
+        """Raises UserError unless the stage is done. The error names ``command``, which runs the stage."""
         if not self.is_done(stage):
             known = stage.key in self.records
             finding = f"stage '{stage.key}' is not finished with these settings" if known else f"no '{stage.key}' yet"
@@ -261,7 +266,7 @@ class Ledger:
 
 
 def _name(record: Mapping[str, Any]) -> str:
-    """The name under which the folder of a record is set aside."""
+    """Returns the name under which the folder of a record is set aside."""
     return str(record["fingerprint"])[:12]
 
 
@@ -271,12 +276,12 @@ def _is(path: Path, expected: str) -> bool:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Holds the run folder; a second process is refused. Finishes what a killed process left half done.
+    """Locks the run folder, so that a second process is refused. Finishes the renames that a killed process began.
 
-    The lock is the file ``.lock``. Its content does not matter and is never changed.
+    The lock is on the file ``.lock``. The content of this file does not matter and is never changed.
 
     Raises:
-        UserError: Another process holds the folder, or it cannot be one.
+        UserError: Another process holds the folder, or the path cannot be a folder.
         RunError: The folder cannot be written to.
     """
     with writing(folder):

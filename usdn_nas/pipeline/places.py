@@ -1,4 +1,4 @@
-"""The places in a run folder that a run writes to, and whether something else lies there."""
+"""Refuses a run folder if the run would overwrite files in it that no run has written."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _PLACES = {
     "evaluate": ("evaluation.json",),
     "report": ("report.html", "figures"),
 }
-"""Each stage's files and folders. Those inside ``retrain`` have names that nothing else has."""
+"""Files and folders of each stage. Names inside ``retrain`` contain a digest, so that nothing else can have them."""
 
 _DESCRIPTION: dict[str, type[StudyDocument] | type[ChainDocument]] = {
     "study.json": StudyDocument,
@@ -28,7 +28,7 @@ _DESCRIPTION: dict[str, type[StudyDocument] | type[ChainDocument]] = {
 
 
 def holds_anything(path: Path) -> bool:
-    """Whether a file is there, or a folder that is not empty."""
+    """Returns True if ``path`` is a file or a folder that is not empty."""
     return any(path.iterdir()) if path.is_dir() else os.path.lexists(path)
 
 
@@ -36,13 +36,13 @@ def check_places(folder: Path) -> None:
     """Refuses a run folder in which a run would overwrite files that no run wrote.
 
     Raises:
-        UserError: Such a file is there, or ``folder`` is a file.
+        UserError: There is such a file, or ``folder`` itself is a file.
     """
     for needed in (folder, folder / "retrain"):
         if os.path.lexists(needed) and not needed.is_dir():
             raise _refusal(needed, "is a file, and a run needs a folder")
     taken = [(key, folder / name) for key, names in _PLACES.items() for name in names if holds_anything(folder / name)]
-    records = StageFile(folder)  # read after the look: a stage is recorded before it writes its files
+    records = StageFile(folder)  # read only now, because a stage is recorded before it writes its files
     for key, path in taken:
         if key not in records.stages:
             raise _refusal(path, "is there already, and no run wrote it")

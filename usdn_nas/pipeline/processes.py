@@ -1,4 +1,4 @@
-"""Several processes that do one work together, and the one that watches over them."""
+"""Runs the same function in several worker processes under one supervisor."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["orphaned", "supervise"]
 
 _SECONDS_BETWEEN_LOOKS = 0.5
 _SECONDS_TO_END = 20.0
-"""A worker that is told to end and has not after this time is killed; what it was at can be taken over."""
+"""Workers get this long to end after a request; then they are killed. Another worker can take over their work."""
 
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
@@ -34,18 +34,18 @@ def supervise(
 ) -> None:
     """Runs ``work(*arguments)`` in ``workers`` processes at once, until all of them end.
 
-    Ctrl-C, or the failure of one, ends them all in good order.
+    After Ctrl-C or the failure of one process, all others are told to end.
 
     Args:
-        work: A function of a module; it is raised KeyboardInterrupt in it where it is to end early.
-        arguments: Can be pickled.
+        work: A function defined in a module. To end it early, KeyboardInterrupt is raised in it.
+        arguments: Arguments of the function. They must be picklable.
         workers: Number of processes.
-        threads: Of each, for numerical libraries that read it from the environment.
-        watch: Called about twice a second.
+        threads: Number of threads in each process, for numerical libraries that read it from the environment.
+        watch: Function that is called about twice a second.
 
     Raises:
-        UserError, RunError: A worker raised it.
-        RunError: A worker ended otherwise.
+        UserError, RunError: A worker raised this error.
+        RunError: A worker ended in another way, for example by a signal.
     """
     spawn = multiprocessing.get_context("spawn")
     receivers: dict[SpawnProcess, Connection] = {}
@@ -69,7 +69,7 @@ def supervise(
 
 
 def orphaned() -> bool:
-    """Whether this is a worker whose supervisor is gone, killed without a chance to end it."""
+    """Returns True if this process is a worker whose supervisor was killed and could not end it."""
     parent = multiprocessing.parent_process()
     return parent is not None and not parent.is_alive()
 
@@ -117,7 +117,10 @@ def _interrupt(number: int, frame: object) -> None:
 
 
 def _work(sender: Connection, work: Callable[..., None], arguments: tuple[Any, ...]) -> None:
-    """What a worker's process does. A terminal sends Ctrl-C to all processes: it is the supervisor's to pass on."""
+    """Runs ``work`` in a worker's process and sends its error to the supervisor.
+
+    A terminal sends Ctrl-C to all processes. Workers ignore it, because the supervisor tells them when to end.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _interrupt)
     try:

@@ -1,7 +1,7 @@
-"""A command under ``torchrun``: rank 0 runs it, and calls the other ranks where a network is trained.
+"""Runs a command under ``torchrun``: rank 0 runs it, and calls the other ranks when a network is trained.
 
-Between trainings the others look into the store now and then, rather than wait in a collective operation: a search
-may take longer than any timeout, and Ctrl-C reaches them.
+Between trainings the other ranks poll a store instead of waiting in a collective operation. So a search may take longer
+than any timeout, and Ctrl-C reaches them.
 """
 
 from __future__ import annotations
@@ -28,33 +28,33 @@ Arguments = TypeVarTuple("Arguments")
 _SECONDS_BETWEEN_LOOKS = 0.1
 
 _team: _Team | None = None
-"""Of this process, as torch's process group is."""
+"""The team that this process has joined, or None. It is global, like torch's process group."""
 
 
 class _Team:
-    """What ranks tell each other through a store that all of them reach."""
+    """Passes calls from rank 0 to the other ranks, through a store that all of them can reach."""
 
     def __init__(self, store: Store) -> None:
         self.store = store
         self.called = 0
 
     def call(self, work: Callable[..., None], arguments: tuple[object, ...]) -> None:
-        """Has the others call ``work``."""
+        """Makes the other ranks call ``work``."""
         self.store.set(f"call {self.called}", pickle.dumps((work, arguments)))  # type: ignore[arg-type]
         self.called += 1
 
     def end(self, status: int) -> None:
-        """Lets the others end with ``status``."""
+        """Makes the other ranks end with the exit status ``status``."""
         self.store.set(f"call {self.called}", pickle.dumps(status))  # type: ignore[arg-type]
 
     def calls(self) -> Iterator[tuple[Callable[..., None], tuple[object, ...]]]:
-        """What rank 0 wants called; ends by SystemExit."""
+        """Yields the calls that rank 0 sends. Raises SystemExit when rank 0 ends."""
         while True:
             try:
                 while not self.store.check([f"call {self.called}"]):
                     time.sleep(_SECONDS_BETWEEN_LOOKS)
                 call = pickle.loads(self.store.get(f"call {self.called}"))
-            except RuntimeError:  # the store is gone, and with it whoever launched us
+            except RuntimeError:  # the store is gone, so torchrun is gone too
                 raise SystemExit(1) from None
             if isinstance(call, int):
                 raise SystemExit(call)
@@ -64,17 +64,18 @@ class _Team:
 
 @contextlib.contextmanager
 def joined(store: Store | None = None, place: int = 0, size: int = 1) -> Iterator[None]:
-    """This process is one of the ranks.
+    """Makes this process one of the ranks while the context is open.
 
     Args:
-        store: None: they meet as ``torchrun``'s environment variables tell.
-        place: Of this process, among ``size``; given with ``store``.
+        store: The store through which the ranks meet. None: the one that ``torchrun``'s environment variables name.
+        place: Rank of this process; used with ``store``.
+        size: Number of ranks; used with ``store``.
     """
     global _team
     if store is None:
         store, place, size = next(rendezvous("env://"))
         store = PrefixStore(f"usdn-nas {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
-    # No back end named: gloo for tensors of the CPU, NCCL for CUDA's.
+    # No back end is named, so torch uses gloo for tensors on the CPU and NCCL for those on CUDA.
     dist.init_process_group(store=PrefixStore("group", store), rank=place, world_size=size, timeout=TIMEOUT)
     _team = _Team(store)
     status = 1
@@ -88,17 +89,17 @@ def joined(store: Store | None = None, place: int = 0, size: int = 1) -> Iterato
         if rank() == 0:
             _team.end(status)
         _team = None
-        if status == 0:  # after a failure the others may not be there to take part
+        if status == 0:  # after a failure the other ranks may be gone
             with contextlib.suppress(RuntimeError):
-                dist.all_reduce(torch.zeros(1))  # rank 0, which may be the store's host, goes last
+                dist.all_reduce(torch.zeros(1))  # so that rank 0, which may host the store, ends last
             dist.destroy_process_group()
 
 
 def follow() -> None:
-    """What ranks other than 0 do: what rank 0 calls, until it ends, and then end with its exit status.
+    """Runs in another rank than 0: repeats the calls of rank 0 until rank 0 ends.
 
     Raises:
-        SystemExit: Rank 0 has ended.
+        SystemExit: Rank 0 has ended; the exit status is that of rank 0.
     """
     assert _team is not None
     for work, arguments in _team.calls():
@@ -106,7 +107,7 @@ def follow() -> None:
 
 
 def on_all_ranks(work: Callable[[*Arguments], None]) -> Callable[[*Arguments], None]:
-    """A function that, called on rank 0, runs on all ranks. Its arguments can be pickled."""
+    """Makes ``work`` run on all ranks when rank 0 calls it. Its arguments must be picklable."""
 
     @functools.wraps(work)
     def everywhere(*arguments: *Arguments) -> None:
@@ -118,10 +119,13 @@ def on_all_ranks(work: Callable[[*Arguments], None]) -> Callable[[*Arguments], N
 
 
 def first_to_fail() -> bool:
-    """Whether no other rank has asked before: that one tells the user why all of them end."""
+    """Returns True for the first rank that calls it, which alone tells the user why all ranks end.
+
+    Outside ``torchrun`` it always returns True.
+    """
     if _team is None:
         return True
     try:
         return _team.store.add("failures", 1) == 1
-    except RuntimeError:  # the store is gone, and with it whoever failed
+    except RuntimeError:  # the store is gone, because another rank has failed
         return False

@@ -1,4 +1,4 @@
-"""The stages between search and retraining: the choice of a point, thresholds refitted to it."""
+"""The stages after the search: a point of the front is chosen and exported, and its thresholds are refitted later."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ __all__ = ["check_target", "choose", "export", "export_front", "load_retrained",
 
 
 def selection_metrics(result: PolicyResult, names: Sequence[str], reference: int, n: int) -> dict[str, Any]:
-    """``metrics`` of an architecture file: figures on the search split, on which it was selected."""
+    """Returns ``metrics`` for an architecture file: figures on the search split, on which it was selected."""
     return {
         "split": "search",
         "selected_on_this_split": True,
@@ -39,7 +39,7 @@ def selection_metrics(result: PolicyResult, names: Sequence[str], reference: int
 
 
 def _objective(context: Context, point: FrontPoint, pick: ExportConfig) -> Objective:
-    """What the choice maximised; a point picked by its name stands for its own cost as budget."""
+    """Returns the objective by which the point was chosen. For a point chosen by name, its own cost is the budget."""
     settings = context.study.search
     if pick.trial is not None:
         return Objective(mode="budget", budget_bops=point.bops)
@@ -52,10 +52,10 @@ def _objective(context: Context, point: FrontPoint, pick: ExportConfig) -> Objec
 
 
 def choose(context: Context, pick: ExportConfig) -> FrontPoint:
-    """The point that `export` would write; its accuracy is that of ``pick.score``.
+    """Returns the point that `export` would write. Its accuracy is the measured or the smoothed one (``pick.score``).
 
     Raises:
-        UserError: Nothing fits.
+        UserError: No point fits.
     """
     study, space, reference = read(context, patient=True), context.space, reference_bops(context.space)
     if pick.trial is not None:
@@ -95,10 +95,10 @@ def _write(
 
 
 def export(context: Context, path: Path, pick: ExportConfig) -> None:
-    """Writes the point that ``pick`` says as ``architecture.json``.
+    """Writes the point that ``pick`` selects to ``path``, as an ``architecture.json``.
 
     Raises:
-        UserError: Nothing fits.
+        UserError: No point fits.
     """
     point, chosen_by = choose(context, pick), {}
     if pick.score == "smoothed":
@@ -111,10 +111,10 @@ def export(context: Context, path: Path, pick: ExportConfig) -> None:
 
 
 def export_front(context: Context, folder: Path) -> list[Path]:
-    """Writes every point of the front as ``<trial.policy>.json``; returns the files.
+    """Writes every point of the front to ``<trial.policy>.json`` and returns the paths.
 
     Raises:
-        UserError: A file of such a name is there and is no architecture. Nothing is written then.
+        UserError: A file with one of these names exists and is not an architecture. Nothing is written then.
     """
     study = read(context, patient=True)
     points = {folder / f"{point.name}.json": point for point in front_points(study, context.space)}
@@ -131,7 +131,7 @@ def check_target(path: Path) -> None:
     """Refuses to write an architecture over a file of another kind.
 
     Raises:
-        UserError: ``path`` is there and is no architecture file.
+        UserError: ``path`` exists and is not an architecture file.
     """
     if os.path.lexists(path):
         try:
@@ -143,19 +143,19 @@ def check_target(path: Path) -> None:
 
 
 def objective_of(context: Context, file: ArchitectureFile) -> Objective:
-    """The objective that a file stores; a handwritten file without one: the study's ``tr``."""
+    """Returns the objective stored in a file; if a handwritten file has none, that of the study's ``tr``."""
     return file.objective or Objective(mode="tr", tr=context.study.search.tr)
 
 
 def load_retrained(context: Context, file: ArchitectureFile, folder: Path) -> MultiExitNetwork:
-    """The standalone network with the weights of ``folder``."""
+    """Returns the architecture's standalone network with the weights in ``folder``."""
     network = extract_chain(Supernet(context.fresh_network(), context.space), file.architecture)
     load_weights(network, folder / "weights.safetensors")
     return context.to_device(network)
 
 
 def refit(context: Context, file: ArchitectureFile, objective: Objective, folder: Path) -> None:
-    """Refits the thresholds of a retrained network on the search split; writes its own ``architecture.json``."""
+    """Refits the thresholds of a retrained network on the search split and writes them to its ``architecture.json``."""
     network = load_retrained(context, file, folder)
     outputs = run(network, context.search_batches, network.exit_names)
     costs = exit_costs(context.space, file.architecture.bits).placed(file.architecture.exits)

@@ -1,4 +1,4 @@
-"""``stages.json`` and the folders that it describes, kept in agreement through every kill.
+"""Keeps ``stages.json`` and the folders that it describes in agreement, even if the process is killed at any moment.
 
 A stage that trains keeps its files in the folder of its name, ``pretrain`` for example. When its settings change, that
 folder is set aside as ``pretrain.<first 12 digits of the fingerprint>``, and when they change back it is taken back.
@@ -47,7 +47,7 @@ __all__ = ["CHECKPOINT", "Moves", "Records", "StageFile"]
 CHECKPOINT = "checkpoint.pt"
 
 Records = dict[str, dict[str, Any]]
-"""Each stage's key with what is known of it."""
+"""The record of each stage, by key."""
 
 _WRITTEN = (
     *(CHECKPOINT, "weights.safetensors", "history.csv", "ladder.json", "diagnostics.json", "architecture.json"),
@@ -62,14 +62,14 @@ _NAME = re.compile(r"[0-9a-f]{12}")
 
 @dataclass(frozen=True)
 class Moves:
-    """What is to be done to the folders of one stage.
+    """The changes that remain to be made to the folders of one stage.
 
     Attributes:
         key: The stage, which is also the path of its folder.
-        away: The name under which the present folder is set aside; None if it stays or is not there.
+        away: The name under which the present folder is set aside; None if it stays or does not exist.
         back: The name of the folder that is taken back; None if none is.
         drop: Names of folders set aside that are deleted.
-        checkpoint: Whether the checkpoint in the present folder is deleted.
+        checkpoint: True if the checkpoint in the present folder is deleted.
     """
 
     key: str
@@ -90,7 +90,7 @@ class StageFile:
         stages: Records of the stages as they are now.
         aside: For each stage, the folders set aside, oldest first: name -> the records of the stages whose files lie
             in that folder.
-        moves: What a killed process left to be done to the folders; None if nothing is.
+        moves: Changes to the folders that a killed process left unfinished; None if there are none.
 
     Raises:
         UserError: ``stages.json`` is damaged.
@@ -111,7 +111,7 @@ class StageFile:
         self.moves = None if moves is None else self._checked(moves)
 
     def _checked(self, moves: Mapping[str, Any]) -> Moves:
-        """Moves as a file has them. They delete folders, so that nothing but our own names is accepted."""
+        """Checks moves that were read from a file. As moves delete folders, only this program's names are accepted."""
         try:
             found = Moves(**{**moves, "drop": tuple(moves["drop"])})
             names = [name for name in (found.away, found.back, *found.drop) if name is not None]
@@ -123,12 +123,12 @@ class StageFile:
         return found
 
     def place(self, key: str, name: str) -> Path:
-        """The folder of a stage that is set aside as ``name``."""
+        """Returns the path of the folder of a stage that is set aside as ``name``."""
         folder = self.folder / key
         return folder.with_name(f"{folder.name}.{name}")
 
     def folders(self) -> set[Path]:
-        """Every folder that the stages write files to, whether it exists or not."""
+        """Returns every folder that the stages write files to, whether it exists or not."""
         keys = {self.folder / key for key in {*self.stages, *self.aside}}
         aside = {self.place(key, name) for key, places in self.aside.items() for name in places}
         return {self.folder, self.folder / "figures", *keys, *(path.parent for path in keys), *aside}
@@ -148,10 +148,10 @@ class StageFile:
         Args:
             stages: Records of the stages, as they will be.
             aside: Folders that the stage ``moves.key`` will have set aside.
-            moves: What is to be done to its folders.
+            moves: The changes to make to that stage's folders.
 
         Raises:
-            UserError: Something that is not recorded lies where the present folder is to be set aside.
+            UserError: The present folder cannot be set aside, because an unrecorded file or folder has the new name.
         """
         assert self.moves is None
         assert moves.back is None or moves.away is not None or not os.path.lexists(self.folder / moves.key)
@@ -167,11 +167,11 @@ class StageFile:
             self.stages, self.aside, self.moves = stages, everything, moves if moves else None
             self.settle()
         except BaseException:
-            self._read()  # whoever goes on all the same, in a notebook perhaps, goes on from what the disk holds
+            self._read()  # a caller that catches the error, such as a notebook, continues from the state on disk
             raise
 
     def settle(self) -> None:
-        """Makes the moves that are left, if any, and records that they are made."""
+        """Makes the remaining moves, if any, and records that they are made."""
         if self.moves is None:
             return
         moves, present = self.moves, self.folder / self.moves.key
@@ -194,9 +194,10 @@ def _move(source: Path, target: Path) -> None:
 
 
 def _delete(path: Path) -> None:
-    """Deletes what stages write into a folder, and the folder if nothing else is in it; for a link, the link alone.
+    """Deletes the files that stages write into a folder, and the folder if nothing else is in it.
 
-    A user's files stay, in the folder ``<path>.left`` (or ``.left2``, ``.left3`` and so on).
+    A user's files stay, in the folder ``<path>.left`` (or ``.left2``, ``.left3`` and so on). If ``path`` is a link,
+    only the link is deleted.
     """
     if path.is_symlink():
         path.unlink()

@@ -1,7 +1,7 @@
 """The stages of a study: pretrain > supernet > search > export > retrain > evaluate > report.
 
-A stage's inputs are the settings it reads and the digests of the files it reads, so that changing a setting runs
-again exactly what depends on it.
+The inputs of a stage are the settings and the digests of the files that it reads. So after a setting was changed,
+exactly those stages run again that depend on it.
 """
 
 from __future__ import annotations
@@ -38,17 +38,17 @@ STAGES = ("pretrain", "supernet", "search", "export", "retrain", "evaluate", "re
 
 
 def retrain_folder(architecture: Architecture) -> str:
-    """Where an architecture's retrained weights lie in a run folder."""
+    """Returns the path of an architecture's retrained weights, relative to the run folder."""
     return f"retrain/{architecture.network_digest[:12]}"
 
 
 def _ramp(section: str, settings: SupernetConfig | RetrainConfig) -> dict[str, str]:
-    """``exit_loss`` as an input, unless constant: a setting that came later."""
+    """Returns ``exit_loss`` as an input; nothing if constant, so that runs from before this setting stay valid."""
     return {} if settings.exit_loss == "constant" else {f"{section}.exit_loss": settings.exit_loss}
 
 
 class Pipeline:
-    """Runs the stages of one run folder, each once.
+    """Runs the stages of one run folder. Finished stages are skipped.
 
     Args:
         context: The study and its folder.
@@ -60,12 +60,12 @@ class Pipeline:
 
     @cached_property
     def _common(self) -> dict[str, Any]:
-        """Inputs of every stage. ``format`` goes up when a new version of the code makes something else of them."""
+        """Inputs of every stage. ``format`` is raised when a new version of the code would give other results."""
         return {"seed": self.context.study.seed, "data": self.context.data.digest, "format": 1}
 
     @cached_property
     def _network(self) -> dict[str, Any]:
-        """Inputs of full-precision training: the network without its bits."""
+        """Inputs of full-precision training: the network and its candidate exits, without bits."""
         space = self.context.space
         heads = self.context.spec.exits.model_dump(mode="json", include={"head", "head_width"})
         network = self.context.spec.network.model_dump(mode="json")
@@ -73,10 +73,12 @@ class Pipeline:
 
     @cached_property
     def _start(self) -> dict[str, str]:
-        """``supernet.weights`` by its content, where it is given.
+        """Digest of the file ``supernet.weights`` as an input, if the study names such a file.
+
+        If the file is gone, the digest recorded by pre-training is used.
 
         Raises:
-            UserError: There is no such file, though pre-training needs it.
+            UserError: There is no such file, and pre-training has not recorded its digest.
         """
         weights = self.context.study.supernet.weights
         if weights is None:
@@ -91,7 +93,7 @@ class Pipeline:
 
     @cached_property
     def _space(self) -> dict[str, Any]:
-        """Inputs of whatever depends on bits."""
+        """Inputs of all stages that depend on bits."""
         return {"space": self.context.space.digest}
 
     def _stage(
@@ -106,7 +108,7 @@ class Pipeline:
         return Stage(key, {**self._common, **inputs}, outputs, named, extent)
 
     def pretrain(self) -> Stage:
-        """Full-precision pre-training."""
+        """Returns the stage of full-precision pre-training."""
         study = self.context.study
         inputs = {
             **self._network,
@@ -120,12 +122,12 @@ class Pipeline:
         return self._stage("pretrain", inputs, outputs, lambda stage: train.pretrain(self.context, stage.fingerprint))
 
     def supernet(self) -> Stage:
-        """Quantization-aware training of the supernet."""
+        """Returns the stage of the supernet's quantization-aware training."""
         study = self.context.study
         inputs = {
             **self._space,
             "supernet": study.supernet.model_dump(mode="json", exclude={"pretrain", "weights"}),
-            "batch_size": study.batch_size,  # rounds calibration
+            "batch_size": study.batch_size,  # affects rounding in the calibration
             "data.augment": study.data.augment,
             "pretrained weights": self._weights("pretrain"),
         }
@@ -136,7 +138,7 @@ class Pipeline:
         )
 
     def search(self) -> Stage:
-        """The Optuna study."""
+        """Returns the stage of the search, which is an Optuna study."""
         settings = self.context.study.search
         inputs = {
             **self._space,
@@ -156,7 +158,7 @@ class Pipeline:
 
     @property
     def _sampler(self) -> str:
-        """Of the search; ``auto`` is content with an enumeration that has been finished."""
+        """Sampler of the search. If the study says ``auto`` and a full enumeration is finished, it is ``brute``."""
         wanted, record = self.context.study.search.sampler, self.ledger.records.get("search")
         if wanted != "auto" or record is None or record["status"] != "done":
             return wanted
@@ -164,7 +166,7 @@ class Pipeline:
         return "brute" if enumerated and record["extent"] >= self.context.space.bit_configurations else wanted
 
     def export(self) -> Stage:
-        """``export/architecture.json``: the point that the study's ``[export]`` picks."""
+        """Returns the stage that writes ``export/architecture.json``: the point that the study's ``[export]`` picks."""
         study = self.context.study
         inputs = {
             "export": study.export.model_dump(mode="json"),
@@ -182,7 +184,11 @@ class Pipeline:
         )
 
     def retrain(self, file: ArchitectureFile) -> list[Stage]:
-        """Teacher; retraining with KD and, unless switched off, with CE alone; thresholds refitted after each."""
+        """Returns the stages of retraining.
+
+        First comes the teacher, then the network trained with KD and, unless switched off, the network trained with CE
+        alone. The thresholds of each network are refitted after its training.
+        """
         return [self._teacher(file)] + [
             stage for loss in self._losses for stage in (self._retrained(file, loss), self._thresholds(file, loss))
         ]
@@ -192,7 +198,7 @@ class Pipeline:
         return ("kd", "ce") if self.context.study.retrain.compare_ce else ("kd",)
 
     def _of_architecture(self, file: ArchitectureFile) -> dict[str, Any]:
-        """Inputs of every training of one architecture; its thresholds are none of them."""
+        """Returns the inputs of every training of one architecture. Thresholds are not among them."""
         return {
             "exits": list(file.architecture.exits),
             "data.augment": self.context.study.data.augment,
@@ -229,7 +235,7 @@ class Pipeline:
             "bits": file.architecture.to_dict()["bits"],
             "retrain": settings.model_dump(mode="json", exclude=elsewhere | only_kd),
             "supernet.calibration_images": context.study.supernet.calibration_images,
-            "batch_size": context.study.batch_size,  # of calibration
+            "batch_size": context.study.batch_size,  # batch size of the calibration
             "teacher weights": self._weights(f"{folder}/teacher"),
             "supernet weights": self._weights("supernet") if settings.init == "supernet" else None,
         }
@@ -255,7 +261,10 @@ class Pipeline:
         )
 
     def evaluate(self, file: ArchitectureFile, *, main: bool) -> Stage:
-        """The test split, read once; ``main``: the run's own architecture rather than one given by hand."""
+        """Returns the stage of the evaluation on the test split.
+
+        ``main`` is True for the run's exported architecture, and False for an architecture that the user gave.
+        """
         context, key = self.context, retrain_folder(file.architecture)
         inputs = {
             **self._space,
@@ -275,7 +284,7 @@ class Pipeline:
         )
 
     def report(self) -> Stage:
-        """Figures and the HTML page."""
+        """Returns the stage that draws the figures and writes the HTML report."""
         parts = ("pretrain", "supernet", "search", "export", "evaluate")
         inputs = {
             "study": self.context.study.model_dump(mode="json", exclude={"tensorboard"}),
@@ -288,10 +297,10 @@ class Pipeline:
         return self.ledger.output_digest(key, "weights.safetensors")
 
     def architecture(self, path: Path | None = None) -> ArchitectureFile:
-        """The architecture to retrain: that of ``path``, else the exported one.
+        """Returns the architecture in ``path``; if it is None, the exported architecture.
 
         Raises:
-            UserError: It is missing, malformed, or of another search space.
+            UserError: The file is missing, malformed, or belongs to another search space.
         """
         if path is None:
             path = self.context.folder / "export" / "architecture.json"
@@ -300,10 +309,10 @@ class Pipeline:
         return read_architecture(path, within=self.context.space)
 
     def check(self) -> None:
-        """Finds what cannot work before anything is written: device, budget, data, weights, and the storage if needed.
+        """Checks device, budget, data, weights and, if needed, the storage, before anything is written.
 
         Raises:
-            UserError: The first of these, or the run folder holds files of others where a run writes its own.
+            UserError: One of them cannot be used, or the run would overwrite files that no run wrote.
         """
         check_places(self.context.folder)
         self.context.check()
@@ -316,14 +325,15 @@ class Pipeline:
             study_stage.check_search(self.context)
 
     def run(self, until: str = "report", *, repick: bool = False) -> bool:
-        """All stages in order, up to and including ``until`` (one of `STAGES`).
+        """Runs all stages in order, up to and including ``until`` (one of `STAGES`).
 
         Args:
-            repick: Export what the study's ``[export]`` picks, even where another point of the same front was
-                exported by hand; else that one stays.
+            until: The last stage to run.
+            repick: Matters if the user has exported another point of the same front than the study's ``[export]``
+                picks. True: replace it by the point that the study picks. False: keep it.
 
         Returns:
-            Whether anything ran.
+            True if any stage ran.
         """
         self.check()
         self.context.describe()
@@ -341,7 +351,7 @@ class Pipeline:
         return ran
 
     def _picked_by_hand(self) -> bool:
-        """Whether a point of the present front is exported, though not the one that the study picks."""
+        """Returns True if the exported architecture is a point of the present front that the study does not pick."""
         record, stage = self.ledger.records.get("export"), self.export()
         if record is None:
             return False
@@ -353,12 +363,12 @@ class Pipeline:
     def _retrain_each(self, file: ArchitectureFile) -> bool:
         ran = False
         for index in range(len(self.retrain(file))):
-            # Later stages depend on what the earlier ones leave, so they are made anew.
+            # The inputs of later stages depend on files of earlier stages, so the list is built again each time.
             ran |= self.ledger.ensure(self.retrain(file)[index])
         return ran
 
     def retrain_all(self, path: Path | None) -> ArchitectureFile:
-        """Retrains the architecture of ``path``, else the exported one, with the stages that it needs before."""
+        """Retrains the architecture in ``path`` (None: the exported one), after running the stages that it needs."""
         if path is None:
             self.run(until="retrain")
             return self.architecture()
@@ -368,7 +378,7 @@ class Pipeline:
         return file
 
     def evaluate_all(self, path: Path | None) -> Path:
-        """Evaluates the architecture of ``path``, else the exported one; returns the file written."""
+        """Evaluates the architecture in ``path`` (None: the exported one), and returns the path of the results."""
         if path is None:
             self.run(until="evaluate")
             return self.context.folder / "evaluation.json"

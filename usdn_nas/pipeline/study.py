@@ -1,4 +1,4 @@
-"""The search stage: opens the study, runs it with one worker or several, writes its tables."""
+"""The search stage: opens the study, runs it with one or several workers, and writes its tables."""
 
 from __future__ import annotations
 
@@ -39,15 +39,17 @@ def _journal(context: Context) -> Path:
 
 
 def _digests(inputs: Mapping[str, Any]) -> dict[str, str]:
-    """The study's fingerprint, of its stage's inputs."""
+    """Returns the study's fingerprint: the digests among the inputs of its stage."""
     return {key: value for key, value in inputs.items() if isinstance(value, str)}
 
 
 def read(context: Context, *, patient: bool = False) -> Study:
-    """The study that the run folder's search made. ``patient``: waits for a database as a search does.
+    """Returns the study that the run folder's search made.
+
+    With ``patient``, it waits for a database that is unreachable, for as long as a search does.
 
     Raises:
-        UserError: There is none, or another one has its place in the storage.
+        UserError: There is no study, or the storage holds another study under its name.
     """
     record = Ledger(context.folder, context.reporter).records.get("search")
     fingerprint = None if record is None else _digests(record["inputs"])
@@ -63,10 +65,10 @@ def read(context: Context, *, patient: bool = False) -> Study:
 
 
 def check_search(context: Context) -> None:
-    """Finds a storage that cannot be opened, or a back end that cannot be used, before hours of training.
+    """Checks the storage and the back end before hours of training.
 
     Raises:
-        UserError: It cannot.
+        UserError: The storage cannot be opened, or the back end cannot be used.
     """
     settings = context.study.search
     if settings.storage is not None:
@@ -76,10 +78,10 @@ def check_search(context: Context) -> None:
 
 
 def check_start(context: Context) -> None:
-    """Refuses to go on with the study that is there by another sampler.
+    """Refuses to continue an existing study with another sampler.
 
     Raises:
-        UserError: It was started with one.
+        UserError: The study was started with another sampler.
     """
     settings = context.study.search
     stored = stored_sampler(settings, storage_path=_journal(context), name=context.name)
@@ -95,7 +97,9 @@ def search(context: Context, inputs: dict[str, Any]) -> None:
     """Runs the study up to its number of configurations and writes its tables.
 
     Args:
-        inputs: Of the stage; its digests are the study's fingerprint, so that a worker that differs is refused.
+        context: The context of the run.
+        inputs: Inputs of the stage. The digests among them form the study's fingerprint, by which workers with other
+            inputs are refused.
     """
     settings, space = context.study.search, context.space
     fingerprint = _digests(inputs)
@@ -135,13 +139,13 @@ def search(context: Context, inputs: dict[str, Any]) -> None:
 
 
 def run_worker(name: str, study: Any, spec: Any, folder: Path, fingerprint: dict[str, str], says: bool) -> None:
-    """One of several workers, in a process of its own.
+    """Runs trials in one of several worker processes.
 
     Args:
-        name, study, spec, folder: A `Context`'s.
-        fingerprint: The study's.
-        says: Whether it may write on stderr that it waits for another worker. That the database is away is said once,
-            by the process that watches over the workers.
+        name, study, spec, folder: Attributes of the `Context`.
+        fingerprint: Fingerprint of the Optuna study.
+        says: True if the worker may write to stderr that it waits for another worker. If the database is unreachable,
+            only the supervising process says so.
     """
 
     def say(text: str) -> None:
@@ -167,7 +171,10 @@ def _open(context: Context, fingerprint: Mapping[str, str], threads: int) -> Stu
 
 
 def _threads(context: Context) -> int:
-    """Of a worker: the study's own number, else an equal share of the processors that this process may use."""
+    """Returns the number of threads of a worker: the study's ``threads``, or an equal share of the available CPUs.
+
+    A single worker uses torch's number of threads.
+    """
     workers = context.study.search.workers
     if context.study.threads is not None or workers == 1:
         return context.study.threads or torch.get_num_threads()
@@ -176,7 +183,7 @@ def _threads(context: Context) -> int:
 
 
 def _work(context: Context, study: Study, progress: _Progress | None, say: Callable[[str], None]) -> None:
-    """Runs trials in this process until the study has enough."""
+    """Runs trials in this process until the study has enough complete trials."""
     context.device  # noqa: B018  sets the number of threads
     settings = context.study.search
     engine = Engine(
@@ -199,10 +206,12 @@ def _work(context: Context, study: Study, progress: _Progress | None, say: Calla
 
 
 def _engine_settings(context: Context, study: Study) -> EngineSettings:
-    """How this study's supernet is run: by every worker, and after an interruption, as it was when it was started.
+    """Returns how this study runs its supernet.
+
+    The settings are those with which the study was started, so that all workers agree, even after an interruption.
 
     Raises:
-        UserError: Another back end is asked for, or this machine lacks the study's.
+        UserError: The user asks for another back end, or this machine does not have the study's back end.
     """
     stored, wanted = EngineSettings(**engine_of(study)), context.study.search.backend
     if wanted not in ("auto", stored.backend):
@@ -216,7 +225,7 @@ def _engine_settings(context: Context, study: Study) -> EngineSettings:
 
 
 def _announce(context: Context) -> None:
-    """Says what an enumeration is going to do."""
+    """Reports how much work an enumeration is going to do."""
     space, prefixes = context.space, context.space.prefixes
     context.reporter.say(
         f"search: enumerates {goal(space, context.study.search):,} of {space.bit_configurations:,} bit configurations "
@@ -226,12 +235,16 @@ def _announce(context: Context) -> None:
 
 
 class _Progress:
-    """What the bar shows: how many trials are complete, and the best that this session has seen.
+    """Updates the progress bar: the number of complete trials and the best trial of this session.
 
     Args:
-        tr: Weighs relative BOPs against accuracy, for what is best.
-        done: Complete when the session began; ``wanted`` at its end.
-        batch: After so many trials it says how long the rest will take; None: never.
+        reporter: Receives messages.
+        task: The progress bar.
+        space: The search space.
+        tr: The best trial has the highest accuracy - ``tr`` x relative bit operations (BOPs).
+        done: Number of complete trials at the beginning of the session.
+        wanted: Number of complete trials at its end.
+        batch: After this number of trials, it says how long the rest will take; None: never.
     """
 
     def __init__(
@@ -244,22 +257,22 @@ class _Progress:
         self.found: tuple[float, str] | None = None
 
     def begin(self, study: Study) -> None:
-        """The trials begin now; those that are complete already are not this session's."""
+        """Marks the beginning of the session. Trials that are already complete do not count for it."""
         self.start = datetime.now()
         self.seen = {trial.number for trial in study.get_trials(deepcopy=False) if trial.values is not None}
 
     def look(self, study: Study) -> None:
-        """Notes the trials that others completed since."""
+        """Notes the trials that workers have completed since the last call."""
         for trial in study.get_trials(deepcopy=False):
             if trial.values is None or trial.number in self.seen or "front" not in trial.user_attrs:
                 continue
             if not self.done and trial.datetime_start is not None:
-                self.start = trial.datetime_start  # not when the workers' processes were started
+                self.start = trial.datetime_start  # later than the start of the workers' processes
             self.seen.add(trial.number)
             self.note(trial.number, trial.user_attrs["accuracy"], trial.user_attrs["bops"])
 
     def note(self, number: int, accuracy: float, bops: float) -> None:
-        """Notes a trial that has just been completed."""
+        """Notes a trial that has just been completed, and updates the progress bar."""
         value, share = accuracy - self.tr * bops / self.reference, bops / self.reference
         if self.found is None or value > self.found[0]:
             self.found = (value, f"best {accuracy:.3f} at {share:.2f} of the reference (trial {number})")

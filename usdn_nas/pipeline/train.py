@@ -1,4 +1,4 @@
-"""The stages that train: full-precision pre-training, the supernet, and the retraining of one architecture."""
+"""The stages that train: full-precision pre-training, supernet training, and the retraining of one architecture."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def _fit(
         step,
         context.data.train,
         settings,
-        # "retrain (KD)" and "retrain (CE)" see the same batches in the same order.
+        # The seed uses the first word only, so that "retrain (KD)" and "retrain (CE)" see the same batches in order.
         seed=(derive(context.study.seed, title.split()[0]),),
         folder=folder,
         fingerprint=fingerprint,
@@ -98,7 +98,7 @@ def _on_search(context: Context, network: MultiExitNetwork) -> Callable[[], dict
 
 @on_all_ranks
 def pretrain(context: Context, fingerprint: str) -> None:
-    """Full precision, cross-entropy at all candidate exits."""
+    """Pre-trains the full-precision network by cross-entropy at all candidate exits."""
     settings = context.study.supernet
     network = context.starting_network()
     weights = _weights(settings, settings.pretrain, len(network.exit_names))
@@ -108,7 +108,7 @@ def pretrain(context: Context, fingerprint: str) -> None:
 
 
 def _calibration_images(context: Context) -> Iterator[Tensor]:
-    """Images of the training split, drawn at random, without augmentation."""
+    """Yields random images of the training split, without augmentation, for calibration."""
     left = context.study.supernet.calibration_images
     order = (derive(context.study.seed, "calibration"),)
     for images, _ in context.data.train.batches(min(left, context.study.batch_size), shuffle_seed=order):
@@ -119,7 +119,10 @@ def _calibration_images(context: Context) -> Iterator[Tensor]:
 
 
 def refresh_batches(context: Context) -> Iterator[Tensor]:
-    """Whole batches of the training split, drawn at random, without augmentation; at least one."""
+    """Yields at least one batch of random images of the training split, without augmentation.
+
+    Batches are full, unless the split is smaller than one batch.
+    """
     settings, train = context.study.supernet, context.data.train
     size = settings.qat.batch_size
     order = (derive(context.study.seed, "refresh"),)
@@ -129,9 +132,10 @@ def refresh_batches(context: Context) -> Iterator[Tensor]:
 
 
 def refresh_paths(context: Context) -> Callable[[], list[dict[str, Bits]]]:
-    """Draws the configurations that refreshed statistics are of; called for every batch.
+    """Returns a function that draws the configurations whose BatchNorm statistics are measured; call it for each batch.
 
-    They give every group each of its choices, and as many more are as in training where that prefers some.
+    Together, the configurations give every group each of its choices. If training draws stratified paths, it adds as
+    many stratified configurations as the largest group has choices.
     """
     space = context.space
     generator = np.random.default_rng(derive(context.study.seed, "refreshed paths"))
@@ -142,7 +146,7 @@ def refresh_paths(context: Context) -> Callable[[], list[dict[str, Bits]]]:
 
 
 def untrained_supernet(context: Context, network: MultiExitNetwork) -> Supernet:
-    """A supernet with the weights of ``network``, its steps as calibration images have them."""
+    """Returns a supernet with the weights of ``network``. Its step sizes are initialized on calibration images."""
     supernet = Supernet(network, context.space)
     supernet.initialize_steps(_calibration_images(context))
     return context.to_device(supernet)
@@ -150,7 +154,7 @@ def untrained_supernet(context: Context, network: MultiExitNetwork) -> Supernet:
 
 @on_all_ranks
 def train_supernet(context: Context, fingerprint: str) -> None:
-    """Quantization-aware training by the sandwich rule, then the ladder of uniform bit-widths."""
+    """Trains the supernet by the sandwich rule, with quantization, and then evaluates uniform configurations."""
     settings = context.study.supernet
     supernet = untrained_supernet(context, context.pretrained())
     space = context.space
@@ -202,9 +206,10 @@ def _write_ladder(context: Context, evaluator: SupernetEvaluator, path: Path) ->
 
 
 def ladder_rows(evaluator: SupernetEvaluator) -> list[dict[str, Any]]:
-    """Accuracy of the uniform configurations at the final exit, cheapest first.
+    """Returns a row for each uniform configuration, cheapest first, with its accuracy at the final exit.
 
-    ``difference`` is to the row before, paired sample by sample; ``standard_error`` is that of the difference.
+    ``difference`` is the difference in accuracy to the row before, paired sample by sample, and ``standard_error`` its
+    standard error.
     """
     space = evaluator.supernet.space
     rows: list[dict[str, Any]] = []
@@ -229,7 +234,7 @@ def ladder_rows(evaluator: SupernetEvaluator) -> list[dict[str, Any]]:
 
 @on_all_ranks
 def train_teacher(context: Context, architecture: Architecture, folder: Path, fingerprint: str) -> None:
-    """The full-precision teacher: the same placed exits, cross-entropy."""
+    """Trains the full-precision teacher, which has the same placed exits, by cross-entropy."""
     settings = context.study.retrain
     network = context.fresh_network() if settings.teacher_init == "scratch" else context.pretrained()
     teacher = network.place(architecture.exits)
@@ -239,14 +244,14 @@ def train_teacher(context: Context, architecture: Architecture, folder: Path, fi
 
 
 def load_teacher(context: Context, architecture: Architecture, folder: Path) -> MultiExitNetwork:
-    """The teacher that `train_teacher` left in ``folder``."""
+    """Returns the teacher that `train_teacher` wrote to ``folder``."""
     teacher = context.fresh_network().place(architecture.exits)
     load_weights(teacher, folder / WEIGHTS)
     return teacher
 
 
 def _start(context: Context, architecture: Architecture, teacher: Path) -> MultiExitNetwork:
-    """The quantized network before retraining, as ``retrain.init`` says."""
+    """Returns the quantized network with its weights before retraining, chosen by ``retrain.init``."""
     init = context.study.retrain.init
     if init == "supernet":
         return extract_chain(context.supernet(), architecture)
@@ -265,7 +270,7 @@ def train_retrained(
     fingerprint: str,
     loss: Literal["kd", "ce"],
 ) -> None:
-    """Retrains the architecture's standalone network with Eq. (10), or with cross-entropy alone."""
+    """Retrains the architecture's standalone network with distillation (Eq. (10)) or with cross-entropy alone."""
     settings = context.study.retrain
     network = _start(context, architecture, teacher_folder)
     context.to_device(network)

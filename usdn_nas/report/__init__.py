@@ -1,11 +1,11 @@
-"""Read a run, tabulate it, draw it, write its page. On records alone: no torch, no Optuna.
+"""Reads the files of a run, makes its tables and figures, and writes its HTML report. Needs neither torch nor Optuna.
 
 >>> from usdn_nas.report import load_run, plot_front            # doctest: +SKIP
 >>> run = load_run("runs/digits")                               # doctest: +SKIP
 >>> run.front                                                   # doctest: +SKIP
 >>> plot_front(run).figure.savefig("front.pdf")                 # doctest: +SKIP
 
-Names are loaded when first used, so that ``import usdn_nas.report`` costs neither pandas nor matplotlib.
+Names are loaded on first use, so that ``import usdn_nas.report`` imports neither pandas nor matplotlib.
 """
 
 from __future__ import annotations

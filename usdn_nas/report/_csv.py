@@ -1,4 +1,4 @@
-"""Reads the CSV files of a run folder: whole rows, known columns, finite numbers in their ranges."""
+"""Reads the CSV files of a run folder, and checks that rows are whole and that numbers are in their ranges."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ def read_csv(
 
     Args:
         path: The file.
-        numbers: Columns of numbers that must be there -> their range. A name that ends in ``*`` stands for all columns
-            that begin so, of which there must be at least one.
-        texts: Other columns that must be there.
-        empty: Whether a number may be missing, as in the row of a trial that is not finished; it is NaN then.
-        types: Types of columns, as pandas takes them.
+        numbers: Required columns of numbers, with the range of each. A name that ends in ``*`` stands for all columns
+            that begin like it; at least one must be there.
+        texts: Other required columns.
+        empty: True if a number may be missing, as in the row of an unfinished trial. A missing number becomes NaN.
+        types: Types of columns, in the form that pandas takes.
 
     Returns:
-        A row for each line. Without ``empty``, empty texts are ``""``; else they are NaN.
+        A table with one row for each line. Empty texts are NaN if ``empty`` is True, otherwise ``""``.
 
     Raises:
         UserError: The file is missing or damaged, e.g. truncated.
@@ -59,7 +59,7 @@ def read_csv(
 
 
 def _check_rows(text: str, columns: Sequence[str], path: Path) -> list[str]:
-    """Refuses a file with rows of different lengths, with an unfinished last line, or without one of the columns.
+    """Refuses a file whose rows differ in length, whose last line is unfinished, or that lacks a required column.
 
     Returns:
         The names of the columns.
@@ -97,10 +97,10 @@ def _numbers(cells: pd.Series, limits: Range, empty: bool, path: Path) -> pd.Ser
 
 
 def read_pairs(cell: object, length: int | None, where: object) -> list[Any]:
-    """Reads a cell that holds a JSON list of numbers (``length`` None), or of lists of ``length`` numbers.
+    """Reads a cell that holds a JSON list of numbers, or, with a ``length``, a list of lists of ``length`` numbers.
 
     Raises:
-        UserError: It holds something else.
+        UserError: The cell holds something else.
     """
     try:
         found = json.loads(cell) if isinstance(cell, str) else None

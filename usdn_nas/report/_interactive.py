@@ -1,4 +1,4 @@
-"""What the page's script draws: the front with bits, exits and thresholds of every point."""
+"""Data for the report's interactive figure: the Pareto front with bits, exits and thresholds of every point."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def _mark(mark: Mark, split: str, scale: float, **more: str) -> dict[str, Any]:
 
 
 def _marks(data: FrontData, scale: float) -> tuple[list[dict[str, Any]], list[list[str]]]:
-    """Points with a name of their own, and their lines in the legend."""
+    """Returns the named points (the chosen and the retrained networks) and their entries in the legend."""
     marks, legend = [], []
     if data.chosen:
         marks.append(_mark(data.chosen, "search", scale, shape="star", css="star"))
@@ -46,10 +46,12 @@ def _marks(data: FrontData, scale: float) -> tuple[list[dict[str, Any]], list[li
 
 
 def front_payload(run: Run) -> dict[str, Any]:
-    """As JSON's own types; accuracies in percent, costs in ``unit``.
+    """Returns the data of the interactive front, as types that JSON can hold.
+
+    Accuracies are in percent. Costs are in ``unit``, a multiple of bit operations (BOPs).
 
     Raises:
-        MissingPartError: Nothing was searched yet.
+        MissingPartError: The run has no search results yet.
     """
     data = front_data(run)
     groups = [group.name for group in run.space.groups]

@@ -1,4 +1,4 @@
-"""Pieces of HTML: tables, figures, lists. Every text is escaped here."""
+"""Builds pieces of HTML, such as tables and lists. Every text is escaped here."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _BADGES = {"search": "search split, selected on it", "test": "test split"}
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the page. ``split``: what its figures were measured on, where that is one split."""
+    """A section of the page. ``split`` is the split that its figures were measured on; None if there are several."""
 
     key: str
     title: str
@@ -28,7 +28,7 @@ class Section:
 
 
 def prose(text: str) -> str:
-    """``text`` escaped, with "n = 10" kept on one line."""
+    """Returns ``text`` escaped, with no line break inside "n = 10"."""
     return escape(text).replace("n = ", "n\u00a0=\u00a0")
 
 
@@ -42,7 +42,7 @@ def paragraph(text: str, css: str = "") -> str:
 
 
 def table(frame: pd.DataFrame, caption: str = "", *, total: bool = False) -> str:
-    """``frame`` as a table that scrolls by itself on a narrow screen. ``total``: its last row is one."""
+    """Returns ``frame`` as an HTML table that scrolls on a narrow screen. ``total``: the last row holds totals."""
     shown = columns(frame)
     css = [' class="number"' if column.numeric else "" for column in shown]
     head = "".join(f'<th scope="col"{c}>{escape(column.label)}</th>' for c, column in zip(css, shown, strict=True))
@@ -56,7 +56,7 @@ def table(frame: pd.DataFrame, caption: str = "", *, total: bool = False) -> str
 
 
 def flatten(value: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, str]]:
-    """Dotted path and text of every setting; what is not set is left out."""
+    """Yields the dotted path and the text of every setting. Settings that are None are left out."""
     for key, inner in value.items():
         if isinstance(inner, Mapping):
             yield from flatten(inner, f"{prefix}{key}.")
@@ -70,5 +70,5 @@ def definitions(pairs: Iterable[tuple[str, str]]) -> str:
 
 
 def script_json(value: Any) -> str:
-    """``value`` as JSON that may stand inside a ``<script>``: it cannot close it."""
+    """Returns ``value`` as JSON for a ``<script>`` element. It escapes ``<`` and ``&`` so as not to end the element."""
     return json.dumps(value, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c").replace("&", "\\u0026")

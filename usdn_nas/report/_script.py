@@ -1,4 +1,4 @@
-"""The script that makes the page's Pareto front answer to pointer and keys. Without it the static figure stays."""
+"""The script that makes the report's Pareto front interactive. Without JavaScript, the static figure is shown."""
 
 __all__ = ["SCRIPT"]
 

@@ -1,4 +1,4 @@
-"""The sections of the report page. Each raises `MissingPartError` where its part of the run is not written yet."""
+"""Builds the sections of the report. Each function raises `MissingPartError` if its part of the run is missing."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ from usdn_nas.space.cost import layer_table, mean_bits
 __all__ = ["SECTIONS", "Figures", "cost"]
 
 Figures = Mapping[str, str | MissingPartError]
-"""Name -> inline SVG of a figure, or what is missing for it."""
+"""Maps the name of each figure to its inline SVG, or to the error that says which part of the run is missing."""
 
 
 def cost(bops: float) -> str:
-    """``"18.4 GBOPs"``."""
+    """Returns a number of bit operations (BOPs) as a text with a unit, such as ``"18.4 GBOPs"``."""
     scale, unit = bops_unit([bops])
     return f"{bops / scale:.4g} {unit}"
 
@@ -171,7 +171,7 @@ def _calibration(run: Run, figures: Figures) -> Section:
 
 
 def _signed_changes(frame: pd.DataFrame) -> pd.DataFrame:
-    """Table II as texts: fractions with three decimals, the last row in percent with a sign."""
+    """Returns Table II as texts: fractions with three decimals; in the last row, percentages with a sign."""
     forms = [*["{:.3f}"] * (len(frame) - 1), "{:+.2f}"]
     texts = {
         name: frame[name]
@@ -288,4 +288,4 @@ SECTIONS: tuple[Callable[[Run, Figures], Section], ...] = (
     _stages,
     _settings,
 )
-"""In the order of the page."""
+"""The functions that build the sections, in the order of the page."""

@@ -1,4 +1,4 @@
-"""The style sheet of the report page."""
+"""The style sheet of the HTML report."""
 
 __all__ = ["STYLE_SHEET"]
 

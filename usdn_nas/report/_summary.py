@@ -1,4 +1,4 @@
-"""A run in a few sentences, for the page and for notes."""
+"""Summarizes a run in a few sentences, for the report and for notes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["result", "searched", "test_policy"]
 
 
 def searched(run: Run) -> str:
-    """What was searched, in a sentence."""
+    """Returns a sentence about the search space and the number of configurations that were run."""
     space = run.space
     shape = "×".join(map(str, space.chain.input_shape))
     text = (
@@ -35,7 +35,7 @@ def _conditions(run: Run) -> str:
 
 
 def _winner(run: Run) -> str:
-    """The winner's bits and exits, in a sentence."""
+    """Returns a sentence about the winner's bits and exits."""
     winner = run.winner
     source = run.architecture.get("source") or {}
     found = source.get("trial", "")
@@ -48,7 +48,7 @@ def _winner(run: Run) -> str:
 
 
 def result(run: Run) -> str:
-    """What the winner reaches, on which split, under which conditions."""
+    """Returns sentences about the winner: its accuracy and cost, on which split, and under which conditions."""
     reference = reference_bops(run.space)
     beside = ""
     if (policy := test_policy(run)) is not None:
@@ -70,7 +70,7 @@ def result(run: Run) -> str:
 
 
 def test_policy(run: Run) -> Mapping[str, Any] | None:
-    """The retrained winner's policy on the test split, if it was evaluated."""
+    """Returns the figures of the retrained winner's policy on the test split; None if it was not evaluated."""
     try:
         winner = run.evaluation["models"].get("kd")
     except MissingPartError:

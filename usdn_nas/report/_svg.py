@@ -1,4 +1,4 @@
-"""A matplotlib figure as inline SVG that follows the page's colours, in light and in dark."""
+"""Turns a matplotlib figure into inline SVG that takes the page's colours, in light and in dark mode."""
 
 from __future__ import annotations
 
@@ -20,10 +20,11 @@ _VARIABLES = {getattr(_style, name): f"var(--{name.lower()})" for name in _NAMES
 
 
 def color_variables(space: SearchSpace) -> tuple[dict[str, str], str, str]:
-    """Colours of exits by depth and of choices by bits, as CSS variables.
+    """Returns CSS variables for the colours of exits (by depth) and of bit choices (by number of bits).
 
     Returns:
-        Hex colour -> ``var(...)``; the variables' declarations for a light page, and for a dark one.
+        A mapping from hex colour to ``var(...)``; the declarations of the variables for a light page; those for a dark
+        page.
     """
     depths = len(space.candidates)
     light = dict(enumerate(_style.depth_colors(depths)))
@@ -40,23 +41,24 @@ def color_variables(space: SearchSpace) -> tuple[dict[str, str], str, str]:
 
 
 def _counts(choices: Sequence[Bits]) -> tuple[int, ...]:
-    """How many colours a scale of these choices may have: one a pair, or one a W and one an A."""
+    """Returns how many colours a figure of these choices may need: one for each pair, for each W, or for each A."""
     return len(choices), len({w for w, _ in choices}), len({a for _, a in choices})
 
 
 def _widths(space: SearchSpace) -> set[int]:
-    """All bit-widths of quantizers."""
+    """Returns all bit-widths of quantizers in the space."""
     pairs = [*space.fixed.values(), *(pair for group in space.groups for pair in group.choices)]
     return {width for pair in pairs for width in pair if width < 32}
 
 
 def inline_svg(figure: Figure, name: str, shades: Mapping[str, str]) -> str:
-    """``figure`` as an ``<svg>`` element to stand in a page.
+    """Returns ``figure`` as an ``<svg>`` element for an HTML page.
 
     Args:
         figure: The figure.
-        name: What a screen reader says, and the prefix of its ids: figures of one page do not share any.
-        shades: From `color_variables`.
+        name: Name that a screen reader reads out. It is also the prefix of all ids in the SVG, so that the figures of a
+            page have no id in common.
+        shades: The mapping that `color_variables` returns.
     """
     text = figure_svg(figure, text=True)
     text = text[text.index("<svg") :]

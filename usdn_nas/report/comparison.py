@@ -1,4 +1,4 @@
-"""Finished runs side by side, on the test split."""
+"""Compares finished runs on the test split."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ __all__ = ["comparable", "compare_table"]
 
 
 def comparable(*runs: Run | Path | str, model: str = "kd") -> dict[str, Run]:
-    """Name -> run, of runs that may stand side by side.
+    """Checks that runs can be compared, and returns them by name.
 
     Args:
         runs: Runs or their folders.
-        model: One that all of them have evaluated.
+        model: Model that all of the runs must have evaluated.
 
     Raises:
-        UserError: There is none, a folder holds no run, one is not evaluated or lacks the model, or their data sets or
-            test splits differ.
+        UserError: No run is given, a folder holds no run, a run has not evaluated the model, or the data sets or the
+            sizes of the test splits differ.
     """
     opened = [one if isinstance(one, Run) else load_run(one) for one in runs]
     if not opened:
@@ -49,20 +49,21 @@ def comparable(*runs: Run | Path | str, model: str = "kd") -> dict[str, Run]:
 
 
 def compare_table(*runs: Run | Path | str, model: str = "kd") -> pd.DataFrame:
-    """Runs side by side, in the order given.
+    """Returns a table that compares runs, in the order given.
 
     Args:
         runs: Runs or their folders.
-        model: Which of their networks: ``"kd"``, ``"ce"``, ``"supernet"`` ...
+        model: The network of each run: ``"kd"``, ``"ce"``, ``"supernet"`` ...
 
     Returns:
-        One row a run. Columns: ``run``, ``accuracy`` and ``gbops`` (average) of the policy on the test split,
-        ``relative_bops`` (of the run's own reference), ``exit_rates_percent`` (text, one an exit, the final one last),
-        ``ece`` and ``mce`` of the policy's answers, ``mean_bits`` and ``mac_weighted_bits`` (``"W/A"``, or one number,
-        over all layers run, heads included), ``macs`` (full precision, without internal classifiers), ``n``.
+        A table with one row a run. Columns: ``run``; ``accuracy`` and ``gbops`` (average giga bit operations) of the
+        policy on the test split; ``relative_bops`` (relative to the run's own reference); ``exit_rates_percent`` (text
+        with one number for each exit, the final exit last); ``ece`` and ``mce`` (calibration errors) of the policy's
+        answers; ``mean_bits`` and ``mac_weighted_bits`` (``"W/A"``, or one number if both are equal) over all layers
+        that run, heads included; ``macs`` at full precision without internal classifiers; ``n``.
 
     Raises:
-        UserError: As `comparable`.
+        UserError: The runs cannot be compared; see `comparable`.
     """
     return pd.DataFrame([_row(name, run, model) for name, run in comparable(*runs, model=model).items()])
 

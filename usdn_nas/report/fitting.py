@@ -1,4 +1,4 @@
-"""A rich table that gives way in narrow terminals: first its headings, then its padding, its cells last."""
+"""A rich table that fits narrow terminals: it first breaks its headings, then drops its padding, then breaks cells."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ _UNBOUNDED = 10_000
 
 
 class FittedTable(Table):
-    """A table of texts under a title that may be longer than the table is wide.
+    """A table of texts under a title that may be wider than the table.
 
-    Rich narrows the widest column first, and breaks its cells while headings of others could still break.
+    Rich's own table narrows the widest column first, and breaks its cells even if headings of other columns could still
+    be broken.
 
     Args:
-        title: Stands above the table.
-        prose: It has a column of sentences, which may break anywhere: the padding stays.
+        title: Title above the table.
+        prose: True if a column holds sentences, which may break anywhere. The padding then stays.
     """
 
     def __init__(self, title: str | None = None, *, prose: bool = False) -> None:
@@ -30,7 +31,7 @@ class FittedTable(Table):
         self.prose = prose
 
     def add(self, label: str, *, numeric: bool = False) -> None:
-        """Adds a column; numbers are set flush right."""
+        """Adds a column. With ``numeric``, its cells are aligned to the right."""
         self.add_column(label, justify="right" if numeric else "left", overflow="fold")
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:

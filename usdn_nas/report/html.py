@@ -1,4 +1,4 @@
-"""One self-contained HTML page about a run: nothing is loaded from elsewhere, so it opens offline and can be mailed."""
+"""Writes one self-contained HTML page about a run. It loads no other file, so it opens offline and can be mailed."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ $sections
 
 
 def _tiles(run: Run) -> str:
-    """The retrained winner's figures on the test split, at a glance."""
+    """Returns boxes with the retrained winner's main figures on the test split; empty if it was not evaluated."""
     policy = test_policy(run)
     if policy is None:
         return ""
@@ -69,7 +69,7 @@ def _summary(run: Run) -> str:
 
 
 def page(run: Run, drawn: Drawn) -> str:
-    """The page's text."""
+    """Returns the HTML text of the page."""
     shades, light, dark = color_variables(run.space)
     figures: dict[str, str | MissingPartError] = {}
     parts: list[Section] = []
@@ -100,13 +100,15 @@ def _left_out(reasons: list[str]) -> str:
 
 
 def write_report(run: Run, path: Path | str, *, drawn: Drawn | None = None) -> Path:
-    """Writes the page atomically and returns its path. Parts that are not there yet are left out, and named.
+    """Writes the page atomically and returns its path. The page names the parts of the run that are missing.
 
     Args:
-        drawn: Of the same run, from `draw_figures`; default: they are drawn.
+        run: The run.
+        path: The file to write.
+        drawn: Figures of the same run from `draw_figures`; None: they are drawn here.
 
     Raises:
-        UserError: A file of the run is wrong.
+        UserError: A file of the run is damaged.
     """
     path = Path(path)
     write_text(path, page(run, draw_figures(run) if drawn is None else drawn))

@@ -1,4 +1,4 @@
-"""A run as a Markdown note, e.g. for optuna-dashboard: what was searched, what was found, the front as a table."""
+"""Describes a run in a Markdown note, e.g. for optuna-dashboard: the search space, the result, and the front."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def _table(frame: pd.DataFrame) -> str:
 
 
 def _front(run: Run) -> str:
-    """The front; of a long one some points, both ends among them."""
+    """Returns the front as a table. Of a long front it shows some points, including both ends."""
     front = run.front
     rows = np.unique(np.linspace(0, len(front) - 1, min(len(front), _ROWS)).round().astype(int))
     some = "" if len(rows) == len(front) else f" ({len(rows)} of its {len(front)} points)"
@@ -33,11 +33,11 @@ def _front(run: Run) -> str:
 
 
 def study_note(run: Run, pictures: Mapping[str, str]) -> str:
-    """The note, of what there is so far.
+    """Returns the note about those parts of a run that exist so far.
 
     Args:
-        run: Finished or not.
-        pictures: What a picture shows -> its address.
+        run: A run, which may be unfinished.
+        pictures: Maps the description of each picture to its address.
     """
     parts = [searched(run)]
     for part in (result, _front):

@@ -1,4 +1,4 @@
-"""A DataFrame for people (rich table) and for programs (CSV, JSON)."""
+"""Renders a DataFrame for people (as a rich table) or for programs (as CSV or JSON)."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _NONE = "–"
 
 @dataclass(frozen=True)
 class Column:
-    """A column as it is shown: heading, one text a row, and whether the texts are numbers (set flush right)."""
+    """A column as text: its heading, one cell a row, and ``numeric``, which is True if its cells are numbers."""
 
     label: str
     cells: tuple[str, ...]
@@ -33,7 +33,10 @@ class Column:
 
 
 def _gbops_decimals(values: Iterable[float]) -> int:
-    """Decimals that show three significant digits of the smallest value: at least the paper's three, at most seven."""
+    """Returns how many decimals show three significant digits of the smallest value.
+
+    The result is at least 3, as in the paper, and at most 7.
+    """
     smallest = min((abs(v) for v in values if v and math.isfinite(v)), default=1.0)
     return min(max(3, 2 - math.floor(math.log10(smallest))), 7)
 
@@ -98,7 +101,7 @@ _OF_EXIT: dict[str, tuple[str, Callable[[Sequence[Any]], list[str]]]] = {
     "ece": ("ECE", _FRACTION),
     "mce": ("MCE", _FRACTION),
 }
-"""Columns ``exit<i>_...`` of the paper's tables."""
+"""Headings and formats of the columns ``exit<i>_...`` in the paper's tables."""
 
 
 def _shown(name: str) -> tuple[str, Callable[[Sequence[Any]], list[str]] | None]:
@@ -116,7 +119,7 @@ def _shown(name: str) -> tuple[str, Callable[[Sequence[Any]], list[str]] | None]
 
 
 _UNPRINTABLE = dict.fromkeys((*range(0x20), *range(0x7F, 0xA0)), "\ufffd")
-"""Control characters, which could drive a terminal."""
+"""Replaces control characters, which could send commands to a terminal."""
 _SHOWN_IN_CSV = {code: mark for code, mark in _UNPRINTABLE.items() if chr(code) not in "\t\n\r"}
 
 
@@ -131,7 +134,7 @@ def _plain(value: object) -> str:
 
 
 def columns(frame: pd.DataFrame) -> list[Column]:
-    """``frame`` as texts: heading with unit, numbers with the decimals of their kind, a dash where there is none."""
+    """Returns the columns of ``frame`` as texts: headings with units, rounded numbers, a dash for missing values."""
     out = []
     for name in frame.columns:
         label, form = _shown(str(name))
@@ -145,7 +148,7 @@ def columns(frame: pd.DataFrame) -> list[Column]:
 
 
 def _as_json(value: Any) -> Any:
-    """JSON's own types: NaN becomes null, tuples lists."""
+    """Returns ``value`` as a type that JSON can hold: NaN becomes None, and a tuple becomes a list."""
     if _is_missing(value):
         return None
     if isinstance(value, tuple | list):
@@ -154,7 +157,7 @@ def _as_json(value: Any) -> Any:
 
 
 def _as_csv(frame: pd.DataFrame) -> pd.DataFrame:
-    """Tuples as ``front.csv`` has them: exits joined by "+", other tuples as a JSON list."""
+    """Returns ``frame`` with tuples as texts, as in ``front.csv``: exits joined by "+", others as a JSON list."""
     out = frame.copy()
     for name in frame.columns:
         if any(isinstance(value, tuple | list) for value in frame[name]):
@@ -163,12 +166,12 @@ def _as_csv(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def render(frame: pd.DataFrame, format: Format = "table", *, title: str | None = None) -> Table | str:
-    """``frame`` as a rich ``Table`` (``"table"``), or as text: ``"csv"``, ``"json"`` (a list of objects).
+    """Returns ``frame`` as a rich ``Table`` (``"table"``) or as text (``"csv"``, or ``"json"`` with a list of objects).
 
-    A table shows rounded numbers under headings with units; CSV and JSON keep the columns' names and every digit.
+    A table shows rounded numbers under headings with units. CSV and JSON keep the names of the columns and all digits.
 
     Raises:
-        UserError: Another format.
+        UserError: The format is none of these.
     """
     if format == "csv":
         return str(_as_csv(frame).to_csv(index=False, lineterminator="\n")).translate(_SHOWN_IN_CSV)

@@ -1,4 +1,4 @@
-"""Reads a run folder: each part when it is first asked for, typed, its schema checked."""
+"""Reads a run folder. Each part is read when it is first used, and checked against its schema."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ from usdn_nas.space.search_space import SearchSpace, SpaceSpec
 __all__ = ["HISTORIES", "MissingPartError", "Run", "load_run"]
 
 HISTORIES = ("pretrain", "supernet", "teacher", "retrain", "retrain-ce")
-"""Trainings that leave a history, in the order they run."""
+"""Trainings that write a history, in the order in which they run."""
 
 _RETRAINING = {"teacher": "teacher", "retrain": "kd", "retrain-ce": "ce"}
 
 
 _HISTORY = dict.fromkeys(("epoch", "step", "loss", "lr", "seconds", "images_per_second"), (0, 1e30))
 _HISTORY |= {"accuracy_*": (0, 1)}
-"""Columns of a training's history, and the range of their numbers."""
+"""Columns of a training's history, with the range of their numbers."""
 
 D = TypeVar("D", bound=Document)
 
@@ -51,10 +51,10 @@ class MissingPartError(UserError):
 
 
 def load_run(path: Path | str) -> Run:
-    """Opens the folder of a run, finished or not.
+    """Opens the folder of a run, which may be unfinished.
 
     Raises:
-        UserError: ``path`` is no run folder: it holds no ``study.json``.
+        UserError: ``path`` is not a run folder, because it holds no ``study.json``.
     """
     path = Path(path)
     if not (path / "study.json").is_file():
@@ -64,12 +64,13 @@ def load_run(path: Path | str) -> Run:
 
 
 class Run:
-    """A run folder. Every property reads its file once, and raises `MissingPartError` where there is none yet.
+    """The results in a run folder.
 
-    A file that was changed or damaged after its stage had finished is refused with a `UserError`.
+    Every property reads its file once. It raises `MissingPartError` if the file does not exist yet, and `UserError` if
+    the file was changed or damaged after its stage had finished.
 
     Args:
-        path: The folder; `load_run` checks that it is one.
+        path: The folder; `load_run` checks that it is a run folder.
     """
 
     def __init__(self, path: Path) -> None:
@@ -79,11 +80,11 @@ class Run:
         return f"Run({str(self.path)!r})"
 
     def _part(self, relative: str, stage: str) -> Path:
-        """Path of a part, which must be there and as its stage left it.
+        """Returns the path of a part of the run, after checking that its stage's file is there and unchanged.
 
         Raises:
-            MissingPartError: It is not there.
-            UserError: Its content is not that of which ``stages.json`` holds the digest.
+            MissingPartError: The file is not there.
+            UserError: The digest of the file differs from the digest in ``stages.json``.
         """
         path = self.path / relative
         if not path.is_file():
@@ -100,7 +101,10 @@ class Run:
         return path
 
     def _digests(self) -> dict[str, str]:
-        """File -> digest, of all that finished stages wrote. Read anew each time, because a stage may run meanwhile."""
+        """Returns the digest of each file that finished stages wrote.
+
+        ``stages.json`` is read again on every call, because a stage may be running.
+        """
         path = self.path / "stages.json"
         stages = read_document(path, StagesDocument)[0].stages.values() if path.exists() else ()
         return {name: value for stage in stages if stage.status == "done" for name, value in stage.outputs.items()}
@@ -110,7 +114,7 @@ class Run:
 
     @cached_property
     def study(self) -> dict[str, Any]:
-        """``study.json``: name, config, space, provenance."""
+        """``study.json``: name, settings, search space and provenance of the study."""
         return self._json("study.json", "run", StudyDocument)[1]
 
     @property
@@ -120,7 +124,7 @@ class Run:
 
     @cached_property
     def config(self) -> StudyConfig:
-        """The resolved settings."""
+        """The settings of the study, with defaults filled in."""
         return validate(StudyConfig, self.study["config"], where=f"{self.path / 'study.json'}: config")
 
     @cached_property
@@ -137,7 +141,10 @@ class Run:
 
     @cached_property
     def trials(self) -> pd.DataFrame:
-        """``search/trials.csv``: one row a trial; ``"W/A"`` in each group's column, NaN where a trial has no value."""
+        """``search/trials.csv``: one row a trial.
+
+        Each group has a column of bits (``"W/A"``). Values that a trial does not have are NaN.
+        """
         groups = [group.name for group in self.space.groups]
         path = self._part("search/trials.csv", "search")
         numbers = {"trial": (0, 2**53), "accuracy": (0, 1), "bops": (0, 1e30)}
@@ -150,22 +157,23 @@ class Run:
 
     @cached_property
     def trial_seconds(self) -> dict[int, float]:
-        """``search/seconds.csv``: number of each complete trial -> seconds that its evaluation took."""
+        """``search/seconds.csv``: maps the number of each complete trial to the seconds that its evaluation took."""
         path = self._part("search/seconds.csv", "search")
         frame = read_csv(path, {"trial": (0, 2**53), "seconds": (0, 1e12)}).dropna()
         return dict(zip(frame["trial"].astype(int).tolist(), frame["seconds"].tolist(), strict=True))
 
     @cached_property
     def engine(self) -> dict[str, Any]:
-        """``search/engine.json``: how the supernet was run in the search.
+        """``search/engine.json``: how the search ran the supernet.
 
-        Keys: ``backend`` (``"float"`` or ``"integer"``), ``images`` (a batch), ``channels_last``, ``threads``.
+        Keys: ``backend`` (``"float"`` or ``"integer"``), ``images`` (images in a batch), ``channels_last`` and
+        ``threads``.
         """
         return self._json("search/engine.json", "search", EngineDocument)[1]
 
     @property
     def engine_text(self) -> str:
-        """How the supernet was run in the search, in words."""
+        """A description of how the search ran the supernet, for texts."""
         try:
             engine = self.engine
         except MissingPartError:
@@ -175,10 +183,11 @@ class Run:
 
     @cached_property
     def front(self) -> pd.DataFrame:
-        """``search/front.csv``: the Pareto front by rising BOPs, measured on the search split.
+        """``search/front.csv``: the Pareto front, measured on the search split.
 
-        Columns: ``trial`` (str, ``"12.3"``), ``accuracy`` (fraction), ``bops`` (average), ``relative_bops``,
-        ``exits`` (tuple of names), ``thresholds`` (tuple of floats), one column a group (``"W/A"``).
+        Points are sorted by rising bit operations (BOPs). Columns: ``trial`` (str, such as ``"12.3"``), ``accuracy``
+        (fraction), ``bops`` (average), ``relative_bops``, ``exits`` (tuple of names), ``thresholds`` (tuple of floats),
+        and one column for each group (``"W/A"``).
         """
         texts = ["trial", "exits", "thresholds", *(group.name for group in self.space.groups)]
         path = self._part("search/front.csv", "search")
@@ -197,13 +206,13 @@ class Run:
     def _check(
         self, bits: Mapping[str, Bits], exits: Sequence[str], thresholds: Sequence[float], where: object
     ) -> None:
-        """Refuses what is no point of the search space."""
+        """Raises UserError if bits, exits and thresholds do not form a point of the search space."""
         if len(exits) != len(thresholds):
             raise UserError(f"{len(exits)} exits need as many thresholds, got {len(thresholds)}", where=where)
         self.space.check(Architecture(bits, tuple(exits), tuple(thresholds)), where)
 
     def point(self, trial: str) -> Architecture:
-        """The architecture of a point of the front, by its name.
+        """Returns the architecture of the point of the front that is named ``trial``.
 
         Raises:
             UserError: The front has no such point.
@@ -216,12 +225,12 @@ class Run:
 
     @cached_property
     def architecture(self) -> dict[str, Any]:
-        """``export/architecture.json``: the winner as the search chose it."""
+        """``export/architecture.json``: the winner, with the thresholds from the search."""
         return self._architecture("export/architecture.json", "export")
 
     @cached_property
     def retrained(self) -> dict[str, Any]:
-        """The retrained winner's ``architecture.json``: the same bits and exits, thresholds fitted anew."""
+        """The retrained winner's ``architecture.json``. Bits and exits are the winner's; thresholds are refitted."""
         return self._architecture(f"{self._retrain_folder}/kd/architecture.json", "retrain")
 
     def _architecture(self, relative: str, stage: str) -> dict[str, Any]:
@@ -231,7 +240,10 @@ class Run:
 
     @property
     def retrained_folder(self) -> Path:
-        """Where the exported architecture is retrained, in ``teacher``, ``kd`` and ``ce``; there or not yet."""
+        """Folder in which the exported architecture is retrained, in ``teacher``, ``kd`` and ``ce``.
+
+        The folder need not exist yet.
+        """
         return self.path / self._retrain_folder
 
     @property
@@ -240,7 +252,7 @@ class Run:
 
     @property
     def winner(self) -> Architecture:
-        """The winner with the thresholds it is used with: the refitted ones once it is retrained."""
+        """The winner; its thresholds are the refitted ones if it is retrained, otherwise those from the search."""
         try:
             return as_architecture(self.retrained)
         except MissingPartError:
@@ -251,7 +263,7 @@ class Run:
         """``evaluation.json``: figures of the exported architecture on the test split.
 
         Raises:
-            MissingPartError: It is not written yet, or what was exported since is another architecture.
+            MissingPartError: The file is not written yet, or another architecture was exported after it was written.
         """
         _, found = self._json("evaluation.json", "evaluate", EvaluationDocument)
         known = {exit_.name for exit_ in self.space.chain.exits}
@@ -271,26 +283,28 @@ class Run:
 
     @cached_property
     def ladder(self) -> dict[str, Any]:
-        """``supernet/ladder.json``: the supernet at uniform bit-widths, on the search split."""
+        """``supernet/ladder.json``: figures of the supernet at uniform bit-widths, on the search split."""
         return self._json("supernet/ladder.json", "supernet", LadderDocument)[1]
 
     @cached_property
     def diagnostics(self) -> dict[str, Any]:
-        """``supernet/diagnostics.json``: the supernet's quantizers in training.
+        """``supernet/diagnostics.json``: how the supernet's quantizers developed during training.
 
-        Keys: ``quantizers``: for each ``layer``, ``tensor`` (``"weights"`` or ``"inputs"``), ``bits``, ``start``, and
-        for each epoch ``step`` and, of weights, ``oscillating`` (share); ``collapsed``, ``stale``: what went wrong.
+        Keys: ``quantizers`` lists for each quantizer its ``layer``, ``tensor`` (``"weights"`` or ``"inputs"``),
+        ``bits`` and initial step size ``start``; for each epoch the step size ``step`` and, for weights, the share
+        ``oscillating``. ``collapsed`` names quantizers whose step size collapsed. ``stale`` names BatchNorm statistics
+        that were never updated.
         """
         return self._json("supernet/diagnostics.json", "supernet", DiagnosticsDocument)[1]
 
     @cached_property
     def sensitivity(self) -> dict[str, Any]:
-        """``search/sensitivity.json``: effects of each group's choices, and how much of the spread each group explains.
+        """``search/sensitivity.json``: the effect of each group's choices, and how much variance each group explains.
 
-        Keys: ``trials`` (number), ``trade_offs`` (L weights of relative BOPs), ``groups``: for each ``name``,
-        ``choices`` (C pairs (W, A)), ``accuracy`` (C effects on the accuracy without exits, fractions), ``value``
-        (C x L effects on accuracy - trade-off x relative BOPs), ``importance`` (L shares of variance); and
-        ``importance_of_accuracy``, one share a group.
+        Keys: ``trials`` (number); ``trade_offs`` (L weights of relative BOPs); ``importance_of_accuracy`` (a share of
+        variance for each group); and ``groups``. Each group has ``name``, ``choices`` (C pairs (W, A)), ``accuracy`` (C
+        effects on the accuracy without exits, fractions), ``value`` (C x L effects on accuracy - trade-off x relative
+        BOPs) and ``importance`` (L shares of variance).
         """
         _, found = self._json("search/sensitivity.json", "search", SensitivityDocument)
         theirs = [(group["name"], [tuple(pair) for pair in group["choices"]]) for group in found["groups"]]
@@ -301,17 +315,17 @@ class Run:
 
     @cached_property
     def stages(self) -> dict[str, Any]:
-        """Stage name -> status, seconds, time it finished, in the order they ran."""
+        """Maps the name of each stage to its status, seconds and finishing time, in the order in which stages ran."""
         return dict(self._json("stages.json", "run", StagesDocument)[1]["stages"])
 
     def history(self, stage: str) -> pd.DataFrame:
-        """A training's ``history.csv``: one row an epoch.
+        """Returns ``history.csv`` of a training: one row an epoch.
 
-        Columns: ``epoch``, ``step``, ``loss``, ``lr``, ``seconds``, ``images_per_second``, and accuracies on the search
-        split, ``accuracy_<exit>`` (of the supernet ``accuracy_<exit>@max`` and ``@min``: largest and smallest path).
+        Columns: ``epoch``, ``step``, ``loss``, ``lr``, ``seconds``, ``images_per_second`` and ``accuracy_<exit>``, the
+        accuracy on the search split. The supernet has ``accuracy_<exit>@max`` (largest path) and ``@min`` (smallest).
 
         Args:
-            stage: One of `HISTORIES`; the last three are those of the winner.
+            stage: One of `HISTORIES`. The last three of them are trainings of the winner.
         """
         if stage not in HISTORIES:
             raise UserError(f"no such training stage: '{stage}'", remedy=nearest(stage, HISTORIES))
@@ -323,10 +337,10 @@ class Run:
 
 
 def parse_bits(text: str) -> Bits:
-    """``"3/4"`` -> (3, 4).
+    """Returns the bits in a text: (3, 4) for ``"3/4"``.
 
     Raises:
-        UserError: ``text`` is something else.
+        UserError: ``text`` has another form.
     """
     w, _, a = str(text).partition("/")
     if not re.fullmatch(r"[0-9]{1,2}/[0-9]{1,2}", str(text)):
@@ -335,7 +349,7 @@ def parse_bits(text: str) -> Bits:
 
 
 def as_architecture(payload: Mapping[str, Any]) -> Architecture:
-    """The frozen choice in the content of an ``architecture.json``."""
+    """Returns the architecture in the content of an ``architecture.json``."""
     bits = {group: (int(w), int(a)) for group, (w, a) in payload["bits"].items()}
     return Architecture(
         bits, tuple(payload["exits"]), tuple(map(float, payload["thresholds"])), payload.get("rule", "threshold")

@@ -1,4 +1,4 @@
-"""Several runs together: their names, their joint front."""
+"""Combines several runs: names that tell them apart, and their joint Pareto front."""
 
 from __future__ import annotations
 
@@ -14,7 +14,11 @@ __all__ = ["front", "named_runs"]
 
 
 def named_runs(run: Run, others: Sequence[Run] | Mapping[str, Run] = ()) -> dict[str, Run]:
-    """Name -> run, ``run`` first: the study's name, the folder's where several studies share it, then numbered."""
+    """Returns runs by name, ``run`` first.
+
+    A run is named after its study. If two studies have the same name, all runs are named after their folders; if two
+    folders have the same name too, a number is added to each name. A mapping of ``others`` keeps its own names.
+    """
     if isinstance(others, Mapping):
         first = run.name if run.name not in others else f"{run.name} (this run)"
         return {first: run, **others}
@@ -28,17 +32,18 @@ def named_runs(run: Run, others: Sequence[Run] | Mapping[str, Run] = ()) -> dict
 
 
 def front(*runs: Run | Path | str) -> pd.DataFrame:
-    """The Pareto front of one run, or of several together, by rising BOPs, measured on the search split.
+    """Returns the Pareto front of one run or the joint front of several runs, measured on the search split.
 
     Args:
-        runs: Runs or their folders, of the same task: figures of different search splits do not compare.
+        runs: Runs or their folders. All must have the same search split, because accuracies on different splits cannot
+            be compared.
 
     Returns:
-        The columns of `Run.front`; of several runs also ``run``, the name of the run that a point comes from. A group
-        that only some of the runs have is NaN in the rows of the others.
+        A table with the columns of `Run.front`, sorted by rising bit operations (BOPs). With several runs it has the
+        column ``run`` too, the name of the run that a point comes from; a group that a run does not have is NaN.
 
     Raises:
-        UserError: A folder holds no run, or none was searched yet.
+        UserError: A folder holds no run, or a run has no search results yet.
     """
     opened = [one if isinstance(one, Run) else load_run(one) for one in runs]
     if not opened:

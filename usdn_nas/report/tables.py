@@ -1,6 +1,7 @@
-"""The tables of the paper and of a run, as DataFrames. Every number comes from a written file; none is estimated.
+"""Makes the tables of the paper and of a run, as DataFrames. Every number comes from a file; none is estimated.
 
-Units are in the columns' names; accuracies and errors are fractions; costs are decimal GBOPs (1e9).
+The names of the columns contain the units. Accuracies and errors are fractions. Costs are giga bit operations (GBOPs,
+1e9 BOPs).
 """
 
 from __future__ import annotations
@@ -38,13 +39,13 @@ __all__ = [
 ]
 
 COMPARED = ("kd", "ce", "ce-temperature")
-"""Models of the retrained winner whose calibration and curves are shown together."""
+"""Models of the retrained winner whose calibration and curves are compared."""
 
 AVERAGE = "average"
-"""The ``exit`` of the last row of `table1`."""
+"""Value of ``exit`` in the last row of `table1`."""
 
 BUDGETS = (0.1, 0.15, 0.2, 0.3, 0.4, 0.6, 0.8)
-"""Average BOPs, relative to the reference, at which `trade_off_table` reads the curves."""
+"""Budgets of `trade_off_table`: average BOPs relative to the reference."""
 
 _GIGA = 1e9
 _METRICS = ("error", "ece", "mce")
@@ -60,22 +61,22 @@ def _model(evaluation: Mapping[str, Any], model: str) -> Mapping[str, Any]:
 
 
 def table1(evaluation: Mapping[str, Any], model: str = "kd", *, shared: bool = False) -> pd.DataFrame:
-    """Table I: how many samples leave at each exit, and what that costs.
+    """Returns Table I: how many samples leave at each exit, and at what cost.
 
     Args:
         evaluation: The content of ``evaluation.json``.
         model: One of its models.
-        shared: With the one threshold that the study's ``evaluate.threshold`` gives all exits, as the paper's Table I;
-            else with the thresholds fitted exit by exit.
+        shared: True: with the same threshold (``evaluate.threshold``) at all exits, as in the paper's Table I. False:
+            with the thresholds fitted exit by exit.
 
     Returns:
-        One row an exit and a last one, `AVERAGE`. Columns: ``exit``, ``threshold``, ``exit_rate_percent``,
-        ``cost_share_gbops`` (exit rate x cumulative cost: the paper's "Cost (G)", whose sum is the average),
-        ``cumulative_gbops`` (cost of a sample that leaves there), ``accuracy_leaving`` (of those that leave there; in
-        the last row the policy's accuracy).
+        A table with one row an exit and a last row, `AVERAGE`. Columns: ``exit``; ``threshold``; ``exit_rate_percent``;
+        ``cost_share_gbops`` (exit rate x cumulative cost: the paper's "Cost (G)", whose sum is the average cost);
+        ``cumulative_gbops`` (cost of a sample that leaves at the exit); ``accuracy_leaving`` (accuracy on the samples
+        that leave at the exit; in the last row, accuracy of the policy).
 
     Raises:
-        UserError: There is no such model, or ``shared`` and it has no early exit.
+        UserError: There is no such model, or ``shared`` is True and the model has no early exit.
     """
     content = _model(evaluation, model)
     if shared:
@@ -105,21 +106,23 @@ def table1(evaluation: Mapping[str, Any], model: str = "kd", *, shared: bool = F
 
 
 def _shared(content: Mapping[str, Any], model: str) -> Mapping[str, Any]:
-    """A model's figures with one threshold for all exits."""
+    """Returns a model's figures with one threshold for all exits."""
     if content["shared"] is None:
         raise UserError(f"model '{model}' has no early exit, so no threshold", where="evaluation.json")
     return dict(content["shared"])
 
 
 def table1_paper(evaluations: Mapping[str, Mapping[str, Any]], model: str = "kd") -> pd.DataFrame:
-    """Table I as the paper prints it: a row a run, for each exit the rate and the cost, with one shared threshold.
+    """Returns Table I in the paper's form: one row a run, with rate and cost of each exit at one shared threshold.
 
     Args:
-        evaluations: Name of a run -> content of its ``evaluation.json``.
+        evaluations: Maps the name of each run to the content of its ``evaluation.json``.
+        model: One of the models of every evaluation.
 
     Returns:
-        Columns: ``model`` (``"<name> (th=0.7)"``), and for the i-th placed exit from 0 on, the final one last,
-        ``exit<i>_rate_percent`` and ``exit<i>_cost_gbops`` (exit rate x cumulative cost); NaN beyond a run's exits.
+        A table with the column ``model`` (``"<name> (th=0.7)"``) and, for each exit i from 0, ``exit<i>_rate_percent``
+        and ``exit<i>_cost_gbops`` (exit rate x cumulative cost). The final exit is the last. Exits that a run does not
+        have are NaN.
     """
     rows = []
     for name, evaluation in evaluations.items():
@@ -133,11 +136,12 @@ def table1_paper(evaluations: Mapping[str, Mapping[str, Any]], model: str = "kd"
 
 
 def table2(evaluation: Mapping[str, Any]) -> pd.DataFrame:
-    """Table II: error, ECE and MCE of each exit over all samples, with cross-entropy alone and with KD.
+    """Returns Table II: error and calibration errors of each exit over all samples, without and with distillation.
 
     Returns:
-        One row for each exit and metric. Columns: ``exit``, ``metric`` (``error``, ``ece``, ``mce``), ``nonkd``,
-        ``kd``, ``variance_percent`` (the paper's word for the relative change, 100 (kd - nonkd) / nonkd).
+        A table with one row for each exit and metric. Columns: ``exit``; ``metric`` (``error``, ``ece`` or ``mce``, the
+        expected and maximum calibration error); ``nonkd`` (trained with cross-entropy alone); ``kd`` (with knowledge
+        distillation); ``variance_percent`` (the paper's name for the relative change, 100 (kd - nonkd) / nonkd).
 
     Raises:
         UserError: The winner was not retrained with cross-entropy alone.
@@ -154,14 +158,14 @@ def table2(evaluation: Mapping[str, Any]) -> pd.DataFrame:
 
 
 def table2_paper(evaluation: Mapping[str, Any]) -> pd.DataFrame:
-    """Table II as the paper prints it: rows NonKD, KD and Variance (%).
+    """Returns Table II in the paper's form, with the rows NonKD, KD and Variance (%).
 
     Returns:
-        Columns: ``loss``, and for the i-th placed exit from 0 on, the final one last, ``exit<i>_error``,
-        ``exit<i>_ece`` and ``exit<i>_mce``.
+        A table with the column ``loss`` and, for each exit i from 0, ``exit<i>_error``, ``exit<i>_ece`` and
+        ``exit<i>_mce``. The final exit is the last.
 
     Raises:
-        UserError: As `table2`.
+        UserError: The winner was not retrained with cross-entropy alone.
     """
     long = table2(evaluation)
     numbers = {name: f"exit{i}" for i, name in enumerate(dict.fromkeys(long["exit"]))}
@@ -173,12 +177,12 @@ def table2_paper(evaluation: Mapping[str, Any]) -> pd.DataFrame:
 
 
 def calibration_table(evaluation: Mapping[str, Any], models: Sequence[str] = COMPARED) -> pd.DataFrame:
-    """Calibration of each exit over all samples, and how well its confidence tells right from wrong.
+    """Returns the calibration of each exit over all samples, and how well its confidence reveals wrong answers.
 
     Returns:
-        One row a model and exit. Columns: ``model``, ``exit``, ``accuracy``, ``ece``, ``mce``, ``signed_gap``
-        (mean confidence - accuracy), ``auroc`` (NaN where it is undefined: all answers right, or all wrong),
-        ``temperature`` (NaN where logits are not scaled).
+        A table with one row for each model and exit. Columns: ``model``, ``exit``, ``accuracy``, ``ece``, ``mce``,
+        ``signed_gap`` (mean confidence - accuracy), ``auroc`` (NaN if all answers are right or all are wrong, because
+        it is undefined then), ``temperature`` (NaN if logits are not scaled).
     """
     rows = []
     for name in models:
@@ -194,14 +198,15 @@ def calibration_table(evaluation: Mapping[str, Any], models: Sequence[str] = COM
 
 
 def trade_off_table(evaluation: Mapping[str, Any], models: Sequence[str] = COMPARED) -> pd.DataFrame:
-    """What accuracy each model reaches within a budget, with one threshold for all exits and with one for each.
+    """Returns the accuracy of each model within budgets, with one threshold for all exits and with one for each exit.
 
-    Within a budget the policy is the most accurate of its curve's on the search split that costs no more there; the
-    figures are those of the test split.
+    For each budget, the policies of a curve that meet the budget on the search split are compared, and the one with
+    the highest accuracy on the search split is chosen. The table shows its accuracy on the test split.
 
     Returns:
-        One row a budget (``relative_budget``, of the reference's BOPs) that some model meets. Columns: for each model
-        and kind of thresholds ``<model>_shared`` and ``<model>_fitted``, the accuracy; NaN where no policy is so cheap.
+        A table with one row for each budget that some model meets. Columns: ``relative_budget`` (relative to the BOPs
+        of the reference), and for each model ``<model>_shared`` and ``<model>_fitted``, the accuracies with a shared
+        threshold and with fitted thresholds; NaN if no policy meets the budget.
     """
     curves = {
         f"{name}_{kind}": evaluation["models"][name][key]
@@ -219,7 +224,7 @@ def trade_off_table(evaluation: Mapping[str, Any], models: Sequence[str] = COMPA
 
 
 def _within(curve: Sequence[Mapping[str, Any]], budget: float) -> float:
-    """Test accuracy of the policy that is the most accurate within the budget on the search split."""
+    """Returns the test accuracy of the policy that is most accurate within the budget on the search split."""
     fitting = [row for row in curve if row["search"]["relative_bops"] <= budget]
     if not fitting:
         return math.nan
@@ -228,10 +233,11 @@ def _within(curve: Sequence[Mapping[str, Any]], budget: float) -> float:
 
 
 def anytime_table(evaluation: Mapping[str, Any], model: str = "kd") -> pd.DataFrame:
-    """Anytime prediction (Huang et al., 2018): every sample is answered where the budget ends.
+    """Returns figures for anytime prediction (Huang et al., 2018): all samples are answered at the same exit.
 
     Returns:
-        One row an exit. Columns: ``exit``, ``gbops`` (of a sample answered there), ``relative_bops``, ``accuracy``.
+        A table with one row an exit. Columns: ``exit``, ``gbops`` (cost of a sample answered there), ``relative_bops``,
+        ``accuracy``.
     """
     reference = evaluation["reference_bops"]
     rows = [
@@ -247,11 +253,14 @@ def anytime_table(evaluation: Mapping[str, Any], model: str = "kd") -> pd.DataFr
 
 
 def budgeted_table(evaluation: Mapping[str, Any], model: str = "kd") -> pd.DataFrame:
-    """Budgeted batches (Huang et al., 2018): thresholds for exit shares in the ratio q, fitted on the search split.
+    """Returns figures for budgeted batches (Huang et al., 2018).
+
+    On the search split, thresholds are fitted for which the shares of samples at successive exits have the ratio q.
 
     Returns:
-        One row a ratio. Columns: ``ratio``, ``average_gbops``, ``relative_bops``, ``accuracy``, and for the i-th exit
-        from 0 on, the final one last, ``exit<i>_rate_percent``. Without rows where no exit is placed.
+        A table with one row for each ratio. Columns: ``ratio``, ``average_gbops``, ``relative_bops``, ``accuracy``, and
+        ``exit<i>_rate_percent`` for each exit i from 0; the final exit is the last. It has no rows if no exit is
+        placed.
     """
     rows = [
         {
@@ -269,12 +278,14 @@ def budgeted_table(evaluation: Mapping[str, Any], model: str = "kd") -> pd.DataF
 
 
 def overthinking_table(evaluation: Mapping[str, Any], models: Sequence[str] = (*COMPARED, "supernet")) -> pd.DataFrame:
-    """Overthinking and confusion (Kaya et al., 2019), test split.
+    """Returns the overthinking and confusion (Kaya et al., 2019) of each model on the test split.
 
     Returns:
-        One row a model. Columns: ``model``, ``wasteful`` and ``destructive`` (shares of the samples that an earlier
-        exit has right, the final one right or wrong), ``oracle_accuracy`` and ``oracle_gbops`` (each sample stops at
-        the first exit that has it right), ``confusion_right``, ``confusion_wrong``, ``confusion_auroc``.
+        A table with one row a model. Columns: ``model``; ``wasteful`` and ``destructive`` (shares of the samples that
+        an earlier exit answers correctly, and the final exit correctly or wrongly, respectively); ``oracle_accuracy``
+        and ``oracle_gbops`` (if each sample stopped at the first exit that answers it correctly); ``confusion_right``
+        and ``confusion_wrong`` (confusion where the final answer is right or wrong); ``confusion_auroc`` (how well
+        confusion predicts a wrong final answer).
     """
     columns = ["model", "wasteful", "destructive", "oracle_accuracy", "oracle_gbops"]
     columns += ["confusion_right", "confusion_wrong", "confusion_auroc"]
@@ -287,12 +298,12 @@ def overthinking_table(evaluation: Mapping[str, Any], models: Sequence[str] = (*
 
 
 def gap_table(evaluation: Mapping[str, Any]) -> pd.DataFrame:
-    """What the policies reach on the search split, where thresholds were fitted, and on the test split.
+    """Returns the figures of policies on the search split, where thresholds were fitted, and on the test split.
 
     Returns:
-        One row a model that has a policy on both. Columns: ``model``, ``label``, ``search_accuracy``,
-        ``test_accuracy``, ``gap_points`` (percentage points, test - search), ``search_gbops``, ``test_gbops``
-        (averages), ``search_n``, ``n``.
+        A table with one row for each model that has a policy on both splits. Columns: ``model``, ``label``,
+        ``search_accuracy``, ``test_accuracy``, ``gap_points`` (test - search, in percentage points), ``search_gbops``
+        and ``test_gbops`` (averages), ``search_n``, ``n``.
     """
     rows = []
     for name, content in evaluation["models"].items():
@@ -315,15 +326,17 @@ def gap_table(evaluation: Mapping[str, Any]) -> pd.DataFrame:
 
 
 def front_table(front: pd.DataFrame, space: SearchSpace) -> pd.DataFrame:
-    """A front as people read it: one column of bits for all groups, in the order of the chain.
+    """Returns a front in a form for people, with one column of bits for all groups, in the order of the chain.
 
     Args:
-        front: As `Run.front` gives it.
+        front: A table from `Run.front`.
+        space: The search space of the run.
 
     Returns:
-        Columns: ``trial``, ``accuracy``, ``gbops``, ``bits`` (W/A a group, or one number where they are equal),
-        ``threshold`` (float, NaN without exits) or, where a point has several, ``thresholds`` (text), and ``exits``.
-        What all candidates' names begin with stands in that column's name: ``1.0`` under ``exits (layer…)``.
+        A table with the columns ``trial``, ``accuracy``, ``gbops``, ``bits`` (W/A of each group, or one number if both
+        are equal), ``threshold`` (float, NaN without exits) or, if a point has different thresholds, ``thresholds``
+        (text), and ``exits``. The beginning that all candidates' names share is moved to the name of this column:
+        ``layer1.0`` becomes ``1.0`` under ``exits (layer…)``.
     """
 
     def bits(row: Mapping[str, Any]) -> str:
@@ -350,17 +363,20 @@ def front_table(front: pd.DataFrame, space: SearchSpace) -> pd.DataFrame:
 
 
 def _common_prefix(names: Sequence[str]) -> str:
-    """What all names begin with, numbers left whole: ``"layer"`` for ``layer1.0``, ``layer1.1``."""
+    """Returns the beginning that all names share, without digits and dots: ``"layer"`` for ``layer1.0``, ``layer1.1``.
+
+    Returns ``""`` if there is only one name.
+    """
     same = itertools.takewhile(lambda letters: len(set(letters)) == 1, zip(*names, strict=False))
     common = "".join(letters[0] for letters in same).rstrip("0123456789.")
     return "" if len(names) < 2 or common in names else common
 
 
 def bits_table(space: SearchSpace, architecture: Architecture) -> pd.DataFrame:
-    """Every layer that the architecture runs, in the order of the chain, placed heads and final classifier last.
+    """Returns a table of the layers that the architecture runs: the chain's layers in order, then those of the exits.
 
-    Columns: ``name``, ``part`` (segment, or ``exit:<name>``), ``group`` ("" where the layer is not searched),
-    ``weight_bits``, ``activation_bits``, ``macs``, ``gbops``, ``bops_share`` (fraction of all layers listed).
+    Columns: ``name``, ``part`` (segment, or ``exit:<name>``), ``group`` ("" if the layer is not searched),
+    ``weight_bits``, ``activation_bits``, ``macs``, ``gbops``, ``bops_share`` (fraction of the BOPs of these layers).
     """
     frame = pd.DataFrame(layer_table(space, architecture))
     frame["part"] = frame["part"].where(~frame["exit"], "exit:" + frame["part"])
@@ -371,11 +387,12 @@ def bits_table(space: SearchSpace, architecture: Architecture) -> pd.DataFrame:
 
 
 def mean_bits_table(evaluation: Mapping[str, Any]) -> pd.DataFrame:
-    """Mean bits of the architecture, plain and weighted by MACs: ``"W/A"``, or one number where they are equal.
+    """Returns the mean bits of the architecture, unweighted and weighted by MACs.
 
     Returns:
-        Rows ``searched`` and ``all`` (layers that run, heads of placed exits included). Columns: ``layers``,
-        ``mean_bits``, ``mac_weighted_bits``.
+        A table with the rows ``searched`` (searched layers) and ``all`` (all layers that run, including the heads of
+        placed exits). Columns: ``layers``, ``mean_bits``, ``mac_weighted_bits``; each is ``"W/A"``, or one number if
+        both are equal.
     """
     return pd.DataFrame(
         {"layers": layers, "mean_bits": bits_text(bits, "mean"), "mac_weighted_bits": bits_text(bits, "mac_weighted")}
@@ -384,16 +401,19 @@ def mean_bits_table(evaluation: Mapping[str, Any]) -> pd.DataFrame:
 
 
 def bits_text(bits: Mapping[str, float], kind: str) -> str:
-    """``"3.72/3.50"``, or one number where they are equal. ``kind``: ``"mean"`` or ``"mac_weighted"``."""
+    """Returns mean bits as ``"3.72/3.50"``, or as one number if both are equal.
+
+    ``kind`` is ``"mean"`` or ``"mac_weighted"``.
+    """
     w, a = (f"{bits[f'{kind}_{of}_bits']:.2f}" for of in ("weight", "activation"))
     return w if w == a else f"{w}/{a}"
 
 
 def ladder_table(ladder: Mapping[str, Any]) -> pd.DataFrame:
-    """The supernet at uniform bit-widths, no early exit.
+    """Returns a table of the supernet at uniform bit-widths, without early exits.
 
-    Columns: ``bits`` (``"W/A"``), ``gbops``, ``accuracy``, ``accuracy_<exit>`` for each exit, ``difference`` to the
-    row before (paired) and its ``standard_error``.
+    Columns: ``bits`` (``"W/A"``), ``gbops``, ``accuracy``, ``accuracy_<exit>`` for each exit, ``difference`` (paired
+    difference in accuracy to the row above) and its ``standard_error``.
     """
     rows = [
         {
@@ -410,7 +430,7 @@ def ladder_table(ladder: Mapping[str, Any]) -> pd.DataFrame:
 
 
 def stage_table(run: Run) -> pd.DataFrame:
-    """How long each stage took, except for the report itself.
+    """Returns a table of how long each stage took, except the report itself.
 
     Columns: ``stage``, ``status``, ``seconds``.
     """

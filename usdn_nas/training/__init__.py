@@ -1,1 +1,1 @@
-"""Training: the loop, the losses, and what is trained with them."""
+"""Training: the loop, the losses, and ready-made training functions."""

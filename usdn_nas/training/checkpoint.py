@@ -1,4 +1,4 @@
-"""A training's checkpoint: everything that a resumed one needs."""
+"""Checkpoints: a file holds everything that a training needs to resume."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _REMEDY = "delete it to train this stage anew"
 
 
 class Progress:
-    """Where a training stands: everything that a resumed one needs beside the weights."""
+    """How far a training has come: everything besides weights and optimizer that it needs to resume."""
 
     def __init__(self) -> None:
         self.step = 0
@@ -32,19 +32,19 @@ class Progress:
 
 
 class Watch(Protocol):
-    """Follows a training."""
+    """An observer that looks at the network after every step of a training."""
 
     def after_step(self) -> None:
-        """Looks at the network after a step of the optimizer."""
+        """Looks at the network; called after every step of the optimizer."""
 
     def state_dict(self) -> dict[str, Any]:
-        """All that it needs to go on."""
+        """Returns everything that the observer needs to continue after an interruption."""
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes on from a state.
+        """Continues from a state that `state_dict` returned.
 
         Raises:
-            ValueError: It cannot have left that state.
+            ValueError: This observer cannot have returned that state.
         """
 
 
@@ -56,8 +56,8 @@ def save_checkpoint(
     fingerprint: str,
     watch: Watch | None = None,
 ) -> None:
-    """Writes ``path``; ``fingerprint`` is that of the settings and inputs."""
-    # Given a path, torch writes the file itself and does not say why that failed.
+    """Writes a checkpoint to ``path``; ``fingerprint`` is a digest of the settings and inputs."""
+    # torch gets an open file, because its own error for a path does not say why writing failed.
     with atomic_path(path) as temporary:
         with temporary.open("wb") as file:
             torch.save(
@@ -85,17 +85,17 @@ def load_checkpoint(
     steps: int,
     per_epoch: int,
 ) -> None:
-    """Puts ``network``, ``optimizer``, ``at`` and ``watch`` where they were.
+    """Restores ``network``, ``optimizer``, ``at`` and ``watch`` from a checkpoint.
 
-    A checkpoint that cannot be used is refused and left where it is: whoever trains decides to start anew.
+    A checkpoint that cannot be used is refused but not deleted, because the user decides whether to start again.
 
     Args:
         steps: Number of steps of the whole training.
         per_epoch: Number of steps of an epoch.
 
     Raises:
-        UserError: The file is damaged in any bit, is foreign, has another fingerprint, or holds what this training
-            cannot have left.
+        UserError: Any bit of the file is damaged, another program wrote it, its fingerprint differs, or it holds
+            values that this training cannot have written.
     """
     state = _read(path)
     if state["fingerprint"] != fingerprint:
@@ -113,18 +113,18 @@ def load_checkpoint(
             f"this training cannot have left such a checkpoint: {error}", where=path, remedy=_REMEDY
         ) from None
     network.load_state_dict(state["network"])
-    # Rates and decays are those of the settings, whatever the file says.
+    # Learning rates and weight decays come from the settings; those in the file are ignored.
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": state["optimizer"]["state"], "param_groups": groups})
     vars(at).update(state["progress"])
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """The content of a checkpoint that is whole."""
+    """Returns the content of a checkpoint, and refuses a damaged or foreign file."""
     try:
         whole = is_sealed(path)
         state = torch.load(path, weights_only=True, map_location="cpu") if whole else None
-    except Exception:  # torch.load raises whatever the damage leads to, IndexError and OSError among others
+    except Exception:  # damage can make torch.load raise almost anything, such as IndexError or OSError
         state = None
     if not isinstance(state, dict) or set(state) != _KEYS or state["schema"] != SCHEMA:
         raise UserError("expected a whole checkpoint, got a damaged or foreign file", where=path, remedy=_REMEDY)

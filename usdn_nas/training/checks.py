@@ -1,6 +1,7 @@
-"""What a checkpoint must fulfil before a training goes on from it.
+"""Checks that a checkpoint passes before a training resumes from it.
 
-A file that is whole may still hold what no training leaves behind. Each function raises ValueError that says what.
+An undamaged file may still hold values that no training can have written. Each function raises a ValueError that names
+the wrong value.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ def check_network(network: nn.Module, state: Any) -> None:
     """Checks that ``state`` has the names, shapes, types and possible values of ``network``'s parameters and buffers.
 
     Raises:
-        ValueError: It has not.
+        ValueError: A name, shape, type or value is wrong.
     """
     expected = network.state_dict()
     if not isinstance(state, Mapping) or set(state) != set(expected):
@@ -35,10 +36,10 @@ def check_network(network: nn.Module, state: Any) -> None:
 
 
 def check_optimizer(optimizer: torch.optim.Optimizer, state: Any) -> None:
-    """Checks that ``state`` belongs to the parameters of ``optimizer``, an SGD, and has possible values.
+    """Checks that ``state`` belongs to ``optimizer``, which is an SGD, and that its values are possible.
 
     Raises:
-        ValueError: It does not.
+        ValueError: It belongs to another optimizer or network, or a value is impossible.
     """
     if not isinstance(state, Mapping) or not {"state", "param_groups"} <= set(state):
         raise ValueError("no optimizer")
@@ -62,10 +63,10 @@ def check_optimizer(optimizer: torch.optim.Optimizer, state: Any) -> None:
 
 
 def check_progress(progress: Any, steps: int, per_epoch: int) -> None:
-    """Checks that a training of ``steps`` steps, ``per_epoch`` an epoch, can stand where ``progress`` says.
+    """Checks that a training of ``steps`` steps, with ``per_epoch`` steps an epoch, can have reached ``progress``.
 
     Raises:
-        ValueError: It cannot.
+        ValueError: A key is missing, or a value is impossible.
     """
     if not isinstance(progress, Mapping) or set(progress) != {"step", "loss_sum", "loss_count", "seconds", "history"}:
         raise ValueError("no progress")
@@ -85,7 +86,7 @@ def check_progress(progress: Any, steps: int, per_epoch: int) -> None:
 
 
 def _check_history(history: Any, ends: list[int]) -> None:
-    """Checks a history; ``ends`` are the numbers of the steps after which an epoch has ended."""
+    """Checks a history. ``ends`` lists, for each finished epoch, the number of steps done at its end."""
     if not isinstance(history, list) or len(history) != len(ends):
         raise ValueError(f"a history that has not {len(ends)} epochs")
     for number, (row, end) in enumerate(zip(history, ends, strict=True), 1):

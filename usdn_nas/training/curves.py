@@ -1,4 +1,4 @@
-"""A training's curves for TensorBoard."""
+"""Writes the curves of a training for TensorBoard."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["Curves", "check_tensorboard", "open_curves", "step_sizes"]
 
 
 def check_tensorboard() -> None:
-    """Raises UserError where TensorBoard is not installed."""
+    """Raises UserError if TensorBoard is not installed."""
     try:
         import torch.utils.tensorboard  # noqa: F401
     except ImportError:
@@ -30,7 +30,7 @@ def check_tensorboard() -> None:
 
 
 class Curves:
-    """Where points go: an event file, or nowhere (``writer`` None)."""
+    """Collects the points of curves and writes them to an event file; with ``writer`` None it drops them."""
 
     def __init__(self, writer: Any = None, folder: Path | None = None) -> None:
         self._writer = writer
@@ -38,18 +38,18 @@ class Curves:
 
     @property
     def wanted(self) -> bool:
-        """Whether anybody reads the points."""
+        """True if the points are written to a file."""
         return self._writer is not None
 
     def add(self, group: str, figures: Mapping[str, float], step: int) -> None:
-        """A point of each of the curves ``group/name``."""
+        """Adds one point at ``step`` to each curve ``group/name``, where ``figures`` maps name to value."""
         if self._writer is not None:
             with writing(self._folder):
                 for name, value in figures.items():
                     self._writer.add_scalar(f"{group}/{name}", value, step)
 
     def flush(self) -> None:
-        """Writes what is still in memory."""
+        """Writes the points that are still in memory."""
         if self._writer is not None:
             with writing(self._folder):
                 self._writer.flush()
@@ -57,9 +57,9 @@ class Curves:
 
 @contextmanager
 def open_curves(folder: Path | None, first: int) -> Iterator[Curves]:
-    """Curves in an event file in ``folder`` (None: none are drawn), from step ``first`` on.
+    """Opens curves that start at step ``first`` in an event file in ``folder``; None: no file is written.
 
-    Points of that step and later ones, which a training left there that was killed, count no more.
+    TensorBoard ignores older points of that step and of later steps, which an interrupted training may have left.
     """
     if folder is None:
         yield Curves()
@@ -72,7 +72,7 @@ def open_curves(folder: Path | None, first: int) -> Iterator[Curves]:
         try:
             yield Curves(writer, folder)
         except BaseException:
-            with contextlib.suppress(OSError):  # the first failure says more
+            with contextlib.suppress(OSError):  # the first error is more informative
                 writer.close()
             raise
         with writing(folder):
@@ -81,7 +81,7 @@ def open_curves(folder: Path | None, first: int) -> Iterator[Curves]:
 
 @contextmanager
 def _silent_threads() -> Iterator[None]:
-    """Within this context, a thread that cannot write prints no traceback: the next call of its writer raises it."""
+    """Keeps threads from printing the traceback of an OSError; the next call of the writer raises that error anyway."""
     before = threading.excepthook
 
     def hook(arguments: threading.ExceptHookArgs) -> None:
@@ -96,7 +96,7 @@ def _silent_threads() -> Iterator[None]:
 
 
 def step_sizes(network: nn.Module) -> dict[str, float]:
-    """Path of each quantizer -> its step size."""
+    """Returns the step size of each quantizer, keyed by the quantizer's path in the network."""
     return {
         name: abs(module.step.item()) for name, module in network.named_modules() if isinstance(module, LSQQuantizer)
     }

@@ -1,8 +1,8 @@
-"""One network, several processes: each takes a share of every step's images, and all make the same step.
+"""Trains one network in several processes: each runs a part of every step's images, and all make the same step.
 
-One sum over all processes a step rather than `torch.nn.parallel.DistributedDataParallel`: a supernet's step is no
-forward pass of a module but several paths with common segments, each of which leaves most BatchNorm copies unused, and
-means of BatchNorm's statistics are wanted as well. docs/training.md has the comparison.
+The processes add up their gradients once a step. `torch.nn.parallel.DistributedDataParallel` does not fit, because a
+step of a supernet is not one forward pass of a module: it runs several paths with common segments, and each path leaves
+most BatchNorm copies unused. Besides, BatchNorm's statistics must be averaged too. docs/training.md has the comparison.
 """
 
 from __future__ import annotations
@@ -20,31 +20,35 @@ from usdn_nas._util.errors import RunError
 __all__ = ["TIMEOUT", "mean_step", "processes", "rank", "same_state"]
 
 TIMEOUT = timedelta(days=1)
-"""Of the process group: the others wait while rank 0 evaluates."""
+"""Timeout of the process group. It is long because the other processes wait while rank 0 evaluates."""
 
 
 def rank() -> int:
-    """This process among `processes`; 0 is the one that evaluates and writes files."""
+    """Returns the number of this process, from 0 to `processes` - 1. Process 0 evaluates and writes files."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
 def processes() -> int:
-    """How many processes train together: those of torch's default process group, 1 where there is none."""
+    """Returns how many processes train together: the size of torch's default process group, or 1 without a group."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def mean_step(network: nn.Module, runs: Iterable[Callable[[], float]], count: int) -> float:
-    """Leaves the means over a step's micro-batches in the gradients and buffers of ``network``; returns the mean loss.
+    """Runs the micro-batches of one step and averages gradients, buffers and losses over those of all processes.
 
-    A micro-batch updates BatchNorm's running statistics from where they were when the step began; the step leaves the
-    mean of what the micro-batches made of them. So it does not matter which process ran which.
+    Every micro-batch starts from BatchNorm's running statistics at the beginning of the step. After the step, the
+    statistics are the mean of those that the micro-batches produced. So the result does not depend on which process ran
+    which micro-batch.
 
     Args:
-        runs: One for each micro-batch of this process: adds its gradients and returns its loss.
-        count: Micro-batches of all processes.
+        runs: One function for each micro-batch of this process. It adds its gradients and returns its loss.
+        count: Number of micro-batches of all processes together.
+
+    Returns:
+        The mean loss.
 
     Raises:
-        RunError: Another process is gone.
+        RunError: Another process has ended.
     """
     if count == 1:
         return sum(run() for run in runs)
@@ -79,7 +83,7 @@ def _copy(source: list[Tensor], destination: list[Tensor]) -> None:
 
 
 def _sum_over_processes(tensors: list[Tensor]) -> None:
-    """In place, in one message."""
+    """Sums each tensor over all processes, in place. All tensors travel in one message."""
     if processes() == 1:
         return
     flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
@@ -90,10 +94,10 @@ def _sum_over_processes(tensors: list[Tensor]) -> None:
 
 
 def same_state(network: nn.Module, step: int) -> None:
-    """Gives all processes the parameters and buffers that rank 0 has.
+    """Copies the parameters and buffers of rank 0 to all processes.
 
     Raises:
-        RunError: Another process has not come to ``step``, or is gone.
+        RunError: Another process is at a different step than ``step``, or has ended.
     """
     if processes() == 1:
         return
@@ -108,7 +112,7 @@ def same_state(network: nn.Module, step: int) -> None:
                 "the run folder must be on a disk that all of them see"
             )
         for tensor in tensors:
-            dense = tensor.contiguous()  # a channels-last one would not be taken
+            dense = tensor.contiguous()  # broadcast does not accept channels-last tensors
             dist.broadcast(dense, 0)
             tensor.copy_(dense)
 

@@ -1,4 +1,4 @@
-"""Ready-made trainings: of a supernet by the sandwich rule, and of one network with a teacher or without."""
+"""Functions that train a supernet by the sandwich rule, or one network with or without a teacher."""
 
 from __future__ import annotations
 
@@ -55,34 +55,35 @@ def train_supernet(
 ) -> pd.DataFrame:
     """Trains all bit configurations of a supernet together, by the sandwich rule (see `sandwich`).
 
-    The optimizer is SGD with Nesterov momentum and cosine annealing. At the end, BatchNorm statistics are taken anew,
-    every copy over the same images.
+    The optimizer is SGD with Nesterov momentum and cosine annealing. At the end, the statistics of all BatchNorm copies
+    are measured again, over the same images for every copy.
 
     Args:
-        supernet: Calibrated (`Supernet.calibrate`). It is trained in place, on the device that it is on.
-        images_and_labels: Batches of training images and labels; read anew every epoch.
-        teacher: Whose soft labels all configurations learn from beside the true ones: any module that returns logits
-            (B, C), or logits of all exits. None: the largest configuration teaches the others.
+        supernet: A calibrated supernet (`Supernet.calibrate`). It is trained in place, on its current device.
+        images_and_labels: Batches of training images and labels. They are read again every epoch.
+        teacher: A module that returns logits (B, C), or the logits of all exits. All configurations learn from its soft
+            labels as well as from the true labels. None: the largest configuration teaches the others.
         epochs: Passes over the training images.
         lr: Learning rate at the start.
-        momentum, weight_decay: Of SGD. BatchNorm, biases and scales do not decay.
-        warmup_epochs: Length of the linear warm-up.
-        clip_norm: Largest norm of a step's gradient; None: not clipped.
-        max_steps: Stop after so many steps.
-        random_paths: Random configurations a step, beside the largest.
-        paths: How they are drawn, see `sandwich`.
+        momentum, weight_decay: Settings of SGD. BatchNorm, biases and scales do not decay.
+        warmup_epochs: Length of the linear warm-up, in epochs.
+        clip_norm: Largest norm of a step's gradient; None: gradients are not clipped.
+        max_steps: Stop after this many steps; None: after the last epoch.
+        random_paths: Number of random configurations in each step, besides the largest.
+        paths: How the random configurations are drawn; see `sandwich`.
         smallest: Also train the smallest configuration in every step.
-        exit_weight: Weight of an internal classifier's loss; the final exit's is 1.
-        refresh_images: About how many images BatchNorm statistics are taken over at the end; 0: they stay.
+        exit_weight: Weight of the loss of each internal classifier; the final exit has weight 1.
+        refresh_images: Approximate number of images over which BatchNorm statistics are measured at the end; 0: the
+            statistics of the training stay.
         seed: Seed of the random configurations.
-        evaluate: Called after every epoch; its figures go into the history.
+        evaluate: Called after every epoch. The figures that it returns go into the history.
         on_epoch: Called after every epoch with its row of the history.
-        folder: Where to write ``checkpoint.pt``, from which a training that was stopped goes on, the weights and the
-            history; None: nothing is written.
+        folder: Folder for the weights, the history and ``checkpoint.pt``, from which an interrupted training resumes.
+            None: nothing is written.
         progress: Show a progress bar on stderr.
 
     Returns:
-        The history, one row an epoch: ``epoch``, ``step``, ``loss`` (of the largest configuration), ``lr``,
+        The history with one row an epoch: ``epoch``, ``step``, ``loss`` (of the largest configuration), ``lr``,
         ``seconds``, ``images_per_second`` and the figures of ``evaluate``.
 
     Raises:
@@ -107,7 +108,7 @@ def train_supernet(
 def _refresh(
     supernet: Supernet, images_and_labels: Loader | Split, count: int, paths: str, seed: int, batch_size: int = 64
 ) -> None:
-    """Takes BatchNorm statistics anew over about ``count`` images."""
+    """Measures the BatchNorm statistics again, over about ``count`` images."""
     space, device = supernet.space, next(supernet.parameters()).device
     generator = np.random.default_rng(derive(seed, "refreshed paths"))
     longest = max(len(group.choices) for group in space.groups)
@@ -150,19 +151,21 @@ def distill(
     """Retrains a network by level-wise knowledge distillation, Eq. (10) of USDN; see `distillation_loss`.
 
     Args:
-        network: Returns the logits of all its exits, as `extract` makes it. It is trained in place.
-        images_and_labels: Batches of training images and labels; read anew every epoch.
-        teacher: Returns logits (B, C), which teach all exits, or the logits of as many exits as ``network`` has.
+        network: A module that returns the logits of all its exits, such as a network from `extract`. It is trained in
+            place.
+        images_and_labels: Batches of training images and labels. They are read again every epoch.
+        teacher: A module that returns either logits (B, C), which teach all exits, or the logits of as many exits as
+            ``network`` has.
         temperature: T of Eq. (10).
-        alpha: Share of the teacher's term; the labels' has 1 - alpha.
+        alpha: Weight of the teacher's term; the term of the labels has weight 1 - alpha.
         epochs, lr, momentum, weight_decay, warmup_epochs, clip_norm, max_steps, exit_weight, seed, evaluate,
-            on_epoch, folder, progress: As for `train_supernet`.
+            on_epoch, folder, progress: The same as for `train_supernet`.
 
     Returns:
-        The history, as `train_supernet` returns it.
+        The history, with the same columns as that of `train_supernet`.
 
     Raises:
-        UserError, RunError: As `train_supernet`.
+        UserError, RunError: For the same reasons as in `train_supernet`.
     """
     settings = _settings(epochs, lr, momentum, weight_decay, warmup_epochs, clip_norm, max_steps)
     step = distillation_step(
@@ -190,7 +193,10 @@ def train(
     folder: Path | str | None = None,
     progress: bool = True,
 ) -> pd.DataFrame:
-    """Trains a network with several exits by cross-entropy alone. Arguments and result are those of `distill`."""
+    """Trains a network with several exits by cross-entropy alone.
+
+    Arguments and result are those of `distill`, without the teacher, ``temperature`` and ``alpha``.
+    """
     settings = _settings(epochs, lr, momentum, weight_decay, warmup_epochs, clip_norm, max_steps)
     step = cross_entropy_step(network, _weights(network, exit_weight))
     return _fit(network, step, images_and_labels, settings, seed, evaluate, on_epoch, folder, progress)

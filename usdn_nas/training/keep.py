@@ -1,4 +1,4 @@
-"""A training of 0 epochs: the network goes on as it is, and leaves the files of any other training."""
+"""A training of 0 epochs: the network stays unchanged, and the same files are written as by any training."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["keep"]
 
 
 def keep(network: nn.Module, folder: Path, figures: dict[str, float]) -> None:
-    """Writes ``weights.safetensors`` and ``history.csv``, whose one row, of epoch 0, has ``figures`` and no loss."""
+    """Writes ``weights.safetensors``, and ``history.csv`` with one row for epoch 0: it has ``figures`` but no loss."""
     folder.mkdir(parents=True, exist_ok=True)
     nothing = dict.fromkeys(("loss", "lr", "seconds", "images_per_second"), "")
     row = {"epoch": 0, "step": 0, **nothing, **figures}

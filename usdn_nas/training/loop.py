@@ -1,4 +1,4 @@
-"""The one training loop: SGD over a split, with a checkpoint from which it goes on bit for bit."""
+"""The training loop: SGD over a split. An interrupted training resumes from its checkpoint, bit for bit."""
 
 from __future__ import annotations
 
@@ -34,15 +34,19 @@ __all__ = ["CHECKPOINT", "HISTORY", "WEIGHTS", "fit", "learning_rate"]
 
 SECONDS_BETWEEN_CHECKPOINTS = 20.0
 STEPS_BETWEEN_POINTS = 10
-"""Of the curves of loss and learning rate; all others have a point an epoch."""
+"""Steps between two points of the curves of loss and learning rate. All other curves have one point an epoch."""
 CHECKPOINT = "checkpoint.pt"
-"""Stays when the training is finished: who started it removes it once that is recorded."""
+"""Name of the checkpoint. It stays after the training; the caller deletes it once the end of training is recorded."""
 HISTORY = "history.csv"
 WEIGHTS = "weights.safetensors"
 
 
 def learning_rate(settings: TrainConfig, step: int, steps: int, steps_per_epoch: int) -> float:
-    """Cosine annealing from ``lr`` to 0 (Loshchilov & Hutter, 2017), or steps down; after a linear warm-up."""
+    """Returns the learning rate of ``step``.
+
+    After a linear warm-up, the schedule is cosine annealing from ``lr`` to 0 (Loshchilov & Hutter, 2017), or, with
+    ``schedule = "step"``, a multiplication by ``decay`` at each milestone.
+    """
     warmup = int(settings.warmup_epochs * steps_per_epoch)
     if step < warmup:
         return settings.lr * (step + 1) / warmup
@@ -52,9 +56,10 @@ def learning_rate(settings: TrainConfig, step: int, steps: int, steps_per_epoch:
 
 
 def _parameter_groups(network: nn.Module, settings: TrainConfig) -> list[dict[str, Any]]:
-    """Weights decay; BatchNorm and biases do not; step sizes and offsets do not and have a learning rate of their own.
+    """Returns the parameter groups of the optimizer; each group's ``scale`` multiplies the learning rate.
 
-    ``scale`` multiplies the learning rate of a group.
+    Weights have weight decay. BatchNorm and biases have none. Step sizes and offsets of quantizers have none either,
+    and their learning rate is multiplied by ``step_lr``.
     """
     quantizers = [module for module in network.modules() if isinstance(module, LSQQuantizer)]
     steps = {id(p): p for module in quantizers for p in module.parameters()}
@@ -87,34 +92,36 @@ def fit(
     tensorboard: bool = False,
     on_epoch: Callable[[dict[str, float]], None] | None = None,
 ) -> list[dict[str, float]]:
-    """Trains ``network`` in place; with a ``folder`` also writes ``weights.safetensors`` and ``history.csv`` there.
+    """Trains ``network`` in place. With a ``folder``, also writes ``weights.safetensors`` and ``history.csv`` there.
 
-    Every random path, and of a split every batch and augmentation, is a function of ``seed`` and the number of the
-    step, so that a training that was killed goes on from ``folder/checkpoint.pt`` and ends with the weights of an
-    uninterrupted one. A loader's order and augmentation are its own: a resumed training goes on at the same step.
+    ``seed`` and the number of the step determine every random path. If ``data`` is a split, they also determine every
+    batch and augmentation. So an interrupted training resumes from ``folder/checkpoint.pt`` and ends with the same
+    weights as an uninterrupted one. A loader decides about its order and augmentation itself; a training on a loader
+    resumes at the same step, but not necessarily with the same images.
 
-    Where torch's default process group has several processes, all of them call this with the same arguments, and end
-    with the same weights: those of one process that runs all micro-batches. Rank 0 alone evaluates and writes files.
+    If torch's default process group has several processes, all of them must call this function with the same arguments.
+    All end with the same weights, equal to those of one process that runs all micro-batches. Only rank 0 evaluates and
+    writes files.
 
     Args:
-        step: Adds the gradients of one micro-batch and returns its loss; called for each of a step's, with generators
-            that draw the same paths.
-        fingerprint: Digest of settings and inputs; a checkpoint with another one is refused.
-        set_epoch: Told the number of the epoch, from 0, before every step.
-        evaluate: Called after every epoch, by rank 0; its figures go into the history.
-        finish: Called at the end, by rank 0; killed in it, a training goes on from its last checkpoint, not from its
-            start.
-        watch: Told of every step; the checkpoint holds its state.
-        tensorboard: Write curves into ``folder``, as TensorBoard reads them.
-        on_epoch: Called after every epoch, by rank 0, with the epoch's row of the history.
+        step: Function that adds the gradients of one micro-batch and returns its loss. It is called once for each
+            micro-batch of a step; the generators passed to these calls draw the same paths.
+        fingerprint: Digest of settings and inputs. A checkpoint with another fingerprint is refused.
+        set_epoch: Called before every step with the number of the epoch, from 0.
+        evaluate: Called by rank 0 after every epoch. Its figures go into the history.
+        finish: Called by rank 0 at the end. A training that is killed during this call resumes from its last
+            checkpoint.
+        watch: Observer that is called after every step. The checkpoint holds its state.
+        tensorboard: Write curves for TensorBoard into ``folder``.
+        on_epoch: Called by rank 0 after every epoch, with the epoch's row of the history.
 
     Returns:
-        The history, one row an epoch: ``epoch``, ``step``, ``loss``, ``lr``, ``seconds``, ``images_per_second`` and
-        what ``evaluate`` returned.
+        The history with one row an epoch: ``epoch``, ``step``, ``loss``, ``lr``, ``seconds``, ``images_per_second`` and
+        the figures of ``evaluate``.
 
     Raises:
         UserError: The checkpoint is damaged or belongs to other settings, or a batch cannot be shared evenly.
-        RunError: The loss is no longer finite, or another process is gone.
+        RunError: The loss is no longer finite, or another process has ended.
     """
     reporter = reporter or Reporter()
     plan, shares = planned(data, settings, seed, augment)
@@ -192,7 +199,10 @@ def fit(
 
 
 def _run(step: Step, images: torch.Tensor, labels: torch.Tensor, seed: tuple[int, ...], number: int) -> float:
-    """Micro-batch ``number`` of the step that ``seed`` tells: the paths of all are the same, dropout is not."""
+    """Runs micro-batch ``number`` of the step that ``seed`` identifies.
+
+    All micro-batches of a step draw the same paths, but each has its own dropout.
+    """
     torch.manual_seed(int(generator_for(seed, number).integers(2**63)))
     return step(images, labels, np.random.default_rng(seed))
 
@@ -226,7 +236,7 @@ def _end_epoch(
 
 
 def _evaluated(evaluate: Callable[[], dict[str, float]], step: int, steps: int) -> dict[str, float]:
-    """The figures of ``evaluate``; a failure tells the step.
+    """Returns the figures of ``evaluate``; if it fails, the error names the step.
 
     Raises:
         RunError: The network has diverged.

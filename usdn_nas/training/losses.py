@@ -1,4 +1,4 @@
-"""Training objectives over all exits: cross-entropy, Eq. (10), the sandwich rule."""
+"""Training objectives over all exits: cross-entropy, distillation (Eq. (10) of USDN) and the sandwich rule."""
 
 from __future__ import annotations
 
@@ -27,20 +27,23 @@ __all__ = [
 ]
 
 Teacher = Callable[[Tensor], Sequence[Tensor]]
-"""Images -> logits of all exits, E tensors (B, C), constants."""
+"""Function that maps images to the logits of all exits: E tensors (B, C), treated as constants."""
 
 Step = Callable[[Tensor, Tensor, np.random.Generator], float]
-"""(images, labels, generator) -> loss, having added its gradients."""
+"""Function of (images, labels, generator) that adds the gradients of the loss and returns the loss."""
 
 
 class ExitWeights(Sequence[float]):
-    """Weights of ``count`` exits' losses in this epoch: ``weight`` for each internal classifier, 1 for the final exit.
+    """Weights of the losses of ``count`` exits in the current epoch.
+
+    Each internal classifier has weight ``weight``; the final exit has weight 1.
 
     Args:
-        ramp: ``"sdn"``: an internal classifier's is multiplied by SDN's tau_i = min(m_i, .01 + e m_i / ``epochs``),
-            e = 1, 2 ... the epoch and m_i evenly spaced from .15 to .9 (Kaya et al., 2019, and their code, where there
-            are six of them, after about 15, 30 ... 90% of the cost).
-        epochs: Over which it rises.
+        ramp: With ``"sdn"``, the weight of internal classifier i is multiplied by SDN's tau_i = min(m_i,
+            0.01 + e m_i / ``epochs``). Here e = 1, 2 ... is the epoch, and the m_i are evenly spaced from 0.15 to 0.9.
+            This follows Kaya et al. (2019) and their code, which places six classifiers after about 15, 30 ... 90% of
+            the cost.
+        epochs: Number of epochs over which the factor rises.
     """
 
     def __init__(
@@ -52,7 +55,7 @@ class ExitWeights(Sequence[float]):
         self.set_epoch(0)
 
     def set_epoch(self, epoch: int) -> None:
-        """Sets the weights of epoch number ``epoch``, from 0."""
+        """Sets the weights for epoch number ``epoch``, counted from 0."""
         now = self.most
         if self.tau is not None:
             tau = np.minimum(self.tau, 0.01 + (epoch + 1) * self.tau / self.epochs)
@@ -71,12 +74,12 @@ class ExitWeights(Sequence[float]):
 
 
 def cross_entropy(logits: Sequence[Tensor], labels: Tensor, weights: Sequence[float]) -> Tensor:
-    """sum_i w_i CE(z_i, y)."""
+    """Returns the weighted cross-entropy over all exits, sum_i w_i CE(z_i, y)."""
     return torch.stack([w * F.cross_entropy(z, labels) for w, z in zip(weights, logits, strict=True)]).sum()
 
 
 def divergence(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-    """T^2 KL(softmax(t / T) || softmax(z / T)), mean over the batch; logits (B, C)."""
+    """Returns T^2 KL(softmax(t / T) || softmax(z / T)), averaged over the batch, for logits (B, C)."""
     log_student = F.log_softmax(student / temperature, dim=1)
     log_teacher = F.log_softmax(teacher / temperature, dim=1)
     return temperature**2 * F.kl_div(log_student, log_teacher, reduction="batchmean", log_target=True)
@@ -92,15 +95,16 @@ def distillation_loss(
     alpha: float,
     alpha_weighs: Literal["kd", "ce"] = "kd",
 ) -> Tensor:
-    """Level-wise knowledge distillation, Eq. (10) of USDN (our reading; the supplement gives T = 2, alpha = 0.3).
+    """Returns the loss of level-wise knowledge distillation, Eq. (10) of USDN.
 
-    sum_i w_i [(1 - alpha) CE(z_i, y) + alpha T^2 KL(softmax(t_i / T) || softmax(z_i / T))].
+    The loss is sum_i w_i [(1 - alpha) CE(z_i, y) + alpha T^2 KL(softmax(t_i / T) || softmax(z_i / T))]. This is our
+    reading of the equation; the supplement gives T = 2 and alpha = 0.3.
 
     Args:
-        logits: E student logits (B, C).
-        teacher: E teacher logits (B, C), constants.
-        labels: (B,).
-        alpha_weighs: Which of the two terms alpha multiplies; the other has 1 - alpha.
+        logits: Student logits of the E exits, (B, C) each.
+        teacher: Teacher logits of the E exits, (B, C) each, treated as constants.
+        labels: True classes (B,).
+        alpha_weighs: Which of the two terms alpha multiplies; the other term has weight 1 - alpha.
     """
     kd = alpha if alpha_weighs == "kd" else 1 - alpha
     terms = [
@@ -111,7 +115,7 @@ def distillation_loss(
 
 
 def cross_entropy_step(network: nn.Module, weights: Sequence[float]) -> Step:
-    """A step on `cross_entropy`."""
+    """Returns a step that adds the gradients of `cross_entropy`."""
 
     def step(images: Tensor, labels: Tensor, generator: np.random.Generator) -> float:
         loss = cross_entropy(network(images), labels, weights)
@@ -131,7 +135,10 @@ def distillation_step(
     alpha_weighs: Literal["kd", "ce"],
     teacher_exit: Literal["same", "final"],
 ) -> Step:
-    """A step on `distillation_loss`; the teacher stays in evaluation mode. One with one output teaches all exits."""
+    """Returns a step that adds the gradients of `distillation_loss`.
+
+    The teacher is put into evaluation mode. A teacher with one output teaches all exits.
+    """
     teacher.eval()
 
     def step(images: Tensor, labels: Tensor, generator: np.random.Generator) -> float:
@@ -164,29 +171,29 @@ def sandwich(
 ) -> Iterator[Tensor]:
     """Yields the losses of one step by the sandwich rule (Yu & Huang, 2019), one for each bit configuration.
 
-    The configurations are the largest, ``random_paths`` random ones and, if asked for, the smallest. The supernet is
-    switched before each loss, so call ``backward()`` on each loss before taking the next; the gradients add up:
+    The configurations are the largest, ``random_paths`` random ones and, with ``smallest``, the smallest. The supernet
+    is switched before each loss, so call ``backward()`` on each loss before taking the next. The gradients add up:
 
         for loss in sandwich(supernet, images, labels, teacher=teacher):
             loss.backward()
 
-    Every configuration learns at each exit half from the labels and half from the teacher's soft labels. Without a
-    teacher the largest learns from the labels alone, and the others learn from it (in-place distillation). A space
-    with one configuration learns from the labels alone.
+    At each exit, every configuration learns half from the labels and half from the teacher's soft labels. Without a
+    teacher, the largest configuration learns from the labels alone and teaches the others (in-place distillation). If
+    the space has one configuration only, it learns from the labels alone.
 
     Args:
-        supernet: In training mode.
-        images: (B, C, H, W), normalized.
-        labels: (B,).
-        weights: One for each exit's loss; None: 1 each.
-        teacher: Returns the logits of all exits, or of the final one alone, which then teaches all. It is called
+        supernet: The supernet, in training mode.
+        images: Normalized images (B, C, H, W).
+        labels: True classes (B,).
+        weights: Weight of each exit's loss; None: 1 each.
+        teacher: Returns the logits of all exits, or of the final exit alone, which then teaches all exits. It is called
             without gradients; a module should be in evaluation mode.
         random_paths: Number of random configurations.
-        stratified: Draw them by `SearchSpace.stratified`, so that cheap and expensive ones come up alike; otherwise
-            every group's bits independently.
+        stratified: Draw the random configurations by `SearchSpace.stratified`, which favours neither cheap nor
+            expensive ones. Otherwise draw the bits of every group independently.
         smallest: Add the smallest configuration.
-        generator: Draws the random configurations; None: a fresh one.
-        forward: Returns the logits of all exits at the bits that are set; None: runs the supernet on ``images``.
+        generator: Random generator for the configurations; None: a new one.
+        forward: Returns the logits of all exits at the current bits; None: the supernet is run on ``images``.
     """
     space = supernet.space
     weights = [1.0] * len(space.chain.exits) if weights is None else weights
@@ -223,10 +230,10 @@ def _half_distilled(
 def soft_labels(teacher: Teacher | nn.Module, images: Tensor, exits: int) -> list[Tensor]:
     """Returns a teacher's logits for each of ``exits`` exits, (B, C) each, without gradients.
 
-    A teacher with one output, such as a plain classifier, teaches all exits the same.
+    A teacher with one output, such as a plain classifier, gives all exits the same logits.
 
     Raises:
-        ValueError: The teacher has another number of exits.
+        ValueError: The teacher has neither 1 nor ``exits`` outputs.
     """
     with torch.no_grad():
         found = teacher(images)
@@ -247,9 +254,10 @@ def sandwich_step(
     stratified: bool = False,
     smallest: bool = False,
 ) -> Step:
-    """A step on the losses of `sandwich`, whose gradients add up. Segments that all configurations share run once.
+    """Returns a step that adds up the gradients of all losses of `sandwich`.
 
-    The loss that the step returns is that of the largest configuration, NaN where any loss is not finite.
+    Segments that all configurations share run only once. The step returns the loss of the largest configuration, or NaN
+    if any loss is not finite.
     """
 
     def step(images: Tensor, labels: Tensor, generator: np.random.Generator) -> float:
@@ -269,11 +277,15 @@ def sandwich_step(
 
 
 class _Beginning:
-    """The segments that all configurations share, run once; the gradients that the paths leave at their end add up."""
+    """Runs the first segments, which all configurations share, once for all paths.
+
+    The gradients of all paths add up at the end of these segments; `backward` then passes them through the segments.
+    """
 
     def __init__(self, supernet: Supernet, images: Tensor) -> None:
         space = supernet.space
-        supernet.set_bits(space.choice_bits([0] * len(space.groups)))  # any: the shared segments have fixed bits
+        # Any choice of bits will do here, because the shared segments have fixed bits.
+        supernet.set_bits(space.choice_bits([0] * len(space.groups)))
         self.chain, self.length = supernet.chain, supernet.shared_segments
         self.end: State = (images,)
         for index in range(self.length):
@@ -281,12 +293,12 @@ class _Beginning:
         self.starts = tuple(tensor.detach().requires_grad_(tensor.requires_grad) for tensor in self.end)
 
     def go_on(self) -> tuple[Tensor, ...]:
-        """Logits of all exits at the bits set now."""
-        # Copies: a segment may change what it is given.
+        """Returns the logits of all exits at the current bits of the supernet."""
+        # The tensors are copied because a segment may change its inputs in place.
         return self.chain.run_from(self.length, tuple(tensor.clone() for tensor in self.starts))
 
     def backward(self) -> None:
-        """Adds the gradients of the shared segments."""
+        """Adds the gradients of the parameters of the shared segments."""
         pairs = [(end, start.grad) for end, start in zip(self.end, self.starts, strict=True) if start.grad is not None]
         if pairs:
             torch.autograd.backward([end for end, _ in pairs], [gradient for _, gradient in pairs])

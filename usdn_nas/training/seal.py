@@ -1,7 +1,8 @@
-"""A digest at the end of a file that `torch.save` wrote, by which every changed bit is found.
+"""Appends a digest to a file that `torch.save` wrote, so that any changed bit is detected.
 
-Such a file is a zip archive. The archive's own checksums cover its members, but not what lies between them, and of a
-small network that is a third of the file. The digest is the archive's comment, so that torch can still read the file.
+Such a file is a zip archive. The archive's own checksums cover its members, but not the bytes between the members,
+which are a third of the file for a small network. The digest is stored as the archive's comment, so that torch can
+still read the file.
 """
 
 from __future__ import annotations
@@ -13,15 +14,15 @@ from pathlib import Path
 __all__ = ["is_sealed", "seal"]
 
 _LENGTH = 64
-"""Characters of a SHA-256 digest in hexadecimal."""
+"""Number of characters of a SHA-256 digest in hexadecimal."""
 _NO_COMMENT = b"\0\0"
 
 
 def seal(path: Path) -> None:
-    """Puts the digest of the archive at ``path`` at its end.
+    """Appends the digest of the archive at ``path`` to the archive.
 
     Raises:
-        ValueError: The file does not end as an archive without a comment does.
+        ValueError: The archive already has a comment, or the file is not a whole archive.
     """
     with path.open("rb+") as file:
         file.seek(-len(_NO_COMMENT), 2)
@@ -36,6 +37,6 @@ def seal(path: Path) -> None:
 
 
 def is_sealed(path: Path) -> bool:
-    """True if the file ends with the digest of all that comes before it."""
+    """Returns True if the file ends with the digest of all bytes before the digest."""
     content = path.read_bytes()
     return hashlib.sha256(memoryview(content)[:-_LENGTH]).hexdigest().encode() == content[-_LENGTH:]

@@ -1,4 +1,4 @@
-"""Which images a step runs: its micro-batches, divided among the processes."""
+"""Chooses the images of each step, cuts them into micro-batches and divides these among the processes."""
 
 from __future__ import annotations
 
@@ -18,10 +18,14 @@ __all__ = ["Plan", "Share", "micro_batches", "planned"]
 
 
 def micro_batches(settings: TrainConfig, where: object = None) -> int:
-    """Micro-batches of a step, over all processes: ``accumulate``, and at least one for each process.
+    """Returns how many micro-batches a step has over all processes: ``accumulate``, and at least one for each process.
+
+    Args:
+        settings: Settings of the training.
+        where: Name of the settings, for error messages.
 
     Raises:
-        UserError: They cannot be shared evenly, or the batch cannot be cut into so many. ``where`` names the settings.
+        UserError: The processes cannot share the micro-batches evenly, or the batch cannot be cut into that many.
     """
     count = max(settings.accumulate, processes())
     if count % processes():
@@ -39,13 +43,13 @@ def micro_batches(settings: TrainConfig, where: object = None) -> int:
 
 @dataclass(frozen=True)
 class Plan:
-    """How images come to steps.
+    """How the images are divided into epochs, steps and micro-batches.
 
     Attributes:
-        micro_batches: Of a step, over all processes.
-        size: Images in each.
-        per_epoch: Steps.
-        steps: Of the whole training.
+        micro_batches: Number of micro-batches in a step, over all processes.
+        size: Number of images in a micro-batch.
+        per_epoch: Number of steps in an epoch.
+        steps: Number of steps in the whole training.
     """
 
     micro_batches: int
@@ -55,12 +59,18 @@ class Plan:
 
     @classmethod
     def of(cls, split: Split, settings: TrainConfig, where: object = None) -> Plan:
-        """A split smaller than a batch is used whole, or as much of it as can be shared evenly.
+        """Returns how a split is divided.
 
-        ``where`` names the settings in errors.
+        If the split is smaller than a batch, a step uses the largest number of its images that can be divided evenly.
+
+        Args:
+            split: The training images.
+            settings: Settings of the training.
+            where: Name of the settings, for error messages.
 
         Raises:
-            UserError: It has fewer images than a step has micro-batches, or these cannot be shared evenly.
+            UserError: The split has fewer images than a step has micro-batches, or the processes cannot share the
+                micro-batches evenly.
         """
         count = micro_batches(settings, where)
         size = min(settings.batch_size, len(split)) // count
@@ -72,19 +82,22 @@ class Plan:
 
 
 Share = Iterator[tuple[int, tuple[Tensor, Tensor]]]
-"""The micro-batches of a step that fall to this process, each with its number in the step."""
+"""The micro-batches of a step that this process runs, each with its number in the step."""
 
 
 Shares = Callable[[int], Iterator[Share]]
-"""Number of the first step -> the shares of that step and all later ones, each to be used up before the next."""
+"""Function that takes the number of the first step and yields the shares of that step and of all later steps.
+
+Each share must be used up before the next one is taken.
+"""
 
 
 def planned(data: Split | Loader, settings: TrainConfig, seed: tuple[int, ...], augment: bool) -> tuple[Plan, Shares]:
-    """Returns how many steps a training has, and where their images come from.
+    """Returns how the images of a training are divided, and a function that yields the shares of its steps.
 
     Args:
-        data: A split, whose order and augmentation are functions of ``seed`` and the epoch; or a loader, which decides
-            about batches, order and augmentation itself.
+        data: A split or a loader. ``seed`` and the epoch determine the order and augmentation of a split. A loader
+            decides about batches, order and augmentation itself.
 
     Raises:
         UserError: There are too few images, or they cannot be divided evenly.
@@ -97,7 +110,7 @@ def planned(data: Split | Loader, settings: TrainConfig, seed: tuple[int, ...], 
 
 
 def _loader_plan(loader: Loader, settings: TrainConfig) -> Plan:
-    """Each process has a loader of its own, and runs one of its batches a step."""
+    """Returns how a loader is divided: each process has its own loader and runs one batch of it in every step."""
     first = next(loader_batches(loader), None)
     if first is None:
         raise UserError("expected batches of images and labels to train on, got a loader that yields none")
@@ -125,9 +138,10 @@ def _loader_shares(loader: Loader, plan: Plan, first: int) -> Iterator[Share]:
 
 
 def _split_shares(split: Split, plan: Plan, seed: tuple[int, ...], first: int, augment: bool) -> Iterator[Share]:
-    """Yields the shares of steps ``first`` and later. The order is drawn anew each epoch.
+    """Yields the shares of step ``first`` and of all later steps. Each epoch has its own random order.
 
-    Micro-batches are numbered through an epoch, so that it makes no difference which process runs one.
+    Micro-batches are numbered through the whole epoch over all processes. So their images do not depend on which
+    process runs them.
     """
     numbers = range(rank(), plan.micro_batches, processes())
     at = first
@@ -139,5 +153,5 @@ def _split_shares(split: Split, plan: Plan, seed: tuple[int, ...], first: int, a
         )  # fmt: skip
         count = min(plan.per_epoch - start, plan.steps - at)
         for _ in range(count):
-            yield zip(numbers, batches, strict=False)  # takes no batch more than there are numbers
+            yield zip(numbers, batches, strict=False)  # zip stops after the last number without taking another batch
         at += count

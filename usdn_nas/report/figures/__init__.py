@@ -1,4 +1,4 @@
-"""Figures of a run. Each takes a `Run` and optionally ``ax=``, and returns the axes it drew on; pyplot is not used."""
+"""Figures of a run. Each function takes a `Run` and optionally ``ax=``, and returns its axes. None uses pyplot."""
 
 from usdn_nas.report.figures.bits import plot_bits
 from usdn_nas.report.figures.comparison import plot_comparison

@@ -1,6 +1,7 @@
-"""Names of layers or groups along an axis, blocks in a second row, thinned until none meets another; labels of points.
+"""Labels an axis with layers or groups, and with their blocks in a second row; also labels single points.
 
-Texts are measured by their number of characters: a figure is drawn alike with any renderer.
+Labels are left out where they would overlap. The width of a text is estimated from its number of characters, so that a
+figure looks the same with any renderer.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ __all__ = [
     "text_inches",
 ]
 
-LABEL_INCHES = 0.125  # a line of rotated 7 pt text with its leading
+LABEL_INCHES = 0.125  # width of a line of rotated text at 7 points, including space between lines
 CHARACTER_INCHES = 0.06
 LABEL_SIZE = 7
 
@@ -38,11 +39,12 @@ _POINTS_TO_INCHES = 1 / 72
 
 @dataclass(frozen=True)
 class Places:
-    """What stands along the axis, place by place.
+    """The labels along an axis.
 
     Attributes:
-        names: One a place.
-        blocks: (name, index of its first place, number of places), contiguous; empty: no second row.
+        names: The label of each place.
+        blocks: (name, index of its first place, number of places) of each block. Blocks are contiguous. If empty, there
+            is no second row.
     """
 
     names: tuple[str, ...]
@@ -50,12 +52,12 @@ class Places:
 
 
 def text_inches(text: str) -> float:
-    """Width of a text of `LABEL_SIZE` points."""
+    """Returns the width in inches of a text with a font size of `LABEL_SIZE` points."""
     return max(len(line) for line in text.splitlines()) * CHARACTER_INCHES
 
 
 def group_places(space: SearchSpace, groups: Sequence[str]) -> Places:
-    """Places of ``groups`` in this order: by themselves, or under their blocks where a block has several."""
+    """Returns the places of ``groups`` in this order; if any block has several groups, the blocks form a second row."""
     part = {group.name: group.layers[0].removeprefix("exit:") for group in space.groups}
     parts = {segment.name for segment in space.chain.segments} | {exit_.name for exit_ in space.chain.exits}
     names = sorted(parts, key=len, reverse=True)
@@ -71,7 +73,7 @@ def group_places(space: SearchSpace, groups: Sequence[str]) -> Places:
 
 
 def draw_places(ax: Axes, places: Places, inches_per_place: float) -> None:
-    """Bands of blocks, names under the axis, names of blocks in a second row under those; sets the limits of x."""
+    """Draws the blocks as bands, the names under the axis and the names of blocks below these; sets the limits of x."""
     for i, (_, first, count) in enumerate(places.blocks):
         if i % 2 == 0:
             ax.axvspan(first - 0.5, first + count - 0.5, color=BAND, linewidth=0, zorder=0)
@@ -86,7 +88,10 @@ def draw_places(ax: Axes, places: Places, inches_per_place: float) -> None:
 
 
 def _draw_blocks(ax: Axes, blocks: Sequence[tuple[str, int, int]], inches_per_place: float, below: float) -> None:
-    """Names of blocks ``below`` points under the axis; upright where they would meet, and then thinned."""
+    """Draws the names of blocks ``below`` points under the axis.
+
+    Names that would overlap are written vertically, and some are left out if even that is too dense.
+    """
     middles = [first + (count - 1) / 2 for _, first, count in blocks]
     halves = [(len(name) + 1) / 2 * CHARACTER_INCHES / inches_per_place for name, _, _ in blocks]
     upright = any(middles[i] - middles[i - 1] < halves[i] + halves[i - 1] for i in range(1, len(middles)))
@@ -103,15 +108,16 @@ def _draw_blocks(ax: Axes, blocks: Sequence[tuple[str, int, int]], inches_per_pl
 
 
 def along(line: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Points all along a line of K points, (K, 2): what labels shall keep off."""
+    """Returns points all along a line through K points (K, 2). Labels avoid these points."""
     steps = np.linspace(0, 1, 12)[:, None]
     return np.concatenate([line[:1], *(a + steps * (b - a) for a, b in itertools.pairwise(line))])
 
 
 def label_points(ax: Axes, labels: Sequence[tuple[str, float, float]], others: Sequence[tuple[float, float]]) -> None:
-    """Writes each (text, x, y) beside its point, where it meets fewest of ``others`` and no label before it.
+    """Writes the text of each label (text, x, y) beside its point.
 
-    Call it last: limits and layout must be final.
+    Each text is placed where it covers the fewest of the points ``others`` and, if possible, no earlier label. Call
+    this last, because limits and layout must be final.
     """
     figure = ax.get_figure(root=True)
     assert figure is not None

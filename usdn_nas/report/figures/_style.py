@@ -1,4 +1,4 @@
-"""What all figures share: colours, units, new axes, legends."""
+"""Helpers for all figures: colours, units, new axes and legends."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from usdn_nas._util.errors import UserError
 from usdn_nas.report.run import MissingPartError
 
 BLUE, ORANGE, GREEN, VERMILLION, PURPLE, SKY = "#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#56b4e9"
-"""Okabe and Ito's palette (2008): told apart by colour-blind readers. No figure relies on colour alone."""
+"""Okabe and Ito's palette (2008), which colour-blind readers can distinguish. No figure relies on colour alone."""
 INK, MUTED, FAINT, BAND, PAPER = "#1b1f24", "#606770", "#b9c0c8", "#f1f3f6", "#fffffe"
-"""Text and axes, secondary text, trials, bands, background. The HTML page replaces them in dark mode."""
+"""Colours of text and axes, secondary text, trials, bands and background. In dark mode the report replaces them."""
 
 MODEL_STYLES: dict[str, dict[str, Any]] = {
     "kd": {"color": BLUE, "marker": "o", "linestyle": "-", "label": "KD"},
     "ce": {"color": VERMILLION, "marker": "s", "linestyle": "--", "label": "CE alone"},
     "ce-temperature": {"color": GREEN, "marker": "^", "linestyle": "-.", "label": "CE + temperatures"},
 }
-"""Of the models that are compared: colour, marker, line, short label."""
+"""Colour, marker, line and short label of each model that figures compare."""
 
 _SETTINGS: Any = {
     "font.family": "sans-serif",
@@ -56,7 +56,7 @@ _SETTINGS: Any = {
     "legend.labelcolor": INK,
     "lines.linewidth": 1.6,
     "text.color": INK,
-    "text.parse_math": False,  # a "$" in a name is a dollar, and no formula
+    "text.parse_math": False,  # a "$" in a name is a dollar sign and does not start a formula
     "xtick.color": MUTED,
     "ytick.color": MUTED,
     "xtick.labelcolor": INK,
@@ -71,7 +71,7 @@ T = TypeVar("T")
 
 
 def styled(plot: Callable[P, T]) -> Callable[P, T]:
-    """``plot`` with this package's fonts and lines, whatever the caller's settings are; those are left alone."""
+    """Makes ``plot`` use this package's fonts and lines. The caller's matplotlib settings stay unchanged."""
 
     @wraps(plot)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> T:
@@ -82,16 +82,16 @@ def styled(plot: Callable[P, T]) -> Callable[P, T]:
 
 
 def new_axes(width: float, height: float, rows: int = 1, columns: int = 1, **layout: Any) -> list[Axes]:
-    """Axes of a new figure that pyplot does not know, row by row. Sizes in inches."""
+    """Returns the axes of a new figure, row by row; pyplot does not manage the figure. Sizes are in inches."""
     figure = Figure(figsize=(width, height), layout=ConstrainedLayoutEngine(w_pad=0.07, h_pad=0.07))
     return list(figure.subplots(rows, columns, squeeze=False, **layout).flat)
 
 
 def given_axes(ax: Axes | Sequence[Axes] | None, count: int) -> list[Axes] | None:
-    """``ax`` as a list of ``count`` axes, or None.
+    """Returns ``ax`` as a list of ``count`` axes, or None if ``ax`` is None.
 
     Raises:
-        UserError: It holds another number of axes.
+        UserError: ``ax`` holds another number of axes.
     """
     if ax is None:
         return None
@@ -102,10 +102,10 @@ def given_axes(ax: Axes | Sequence[Axes] | None, count: int) -> list[Axes] | Non
 
 
 def compared(evaluation: Mapping[str, Any], models: Sequence[str] = ("kd", "ce")) -> list[str]:
-    """Those of ``models``, names in `MODEL_STYLES`, that were evaluated.
+    """Returns those of ``models`` (keys of `MODEL_STYLES`) that were evaluated.
 
     Raises:
-        MissingPartError: None was.
+        MissingPartError: None of them was evaluated.
     """
     names = [name for name in models if name in evaluation["models"]]
     if not names:
@@ -114,7 +114,10 @@ def compared(evaluation: Mapping[str, Any], models: Sequence[str] = ("kd", "ce")
 
 
 def bops_unit(values: Iterable[float]) -> tuple[float, str]:
-    """A decimal unit that fits the largest value: (1e9, "GBOPs"), (1e6, "MBOPs") or (1e3, "kBOPs")."""
+    """Returns a unit of bit operations (BOPs) for values of this size, by the largest of them.
+
+    The result is (1e9, "GBOPs"), (1e6, "MBOPs") or (1e3, "kBOPs").
+    """
     largest = max(values, default=0.0)
     for scale, name in ((1e9, "GBOPs"), (1e6, "MBOPs")):
         if largest >= scale:
@@ -123,12 +126,12 @@ def bops_unit(values: Iterable[float]) -> tuple[float, str]:
 
 
 def logarithmic(costs: Sequence[float]) -> bool:
-    """Whether costs spread so far that a linear axis would crowd the cheap ones."""
+    """Returns True if the largest cost exceeds five times the smallest; a linear axis would crowd the cheap ones."""
     return min(costs) > 0 and max(costs) > 5 * min(costs)
 
 
 def cost_axis(ax: Axes, unit: str, *, log: bool) -> None:
-    """Average costs along the x axis; ``log``: on a logarithmic scale with a few plain numbers."""
+    """Sets up the x axis for average costs. With ``log``, its scale is logarithmic, labelled with plain numbers."""
     ax.set_xlabel(f"average {unit} per image{' (log scale)' if log else ''}")
     if log:
         ax.set_xscale("log")
@@ -144,7 +147,7 @@ def lay_out(figure: Figure) -> None:
 
 
 def size_inches(ax: Axes) -> tuple[float, float]:
-    """Width and height of the axes; a figure with a layout engine is laid out first."""
+    """Returns the width and height of the axes in inches. If the figure has a layout engine, the engine runs first."""
     figure = ax.get_figure(root=True)
     assert figure is not None
     lay_out(figure)
@@ -154,7 +157,10 @@ def size_inches(ax: Axes) -> tuple[float, float]:
 
 
 def grid(ax: Axes, axis: str = "both") -> None:
-    """A grid behind the data and no frame, also on axes that were made in another style."""
+    """Draws a grid behind the data and removes the top and right lines of the frame.
+
+    It sets every property itself, because the axes may have been made in another style.
+    """
     ax.grid(True, axis=axis, color=FAINT, linewidth=0.5, alpha=0.6)  # type: ignore[arg-type]
     ax.set_axisbelow(True)
     ax.spines[["top", "right"]].set_visible(False)
@@ -162,12 +168,12 @@ def grid(ax: Axes, axis: str = "both") -> None:
 
 
 def halo() -> list[withStroke]:
-    """Path effect that keeps a text readable over lines."""
+    """Returns the path effect that keeps a text readable over lines."""
     return [withStroke(linewidth=2.2, foreground=PAPER)]
 
 
 def legend_below(ax: Axes, columns: int, inches: float = 0.4) -> None:
-    """The legend so many inches under the axes, below the axis label, where it covers no data."""
+    """Puts the legend ``inches`` under the axes, below the axis label, where it covers no data."""
     figure = ax.get_figure(root=True)
     assert figure is not None
     place = ax.transAxes + ScaledTranslation(0, -inches, figure.dpi_scale_trans)
@@ -183,11 +189,14 @@ def legend_below(ax: Axes, columns: int, inches: float = 0.4) -> None:
 
 
 def depth_colors(count: int, first: float = 0.0, last: float = 0.85) -> list[str]:
-    """``count`` colours for exits along the chain, from dark to light in grey too: a stretch of cividis."""
+    """Returns ``count`` colours from dark to light for exits along the chain.
+
+    They are taken from the colormap cividis between ``first`` and ``last``, and get lighter in a grey print too.
+    """
     steps = [first + (last - first) * i / max(count - 1, 1) for i in range(count)]
     return [to_hex(colormaps["cividis"](step)) for step in steps]
 
 
 def bit_colors(count: int, first: float = 0.9, last: float = 0.05) -> list[str]:
-    """``count`` colours for choices of bits, from light (few) to dark (many)."""
+    """Returns ``count`` colours for choices of bits, from light (few bits) to dark (many bits)."""
     return depth_colors(count, first, last)

@@ -1,4 +1,4 @@
-"""Bit-widths of one architecture as bars, layer by layer, with its exits as flags."""
+"""Draws the bit-widths of one architecture as bars, layer by layer, with its exits as flags."""
 
 from __future__ import annotations
 
@@ -17,15 +17,16 @@ from usdn_nas.report.figures.share import Share, draw_share
 
 __all__ = ["draw_bits"]
 
-_FLAG_INCHES = 0.29  # two lines of text
+_FLAG_INCHES = 0.29  # height of two lines of text
 _FULL_PRECISION = 32
 _EXIT_LINE = (0, (4, 1.5))
 
 
 def _flag_rows(flags: Sequence[tuple[int, str]], inches_per_layer: float) -> list[int]:
-    """A row for each flag's text, which stands right of its line, so that it meets no other text and no other line.
+    """Returns the row of each flag's text. The text stands right of the flag's line.
 
-    A text that reaches a later flag stands above that flag's text: the later line ends below it.
+    A text that reaches the line of a later flag gets a row above that flag's text. The later line ends below this row,
+    so that no text overlaps another text or another flag's line.
     """
     rows = [0] * len(flags)
     for i in reversed(range(len(flags))):
@@ -35,12 +36,12 @@ def _flag_rows(flags: Sequence[tuple[int, str]], inches_per_layer: float) -> lis
 
 
 def _height(bits: int, others: int) -> int:
-    """Bar height: the bit-width, or just above the rest for full precision."""
+    """Returns the height of a bar: the bit-width; for full precision, 2 more than the largest other bit-width."""
     return others + 2 if bits == _FULL_PRECISION else bits
 
 
 def draw_bits(ax: Axes, data: BitsData, share: Share | None = None) -> Axes:
-    """Draws ``data`` on ``ax``; the numbers of labels and the rows of flags follow from its size."""
+    """Draws ``data`` on ``ax``. The size of ``ax`` determines how many labels and rows of flags are drawn."""
     count = len(data.layers)
     width_inches = size_inches(ax)[0]
     widths = {b for layer in data.layers for b in (layer.weight_bits, layer.activation_bits)}
@@ -65,7 +66,7 @@ def draw_bits(ax: Axes, data: BitsData, share: Share | None = None) -> Axes:
 
 
 def _draw_bars(ax: Axes, layers: Sequence[LayerBits], others: int) -> None:
-    """W plain, A hatched; filled where they are searched, outlined where they are not."""
+    """Draws plain bars for weights and hatched bars for activations: filled if searched, otherwise outlined."""
     for offset, color, hatch, key in ((-0.2, BLUE, "", "weight_bits"), (0.2, ORANGE, "////", "activation_bits")):
         for searched in (True, False):
             chosen = [i for i, layer in enumerate(layers) if layer.searched == searched]
@@ -81,9 +82,10 @@ def _draw_bars(ax: Axes, layers: Sequence[LayerBits], others: int) -> None:
 
 
 def _draw_flags(ax: Axes, data: BitsData, top: int, inches: tuple[float, float]) -> float:
-    """Lines and texts of the placed exits above bars of height ``top``; returns where the axis shall end.
+    """Draws a line and a text for each placed exit above bars of height ``top``; returns the upper end of the axis.
 
-    Texts stand in up to two rows; where that is not enough, upright, and those left out that would meet another.
+    The texts take up to two rows. If they need more, they are written vertically, and those that would overlap another
+    are left out.
     """
     if not data.flags:
         return top + 0.5
@@ -91,7 +93,7 @@ def _draw_flags(ax: Axes, data: BitsData, top: int, inches: tuple[float, float])
     rows = _flag_rows(data.flags, inches_per_layer)
     upright = max(rows) > 1
     room = max(map(_line_inches, data.flags)) if upright else _FLAG_INCHES * (max(rows) + 1)
-    unit = top / max(inches[1] - room - 0.15, 0.3 * inches[1])  # bits an inch
+    unit = top / max(inches[1] - room - 0.15, 0.3 * inches[1])  # bits per inch
     last = -math.inf
     for (position, text), row in zip(data.flags, rows, strict=True):
         bottom = top + (0.05 if upright else 0.05 + _FLAG_INCHES * row) * unit
@@ -107,7 +109,7 @@ def _draw_flags(ax: Axes, data: BitsData, top: int, inches: tuple[float, float])
 
 
 def _line_inches(flag: tuple[int, str]) -> float:
-    """Length of a flag's text on one line."""
+    """Returns the length in inches of a flag's text on one line."""
     return text_inches(flag[1].replace("\n", " "))
 
 

@@ -1,4 +1,4 @@
-"""Figs. 1-3 of the supplement: bit-widths layer by layer, and where samples may leave."""
+"""Draws Figs. 1-3 of the supplement: the bit-widths of all layers, and the exits."""
 
 from __future__ import annotations
 
@@ -36,20 +36,25 @@ def plot_bits(
     share: Share | None = None,
     ax: Axes | None = None,
 ) -> Axes:
-    """Figs. 1-3: (W, A) of every layer in the order of the chain, blocks as bands, placed exits as flags.
+    """Draws the bits (W, A) of every layer in the order of the chain (Figs. 1-3 of the supplement).
+
+    Blocks are bands, and placed exits are flags.
 
     Args:
         run: A run, a network with its architecture, or a search space: ``plot_bits(network)``,
             ``plot_bits(file.space, file.architecture)``.
-        architecture: A point of that space, e.g. ``run.point("12.3")``. Default: the winner, or the network's own.
-            Several, by the names that they shall have: one strip each, layer under layer.
-        heads: Also the layers of placed internal classifiers; default: where their bits are searched. Of several
-            architectures they are not shown: layers would no longer stand under each other.
-        share: Above the bits, each layer's part of the MACs or BOPs of the layers shown.
-        ax: Where to draw; default: a new figure whose width follows the number of layers.
+        architecture: An architecture of that space, e.g. ``run.point("12.3")``. Default: the run's winner, or the
+            network's own architecture. A mapping from names to architectures draws one strip for each, with the same
+            layers one under the other.
+        heads: True: also draw the layers of placed internal classifiers. Default: only if their bits are searched. With
+            several architectures heads are not drawn, because layers would no longer be aligned.
+        share: Quantity for a panel above the bits: each layer's share of the MACs or bit operations (BOPs) of the
+            layers shown. None: no panel.
+        ax: Axes to draw on. Default: a new figure whose width depends on the number of layers.
 
     Raises:
-        UserError: ``heads`` of several architectures, or none of them; a search space without an architecture.
+        UserError: ``heads`` is True with several architectures, the mapping of architectures is empty, or a search
+            space comes without an architecture.
     """
     space = run if isinstance(run, SearchSpace) else run.space
     if isinstance(architecture, Mapping):

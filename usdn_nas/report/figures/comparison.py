@@ -1,4 +1,4 @@
-"""Runs side by side: accuracy against average BOPs, each with its threshold sweep."""
+"""Compares runs: accuracy against average bit operations (BOPs) of each run, for a range of thresholds."""
 
 from __future__ import annotations
 
@@ -32,17 +32,18 @@ _LINES = ("-", "--", "-.", ":")
 
 @styled
 def plot_comparison(*runs: Run | Path | str, model: str = "kd", ax: Axes | None = None) -> Axes:
-    """Accuracy against average BOPs on the test split, one colour, mark and line a run.
+    """Draws accuracy against average BOPs on the test split, with a colour, mark and line for each run.
 
-    Lines: one threshold shared by all exits, moved. Large marks: the policy with the fitted thresholds.
+    A line shows how one threshold for all exits trades accuracy for cost. A large mark is the policy with the fitted
+    thresholds.
 
     Args:
         runs: Runs or their folders.
-        model: Which of their networks.
-        ax: To draw on; None: a new figure.
+        model: The network of each run: ``"kd"``, ``"ce"``, ``"supernet"`` ...
+        ax: Axes to draw on; None: a new figure.
 
     Raises:
-        UserError: As `usdn_nas.report.comparison.comparable`.
+        UserError: The runs cannot be compared; see `usdn_nas.report.comparison.comparable`.
     """
     named = comparable(*runs, model=model)
     contents = {name: run.evaluation["models"][model] for name, run in named.items()}

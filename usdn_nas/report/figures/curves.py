@@ -1,4 +1,4 @@
-"""Accuracy against average BOPs of KD, CE and CE with temperatures, thresholds shared and exit by exit."""
+"""Draws accuracy against average bit operations (BOPs) of models trained with KD, CE, and CE with temperatures."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ _PANELS = {"sweep": "One shared threshold", "fitted": "Thresholds fitted exit by
 
 @styled
 def plot_curves(run: Run, *, ax: Sequence[Axes] | None = None) -> list[Axes]:
-    """Two panels on the same scales, test split.
+    """Draws accuracy against average BOPs on the test split, in two panels with the same scales.
 
-    Left: one threshold for all exits, moved from .1 to 1. Right: a threshold for each exit, fitted on the search split
-    to one weight of relative BOPs after the other.
+    Left: one threshold for all exits, from 0.1 to 1. Right: a threshold for each exit, fitted on the search split for a
+    series of weights of the relative BOPs.
     """
     evaluation = run.evaluation
     models = [n for n in compared(evaluation, tuple(MODEL_STYLES)) if evaluation["models"][n]["fitted"]]

@@ -1,4 +1,4 @@
-"""Table I as a figure: how many samples leave at each exit, and what they cost."""
+"""Draws Table I as a figure: how many samples leave at each exit, and their cost."""
 
 from __future__ import annotations
 
@@ -32,14 +32,15 @@ __all__ = ["ExitsData", "draw_exits", "plot_exits"]
 
 @dataclass(frozen=True)
 class ExitsData:
-    """What the figure shows; E exits.
+    """Data of the figure, for E exits.
 
     Attributes:
-        exits: E labels.
-        rates: Model -> E exit rates in percent.
-        cumulative, shares: E costs in BOPs of the first model: of a sample that leaves there, and weighted by the rate.
+        exits: Labels of the E exits.
+        rates: E exit rates in percent of each model.
+        cumulative: For the first model, cost of a sample that leaves at each of the E exits, in bit operations (BOPs).
+        shares: For the first model, these E costs multiplied by the exit rates.
         average: Average BOPs of the first model.
-        n: Images of the test split.
+        n: Number of images in the test split.
     """
 
     exits: tuple[str, ...]
@@ -75,7 +76,7 @@ def _value(ax: Axes, text: str, x: float, y: float) -> None:
 
 
 def draw_exits(axes: Sequence[Axes], data: ExitsData) -> list[Axes]:
-    """Draws exit rates on the first of ``axes``, costs on the second; exits from top to bottom."""
+    """Draws exit rates on the first of ``axes`` and costs on the second, with the exits from top to bottom."""
     left, right = axes
     count = len(data.exits)
     height = 0.72 / len(data.rates)
@@ -120,11 +121,11 @@ def draw_exits(axes: Sequence[Axes], data: ExitsData) -> list[Axes]:
 
 @styled
 def plot_exits(run: Run, *, ax: Sequence[Axes] | None = None) -> list[Axes]:
-    """Exit rates of the retrained winner and, beside it, the cost of each exit, on the test split.
+    """Draws the exit rates of the retrained winner and the cost of each exit, on the test split.
 
     Args:
-        run: With an evaluation.
-        ax: Two axes to draw on.
+        run: A run with an evaluation.
+        ax: Two axes to draw on; None: a new figure.
     """
     data = _exits_data(run.evaluation)
     axes = given_axes(ax, 2) or new_axes(7.4, 1.5 + 0.4 * len(data.exits), columns=2)

@@ -1,4 +1,4 @@
-"""The Pareto front: accuracy against average BOPs."""
+"""Draws the Pareto front: accuracy against average bit operations (BOPs)."""
 
 from __future__ import annotations
 
@@ -43,12 +43,12 @@ _OTHERS: tuple[tuple[str, Any, str], ...] = (
 )
 
 Points = NDArray[np.float64]
-"""(K, 2): average BOPs and accuracy (fraction)."""
+"""Array (K, 2) of average BOPs and accuracy (fraction) of K points."""
 
 
 @dataclass(frozen=True)
 class Mark:
-    """A point with a name of its own."""
+    """A named point."""
 
     label: str
     bops: float
@@ -57,18 +57,18 @@ class Mark:
 
 @dataclass(frozen=True)
 class FrontData:
-    """What the figure shows.
+    """Data of the figure.
 
     Attributes:
-        trials: One point a finished trial.
-        front: By rising BOPs.
-        ladder: Uniform bit-widths without early exit, on the search split.
+        trials: One point for each finished trial.
+        front: The Pareto front, sorted by rising BOPs.
+        ladder: Configurations with uniform bit-widths, without early exit, on the search split.
         chosen: The exported point on the search split, if any.
-        search: The retrained models on the search split (thresholds fitted there).
-        test: The retrained models on the test split; labels as in ``search``.
-        search_n, test_n: Images in each, where known.
+        search: The retrained models on the search split, on which their thresholds were fitted.
+        test: The retrained models on the test split, with the same labels as in ``search``.
+        search_n, test_n: Number of images in each split; None if unknown.
         others: Fronts of other runs, by name.
-        baselines: Points from elsewhere.
+        baselines: Points given by the caller for comparison.
     """
 
     trials: Points
@@ -84,22 +84,22 @@ class FrontData:
 
     @property
     def marks(self) -> tuple[Mark, ...]:
-        """Everything that is a point with a name of its own."""
+        """All named points."""
         chosen = (self.chosen,) if self.chosen else ()
         return (*self.ladder, *self.search, *self.test, *self.baselines, *chosen)
 
     @property
     def costs(self) -> list[float]:
-        """Average BOPs of everything but trials: what the axis must show."""
+        """Average BOPs of all points except trials. The axis must show all of them."""
         fronts = [points[:, 0] for points in (self.front, *self.others.values())]
         return [*np.concatenate(fronts).tolist(), *(mark.bops for mark in self.marks)]
 
 
 def front_data(run: Run) -> FrontData:
-    """Collects what there is; the front itself must be there.
+    """Collects the data that the run has so far. Only the front is required.
 
     Raises:
-        MissingPartError: Nothing was searched yet.
+        MissingPartError: The run has no front yet.
     """
     trials = run.trials.dropna(subset=["accuracy", "bops"])
     if run.front.empty:
@@ -145,13 +145,13 @@ def front_data(run: Run) -> FrontData:
 
 
 def accuracy_floor(trials: Sequence[float], others: Sequence[float]) -> float:
-    """Lower end of the accuracy axis: everything named is shown, of the trials those that are not far below it."""
+    """Returns the lower end of the accuracy axis. It shows all of ``others``, but not trials far below these."""
     low, high = min(others), max(others)
     return max(low - 0.35 * max(high - low, 0.01), min(min(trials, default=low), low) - 0.08 * (high - low))
 
 
 def draw_front(ax: Axes, data: FrontData, *, log: bool) -> Axes:
-    """Draws ``data`` on ``ax``; trials far below the front are counted, not shown. ``log``: logarithmic costs."""
+    """Draws ``data`` on ``ax``. Trials far below the front are only counted. ``log``: use a logarithmic cost axis."""
     everything = [data.front, *data.others.values()]
     scale, unit = bops_unit(data.costs)
     named = [*np.concatenate(everything)[:, 1], *(mark.accuracy for mark in data.marks)]
@@ -182,7 +182,7 @@ def draw_front(ax: Axes, data: FrontData, *, log: bool) -> Axes:
 
 
 def _steps(front: Points) -> Points:
-    """The line that is drawn for ``front``, corner by corner."""
+    """Returns the corners of the stepped line that is drawn for ``front``."""
     line = np.empty((2 * len(front) - 1, 2))
     line[::2] = front
     line[1::2] = np.column_stack([front[1:, 0], front[:-1, 1]])
@@ -190,7 +190,7 @@ def _steps(front: Points) -> Points:
 
 
 def _draw_runs(ax: Axes, data: FrontData, scale: float) -> None:
-    """Trials, the run's front, those of others."""
+    """Draws the trials, the run's front and the fronts of other runs."""
     trials, front = data.trials / [scale, 0.01], data.front / [scale, 0.01]
     ax.scatter(trials[:, 0], trials[:, 1], s=11, color=FAINT, linewidths=0, label=f"trials ({len(trials)})", zorder=1)
     ax.plot(front[:, 0], front[:, 1], color=BLUE, drawstyle="steps-post", linewidth=1.8, zorder=3)
@@ -205,7 +205,7 @@ def _draw_runs(ax: Axes, data: FrontData, scale: float) -> None:
 
 
 def _draw_marks(ax: Axes, data: FrontData, scale: float) -> None:
-    """Uniform bit-widths, baselines, the chosen point, retrained networks."""
+    """Draws the uniform bit-widths, the baselines, the chosen point and the retrained networks."""
     if data.ladder:
         x, y = [m.bops / scale for m in data.ladder], [100 * m.accuracy for m in data.ladder]
         ax.plot(x, y, "^--", color=ORANGE, markersize=6, linewidth=1, label="uniform bits, no early exit", zorder=2)
@@ -243,17 +243,18 @@ def plot_front(
     log: bool | None = None,
     ax: Axes | None = None,
 ) -> Axes:
-    """The front in bold, all trials faint, uniform bit-widths, the chosen point; search and test apart.
+    """Draws the front in bold, all trials in faint colour, uniform bit-widths, and the chosen and retrained networks.
 
-    Trials, fronts, chosen point and uniform bit-widths were measured with the supernet's weights on the search split,
-    on which the fronts were selected; filled diamonds and squares are retrained networks on the test split.
+    Trials, fronts, the chosen point and uniform bit-widths were measured with the supernet's weights on the search
+    split, on which the fronts were selected. Diamonds and squares are retrained networks: filled ones were measured on
+    the test split, hollow ones on the search split.
 
     Args:
-        run: With a search.
+        run: A run with search results.
         others: Runs whose fronts are drawn too.
-        baselines: Points from elsewhere, by name: (average BOPs, accuracy as a fraction).
-        log: Costs on a logarithmic axis; default: where the largest is more than five times the smallest.
-        ax: Where to draw.
+        baselines: More points to draw, by name: (average BOPs, accuracy as a fraction).
+        log: Use a logarithmic cost axis; default: True if the largest cost exceeds five times the smallest.
+        ax: Axes to draw on; None: a new figure.
     """
     data = front_data(run)
     names = list(named_runs(run, others).items())[1:]

@@ -1,4 +1,4 @@
-"""How fast the search gets there: hypervolume against trials and against seconds."""
+"""Draws how fast a search makes progress: hypervolume against trials and against seconds."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ _LINES = ((BLUE, "-"), (ORANGE, "--"), (GREEN, "-."), (VERMILLION, ":"), (PURPLE
 
 @dataclass(frozen=True)
 class HistoryData:
-    """One run; K complete trials in the order of their numbers.
+    """The progress of one run, for its K complete trials in the order of their numbers.
 
     Attributes:
-        seconds: K, time of evaluation summed over the trials so far, workers' times added.
-        hypervolume: K, of all points found so far, in units of the box between the reference and the best corner
-            (highest accuracy, lowest BOPs of all runs shown).
-        all_points: Whether every trial's own front is on record; otherwise the final front and the policy that stands
-            for each trial: exact at the end, a lower bound before.
+        seconds: (K,) evaluation time summed over the trials so far. Times of parallel workers are added.
+        hypervolume: (K,) hypervolume of all points found so far. The unit is the box between the reference point and
+            the best corner, which has the highest accuracy and the lowest bit operations (BOPs) of all runs shown.
+        all_points: True if the front of every trial is recorded. Otherwise only the final front and one policy for each
+            trial are known, so that the hypervolume is exact at the end and a lower bound before.
     """
 
     seconds: NDArray[np.float64]
@@ -50,7 +50,7 @@ class HistoryData:
 
 
 def hypervolume(accuracy: NDArray[np.float64], bops: NDArray[np.float64], reference: tuple[float, float]) -> float:
-    """Area that the points dominate up to ``reference`` = (accuracy, BOPs); points beyond it count nothing.
+    """Returns the area between ``reference`` = (accuracy, BOPs) and the points; points worse than it do not count.
 
     >>> hypervolume(np.array([0.5, 0.8]), np.array([1.0, 3.0]), (0.0, 4.0))
     1.8
@@ -63,7 +63,10 @@ def hypervolume(accuracy: NDArray[np.float64], bops: NDArray[np.float64], refere
 
 
 def _points(run: Run) -> tuple[list[NDArray[np.float64]], bool]:
-    """(n, 2) accuracies and average BOPs of each complete trial, and whether these are all of its own front."""
+    """Returns accuracies and average BOPs (n, 2) of each complete trial, and True if they are the trial's whole front.
+
+    If ``trials.csv`` does not hold the fronts of trials, they are the trial's policy and its points on the final front.
+    """
     trials = run.trials.dropna(subset=["accuracy", "bops"])
     if "front" in trials:
         return [np.array(json.loads(cell), dtype=np.float64).reshape(-1, 2) for cell in trials["front"]], True
@@ -99,7 +102,7 @@ def _history_data(runs: Mapping[str, Run], reference: tuple[float, float] | None
 
 
 def draw_history(axes: Sequence[Axes], data: Mapping[str, HistoryData]) -> list[Axes]:
-    """Draws against trials on the first of ``axes``, against seconds on the second."""
+    """Draws hypervolume against trials on the first of ``axes``, and against seconds on the second."""
     final = max(one.hypervolume[-1] for one in data.values())
     for (color, line), (name, one) in zip(_LINES * len(data), data.items(), strict=False):
         y = 100 * one.hypervolume / final
@@ -126,17 +129,17 @@ def plot_history(
     reference: tuple[float, float] | None = None,
     ax: Sequence[Axes] | None = None,
 ) -> list[Axes]:
-    """Hypervolume of all points found so far, against the number of trials and against seconds of evaluation.
+    """Draws the hypervolume of all points found so far, against the number of trials and against evaluation seconds.
 
-    Where ``trials.csv`` holds no column ``front``, only points of the final front and the policies that stand for
-    trials are known: the curve is then a lower bound until its end, and says "at least".
+    If ``trials.csv`` has no column ``front``, only the final front and one policy for each trial are known. The curve
+    is then a lower bound before its end, and its title says "at least".
 
     Args:
-        run: With a search.
-        others: More runs to compare with, on one reference and one scale.
-        reference: (accuracy, average BOPs) up to which hypervolume counts; default: the worst of both on the fronts
-            shown, and a tenth of their range beyond.
-        ax: Two axes to draw on.
+        run: A run with search results.
+        others: Runs to compare with. All runs share one reference point and one scale.
+        reference: Reference point (accuracy, average BOPs) of the hypervolume. Default: the lowest accuracy and the
+            highest BOPs on the fronts shown, each made worse by a tenth of its range.
+        ax: Two axes to draw on; None: a new figure.
     """
     data = _history_data(named_runs(run, others), reference)
     axes = given_axes(ax, 2) or new_axes(7.2, 3.0 + 0.2 * (len(data) > 1) * len(data), columns=2, sharey=True)

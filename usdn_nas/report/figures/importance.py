@@ -1,4 +1,4 @@
-"""Which groups and exits matter: shares of variance, and how often the front places each exit."""
+"""Draws which groups and exits matter: shares of variance, and how often the front places each exit."""
 
 from __future__ import annotations
 
@@ -31,15 +31,16 @@ __all__ = ["ImportanceData", "draw_importance", "plot_importance"]
 
 @dataclass(frozen=True)
 class ImportanceData:
-    """What the figure shows; G groups, C candidate exits.
+    """Data of the figure, for G groups and C candidate exits.
 
     Attributes:
         places: The G groups along the axis.
-        accuracy, value: G shares of variance in percent: of the accuracy without exits, and of accuracy -
-            ``trade_off`` x relative BOPs.
-        exits: C names.
-        placed: C shares of the front's points that place the exit, in percent.
-        points: Points of the front.
+        accuracy: Share of the variance of accuracy without exits that each of the G groups explains, in percent.
+        value: The same for accuracy - ``trade_off`` x relative bit operations (BOPs).
+        trade_off: Weight of the relative BOPs.
+        exits: Names of the C exits.
+        placed: Percentage of the front's points that place each of the C exits.
+        points: Number of points on the front.
     """
 
     places: Places
@@ -68,7 +69,7 @@ def _importance_data(
 
 
 def draw_importance(axes: Sequence[Axes], data: ImportanceData) -> list[Axes]:
-    """Draws groups on the first of ``axes``, exits from top to bottom on the second."""
+    """Draws the groups on the first of ``axes``, and the exits from top to bottom on the second."""
     left, right = axes
     value = f"accuracy - {data.trade_off:.3g} × relative BOPs"
     for offset, shares, color, hatch, label in (
@@ -104,12 +105,13 @@ def draw_importance(axes: Sequence[Axes], data: ImportanceData) -> list[Axes]:
 
 @styled
 def plot_importance(run: Run, *, trade_off: float | None = None, ax: Sequence[Axes] | None = None) -> list[Axes]:
-    """How much of the spread between configurations each group explains; beside it, how often exits are placed.
+    """Draws how much of the variance between configurations each group explains, and how often each exit is placed.
 
     Args:
-        run: With a front and a ``search/sensitivity.json``.
-        trade_off: Weight of relative BOPs in the second bars (the nearest in the file); default: the study's ``tr``.
-        ax: Two axes to draw on.
+        run: A run with a front and a ``search/sensitivity.json``.
+        trade_off: Weight of relative BOPs for the second bars; the nearest weight in the file is used. Default: the
+            study's ``tr``.
+        ax: Two axes to draw on; None: a new figure.
     """
     chosen = run.config.search.tr if trade_off is None else trade_off
     data = _importance_data(run.space, run.sensitivity, run.front, chosen)

@@ -1,4 +1,4 @@
-"""The layers that an architecture runs, with their bits and sizes, and where samples may leave: what `bits` draws."""
+"""Collects the data for `bits`: the layers that an architecture runs, with their bits and sizes, and its exits."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["BitsData", "LayerBits", "bits_data"]
 
 @dataclass(frozen=True)
 class LayerBits:
-    """A layer: its name within its block, its bits and its size."""
+    """A layer: its name within its block, its bits and its number of MACs."""
 
     name: str
     weight_bits: int
@@ -26,18 +26,18 @@ class LayerBits:
 
     @property
     def bops(self) -> int:
-        """MACs x W x A."""
+        """Bit operations (BOPs) of the layer: MACs x W x A."""
         return self.macs * self.weight_bits * self.activation_bits
 
 
 @dataclass(frozen=True)
 class BitsData:
-    """What the figure shows.
+    """Data of the figure.
 
     Attributes:
-        layers: In the order of the chain.
-        blocks: (name, index of its first layer, number of layers), contiguous.
-        flags: (position, text) of each placed exit; position counts the layers before it.
+        layers: The layers, in the order of the chain.
+        blocks: (name, index of its first layer, number of layers) of each block. Blocks are contiguous.
+        flags: (position, text) of each placed exit. The position is the number of layers before the exit.
     """
 
     title: str
@@ -51,13 +51,16 @@ class BitsData:
         return Places(tuple(layer.name for layer in self.layers), self.blocks)
 
     def share(self, of: Share) -> tuple[float, ...]:
-        """Each layer's part of the layers shown, in percent."""
+        """Returns each layer's share of the MACs or BOPs of all layers shown, in percent."""
         sizes = [getattr(layer, of) for layer in self.layers]
         return tuple(100 * size / max(sum(sizes), 1) for size in sizes)
 
 
 def bits_data(space: SearchSpace, architecture: Architecture, heads: bool) -> BitsData:
-    """Layers of segments, of placed heads (if ``heads``) where they branch off, and of the final classifier."""
+    """Returns the layers of all segments and of the final classifier, in order.
+
+    With ``heads``, the layers of each placed head follow the segment after which the head branches off.
+    """
     bits = space.layer_bits(architecture.bits)
     chain = space.chain
     thresholds = dict(zip(architecture.exits, architecture.thresholds, strict=True))

@@ -1,4 +1,4 @@
-"""Anytime prediction and budgeted batches: what MSDNet's authors draw."""
+"""Draws anytime prediction and budgeted batches, the two evaluations of MSDNet (Huang et al., 2018)."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _GIGA = 1e9
 
 @styled
 def plot_budgeted(run: Run, *, ax: Axes | None = None) -> Axes:
-    """Accuracy against BOPs on the test split, of each model that is compared.
+    """Draws accuracy against bit operations (BOPs) on the test split, for KD and CE alone.
 
-    Points: every sample answered at one exit (anytime). Lines: budgeted batches, thresholds for exit shares q, q^2 ...
-    fitted on the search split.
+    A point shows anytime prediction: all samples are answered at one exit. A line shows budgeted batches: thresholds
+    are fitted on the search split so that the shares of samples at the exits are proportional to q, q^2 ...
     """
     evaluation = run.evaluation
     tables = {name: budgeted_table(evaluation, name) for name in compared(evaluation)}

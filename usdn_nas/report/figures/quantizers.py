@@ -1,4 +1,4 @@
-"""Step sizes of the supernet's quantizers over time, and how many of the weights oscillate."""
+"""Draws the step sizes of the supernet's quantizers over the epochs, and the share of weights that oscillate."""
 
 from __future__ import annotations
 
@@ -20,11 +20,13 @@ Curve = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class QuantizerCurves:
-    """At one bit-width, for T epochs.
+    """The quantizers of one bit-width over T epochs.
 
     Attributes:
-        weights, inputs: (3, T) quartiles over the quantizers of step size / its start; None where there are none.
-        oscillating: (T,) percent of the weights watched, the layers alike; None where there are none.
+        weights, inputs: (3, T) quartiles over the quantizers of step size / initial step size; None if there are no
+            such quantizers.
+        oscillating: (T,) percentage of the observed weights that oscillate, as an unweighted mean over the layers; None
+            if there are no weight quantizers.
     """
 
     weights: Curve | None
@@ -38,7 +40,7 @@ def _quartiles(records: Sequence[Mapping[str, Any]]) -> Curve | None:
 
 
 def _quantizer_data(diagnostics: Mapping[str, Any]) -> dict[int, QuantizerCurves]:
-    """Bits -> curves, by rising bits."""
+    """Returns the curves of each bit-width, in rising order."""
     found = {}
     for bits in sorted({record["bits"] for record in diagnostics["quantizers"]}):
         here = [record for record in diagnostics["quantizers"] if record["bits"] == bits]
@@ -51,7 +53,7 @@ def _quantizer_data(diagnostics: Mapping[str, Any]) -> dict[int, QuantizerCurves
 
 
 def draw_quantizers(axes: Sequence[Axes], data: Mapping[int, QuantizerCurves]) -> list[Axes]:
-    """Draws steps of weights, steps of inputs and oscillating weights on three ``axes``."""
+    """Draws the step sizes of weights, the step sizes of inputs and the oscillating weights on three ``axes``."""
     for (bits, curves), color in zip(data.items(), bit_colors(len(data)), strict=True):
         for ax, quartiles in zip(axes, (curves.weights, curves.inputs), strict=False):
             if quartiles is not None:
@@ -74,15 +76,18 @@ def draw_quantizers(axes: Sequence[Axes], data: Mapping[int, QuantizerCurves]) -
 
 @styled
 def plot_quantizers(run: Run, *, ax: Sequence[Axes] | None = None) -> list[Axes]:
-    """Of the supernet's training: step sizes by bit-width, median and middle half over the layers, relative to their
-    start; and the share of weights that oscillate (frequency above .005; Nagel et al., 2022), mean over the layers.
+    """Draws how the supernet's quantizers develop during training, for each bit-width.
+
+    Two panels show step sizes relative to their start: the median over the layers as a line, and the middle half as a
+    band. The third panel shows the share of weights that oscillate (with a frequency above 0.005; Nagel et al., 2022),
+    as a mean over the layers.
 
     Args:
-        run: With a supernet.
-        ax: Three axes to draw on.
+        run: A run with a supernet.
+        ax: Three axes to draw on; None: a new figure.
 
     Raises:
-        MissingPartError: No supernet yet, or one without quantizers.
+        MissingPartError: The supernet is not trained yet, or it has no quantizers.
     """
     data = _quantizer_data(run.diagnostics)
     if not data:

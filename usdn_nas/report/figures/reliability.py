@@ -1,4 +1,4 @@
-"""Reliability diagrams (Guo et al. 2017): accuracy against confidence, exit by exit."""
+"""Draws reliability diagrams (Guo et al., 2017): accuracy against confidence at each exit."""
 
 from __future__ import annotations
 
@@ -17,17 +17,19 @@ from usdn_nas.report.run import Run
 __all__ = ["FEW", "Reliability", "draw_reliability", "plot_reliability"]
 
 FEW = 10
-"""A bin with fewer samples is a small mark that no line runs through: its accuracy says little."""
+"""A bin with fewer samples gets a small mark off the line, because its accuracy is too uncertain."""
 
 
 @dataclass(frozen=True)
 class Reliability:
-    """One model at one exit, over all samples; B non-empty bins.
+    """The calibration of one model at one exit, over all samples, with B non-empty bins.
 
     Attributes:
-        confidence, accuracy: B means.
-        count: B numbers of samples.
-        edges: All bins' edges and counts: (lo, hi, count).
+        confidence, accuracy: Mean confidence and accuracy in each of the B bins.
+        count: Number of samples in each of the B bins.
+        edges: Edges and number of samples of all bins, empty ones included: (lo, hi, count).
+        ece, mce: Expected and maximum calibration error.
+        n: Number of samples.
     """
 
     confidence: tuple[float, ...]
@@ -40,7 +42,7 @@ class Reliability:
 
 
 def _reliability_data(evaluation: Mapping[str, Any]) -> dict[str, dict[str, Reliability]]:
-    """Exit -> model -> its diagram, for the models that are compared."""
+    """Returns a mapping from exits to models to their diagrams, for the models that are compared."""
     out: dict[str, dict[str, Reliability]] = {}
     for model in compared(evaluation):
         for row in evaluation["models"][model]["exits"]:
@@ -58,7 +60,7 @@ def _reliability_data(evaluation: Mapping[str, Any]) -> dict[str, dict[str, Reli
 
 
 def draw_reliability(ax: Axes, exit_name: str, models: Mapping[str, Reliability]) -> Axes:
-    """Draws one exit on ``ax``, with the bins' counts above it."""
+    """Draws one exit on ``ax``, with the number of samples in each bin above it."""
     ax.plot([0, 1], [0, 1], color=MUTED, linewidth=1, linestyle=":", zorder=1)
     above = ax.inset_axes((0, 1.03, 1, 0.2), sharex=ax)
     for i, (model, data) in enumerate(models.items()):
@@ -111,14 +113,14 @@ def draw_reliability(ax: Axes, exit_name: str, models: Mapping[str, Reliability]
 
 @styled
 def plot_reliability(run: Run, exit_name: str | None = None, *, ax: Axes | Sequence[Axes] | None = None) -> list[Axes]:
-    """Accuracy against confidence on the test split, KD beside cross-entropy alone; the bins' counts above.
+    """Draws accuracy against confidence on the test split, for KD and for cross-entropy alone.
 
-    Bins with fewer than `FEW` samples are small marks beside the line.
+    The number of samples in each bin is shown above. Bins with fewer than `FEW` samples are small marks off the line.
 
     Args:
-        run: With an evaluation.
-        exit_name: Only this exit; default: every exit, one axes each.
-        ax: As many axes as exits are drawn.
+        run: A run with an evaluation.
+        exit_name: Draw only this exit; None: all exits, each on its own axes.
+        ax: Axes to draw on, one for each exit drawn; None: a new figure.
 
     Raises:
         UserError: There is no such exit.

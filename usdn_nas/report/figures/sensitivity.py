@@ -1,4 +1,4 @@
-"""Which groups matter: what each choice of bits does to accuracy or objective, averaged over all other choices."""
+"""Draws the effect of each choice of bits on accuracy or objective, averaged over the choices of all other groups."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ _MARKERS = "oDs^vPX*<>"
 
 @dataclass(frozen=True)
 class Effect:
-    """A choice of bits: what it does to those groups that have it.
+    """The effect of a choice of bits in each group that has this choice.
 
     Attributes:
-        label: ``"3/4"``, ``"3"`` where W = A; ``"W 3"`` or ``"A 4"`` where these are chosen apart.
-        offset: Where its marks stand beside the middle of a place.
-        rows: (index of group, percentage points).
+        label: ``"3/4"``, or ``"3"`` if W = A; ``"W 3"`` or ``"A 4"`` if W and A are chosen independently.
+        offset: Horizontal distance of its marks from the middle of a place.
+        rows: (index of the group, effect in percentage points).
     """
 
     label: str
@@ -35,14 +35,14 @@ class Effect:
 
 @dataclass(frozen=True)
 class SensitivityData:
-    """What the figure shows; G groups.
+    """Data of the figure, for G groups.
 
     Attributes:
         places: The G groups along the axis.
-        effects: By rising W x A, or those of W and then those of A.
-        apart: Whether W and A are chosen apart: each effect is then averaged over the other.
-        what: What the effect is on.
-        trials: Trials it was estimated from.
+        effects: The effects, sorted by W x A; if W and A are independent, first those of W, then those of A.
+        apart: True if W and A are chosen independently. The effect of W is then averaged over A, and that of A over W.
+        what: Name of the quantity that is affected.
+        trials: Number of trials from which the effects were estimated.
     """
 
     places: Places
@@ -53,19 +53,22 @@ class SensitivityData:
 
 
 def nearest_trade_off(content: Mapping[str, Any], trade_off: float) -> int:
-    """Index of the one of the file's trade-offs that is nearest."""
+    """Returns the index of the file's trade-off that is nearest to ``trade_off``."""
     there = content["trade_offs"]
     return min(range(len(there)), key=lambda i: abs(there[i] - trade_off))
 
 
 def _chosen_apart(choices: Sequence[Sequence[int]]) -> bool:
-    """Whether they are every W with every A."""
+    """Returns True if the choices combine every W with every A, and there are at least two of each."""
     weights, activations = {w for w, _ in choices}, {a for _, a in choices}
     return min(len(weights), len(activations)) > 1 and len(choices) == len(weights) * len(activations)
 
 
 def _effects(content: Mapping[str, Any], index: int | None, apart: bool) -> tuple[Effect, ...]:
-    """Mean over a group's choices is zero; ``apart``: main effects of W and of A."""
+    """Returns the effects relative to the mean over a group's choices, in percentage points.
+
+    With ``apart``, these are the main effects of W and of A instead of the effects of pairs.
+    """
     found: dict[tuple[float, float, str], dict[int, list[float]]] = {}
     for place, group in enumerate(content["groups"]):
         values = group["accuracy"] if index is None else [row[index] for row in group["value"]]
@@ -95,7 +98,7 @@ def _sensitivity_data(space: SearchSpace, content: Mapping[str, Any], trade_off:
 
 
 def draw_sensitivity(ax: Axes, data: SensitivityData) -> Axes:
-    """Draws ``data`` on ``ax``: a mark for each choice, a line from a group's lowest to its highest."""
+    """Draws ``data`` on ``ax``: a mark for each choice, and a line from a group's lowest mark to its highest."""
     count = len(data.places.names)
     per_place = size_inches(ax)[0] / (count + 0.4)
     ax.axhline(0, color=MUTED, linewidth=0.8, zorder=1)
@@ -125,7 +128,7 @@ def draw_sensitivity(ax: Axes, data: SensitivityData) -> Axes:
 
 
 def _draw_column(ax: Axes, effects: Sequence[Effect], count: int, per_place: float) -> None:
-    """Marks of one offset in every place, light to dark by bits, on a line."""
+    """Draws the marks of one offset in every place, from light to dark by bits, and a line through each place."""
     colors = bit_colors(len(effects))
     for place in range(count):
         values = [value for effect in effects for at, value in effect.rows if at == place]
@@ -148,13 +151,15 @@ def _draw_column(ax: Axes, effects: Sequence[Effect], count: int, per_place: flo
 
 @styled
 def plot_sensitivity(run: Run, *, trade_off: float | None = None, ax: Axes | None = None) -> Axes:
-    """What each choice of each group does, the others averaged over: far apart marks are a group that matters.
+    """Draws the effect of each choice of bits in each group, averaged over the choices of all other groups.
+
+    A group matters if its marks are far apart.
 
     Args:
-        run: With a ``search/sensitivity.json``.
-        trade_off: Effect on accuracy - trade-off x relative BOPs, exits placed at their best (the nearest trade-off of
-            the file); default: on the accuracy of the last exit alone.
-        ax: Where to draw; default: a new figure whose width follows the number of groups.
+        run: A run with a ``search/sensitivity.json``.
+        trade_off: Draw the effect on accuracy - trade-off x relative bit operations (BOPs), with exits placed at their
+            best; the file's nearest trade-off is used. None: draw the effect on the accuracy of the last exit.
+        ax: Axes to draw on; None: a new figure whose width depends on the number of groups.
     """
     data = _sensitivity_data(run.space, run.sensitivity, trade_off)
     if ax is None:

@@ -1,4 +1,4 @@
-"""Each layer's part of the MACs or BOPs, as a low panel above a figure of layers."""
+"""Draws each layer's share of the MACs or bit operations (BOPs), in a low panel above a figure of layers."""
 
 from __future__ import annotations
 
@@ -18,13 +18,17 @@ _LINES = ((BLUE, "-"), (ORANGE, "--"), (PURPLE, ":"), (INK, "-."))
 
 
 def draw_share(ax: Axes, shares: Mapping[str, Sequence[float]], of: Share) -> Axes:
-    """A panel above ``ax`` with its x axis: bars, or where shares differ by name, one line each.
+    """Draws a panel above ``ax`` that shares its x axis.
+
+    It has bars if all architectures have the same shares, otherwise a line for each architecture.
 
     Args:
-        shares: Name -> percent of each layer.
+        ax: Axes below the panel.
+        shares: Share of each layer in percent, for each architecture by name.
+        of: The quantity that is shared out.
 
     Returns:
-        The panel, on which a title and a legend find room.
+        The panel. Put the title and the legend on it.
     """
     panel = ax.inset_axes((0, 1.06, 1, 0.24), sharex=ax)
     first = next(iter(shares.values()))

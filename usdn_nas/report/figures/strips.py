@@ -1,4 +1,7 @@
-"""Bit-widths of several architectures, layer under layer: one strip each, its bits as numbers and as shades."""
+"""Draws the bit-widths of several architectures, each as a strip of cells with numbers and shades.
+
+The same layers of all architectures are one under the other.
+"""
 
 from __future__ import annotations
 
@@ -18,14 +21,14 @@ from usdn_nas.report.figures.share import Share, draw_share
 
 __all__ = ["draw_strips", "strips_height"]
 
-_GAP = 0.75  # rows between two strips: there stand the thresholds
+_GAP = 0.75  # space between two strips, in rows; it holds the thresholds
 _NUMBER_INCHES = 0.09
 _LEGEND = "black bars: exits with their thresholds; on the right: mean bits, weighted by MACs"
 _LEGEND_STYLE: dict[str, Any] = {"fontsize": 7, "color": MUTED}
 
 
 def _rows(data: BitsData) -> list[tuple[str, list[int]]]:
-    """(label, bits of each layer): W and A, one row where they are equal everywhere."""
+    """Returns (label, bits of each layer) of each row: one for W and one for A, or a single row if both are equal."""
     weights = [layer.weight_bits for layer in data.layers]
     activations = [layer.activation_bits for layer in data.layers]
     if weights == activations:
@@ -34,12 +37,12 @@ def _rows(data: BitsData) -> list[tuple[str, list[int]]]:
 
 
 def strips_height(data: Mapping[str, BitsData]) -> float:
-    """Inches of a figure that shows ``data``."""
+    """Returns the height in inches of a figure that shows ``data``."""
     return 1.35 + sum(0.2 * (len(_rows(one)) + _GAP) for one in data.values())
 
 
 def _shades(data: Mapping[str, BitsData]) -> dict[int, tuple[str, str]]:
-    """Searched bit-width -> colour of its cell and of the number on it; more bits are darker."""
+    """Returns, for each searched bit-width, the colours of its cell and of the number on it. More bits are darker."""
     layers = [layer for one in data.values() for layer in one.layers if layer.searched]
     widths = sorted({b for layer in layers for b in (layer.weight_bits, layer.activation_bits)})
     out = {}
@@ -50,7 +53,7 @@ def _shades(data: Mapping[str, BitsData]) -> dict[int, tuple[str, str]]:
 
 
 def draw_strips(ax: Axes, data: Mapping[str, BitsData], share: Share | None = None) -> Axes:
-    """Draws ``data`` on ``ax``; right of each strip the mean of its searched layers' bits, weighted by MACs."""
+    """Draws ``data`` on ``ax``. Right of each strip is the mean bits of its searched layers, weighted by MACs."""
     shades = _shades(data)
     width_inches = size_inches(ax)[0]
     first = next(iter(data.values()))
@@ -80,14 +83,14 @@ def draw_strips(ax: Axes, data: Mapping[str, BitsData], share: Share | None = No
     top = ax if share is None else draw_share(ax, {name: one.share(share) for name, one in data.items()}, share)
     top.set_title(first.title, pad=18)
     top.annotate(_LEGEND, (0, 1), xytext=(0, 5), xycoords="axes fraction", textcoords="offset points", **_LEGEND_STYLE)
-    size_inches(ax)  # laid out again: the first time knew no title
+    size_inches(ax)  # runs the layout again, now that there is a title
     return ax
 
 
 def _draw_cells(
     ax: Axes, data: BitsData, bits: Sequence[int], y: float, shades: Mapping[int, tuple[str, str]], *, numbers: bool
 ) -> None:
-    """One row of cells; empty ones are not searched."""
+    """Draws one row of cells. Cells of layers that are not searched have no colour."""
     for i, (layer, width) in enumerate(zip(data.layers, bits, strict=True)):
         color, ink = shades[width] if layer.searched else (PAPER, MUTED)
         edge = PAPER if layer.searched else FAINT
@@ -97,7 +100,10 @@ def _draw_cells(
 
 
 def _draw_exits(ax: Axes, flags: Sequence[tuple[int, str]], span: tuple[float, float], per_layer: float) -> None:
-    """A bar through the strip at each placed exit, its threshold above; those left out that would meet another."""
+    """Draws a bar through the strip at each placed exit, with its threshold above.
+
+    Thresholds that would overlap another are left out.
+    """
     last = -np.inf
     for position, text in flags:
         x = position - 0.5

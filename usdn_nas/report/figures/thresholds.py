@@ -1,4 +1,4 @@
-"""Accuracy against average BOPs as one threshold, shared by all exits, moves."""
+"""Draws accuracy against average bit operations (BOPs) for a range of thresholds, each shared by all exits."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ _LABELLED = (0.5, 0.7, 0.9)
 
 @dataclass(frozen=True)
 class Sweep:
-    """One model on the test split; T thresholds.
+    """One model on the test split, at T thresholds.
 
     Attributes:
-        thresholds, bops, accuracy: T each; accuracy in percent.
-        operating: (average BOPs, accuracy) of the policy with the fitted thresholds.
+        thresholds, bops, accuracy: The T thresholds, with average BOPs and accuracy (in percent) at each.
+        operating: (average BOPs, accuracy in percent) of the policy with the fitted thresholds.
     """
 
     thresholds: tuple[float, ...]
@@ -45,7 +45,7 @@ class Sweep:
 
 
 def _thresholds_data(evaluation: Mapping[str, Any]) -> dict[str, Sweep]:
-    """Model -> sweep, for the models that are compared."""
+    """Returns the sweep of each model that is compared."""
     out = {}
     for name in compared(evaluation):
         content = evaluation["models"][name]
@@ -63,7 +63,7 @@ def _thresholds_data(evaluation: Mapping[str, Any]) -> dict[str, Sweep]:
 
 
 def draw_thresholds(ax: Axes, data: Mapping[str, Sweep], n: int, *, log: bool) -> Axes:
-    """Draws ``data`` on ``ax``; some thresholds are written along the first curve. ``log``: logarithmic costs."""
+    """Draws ``data`` on ``ax`` and labels some thresholds on the first curve. ``log``: use a logarithmic cost axis."""
     scale, unit = bops_unit([value for sweep in data.values() for value in sweep.bops])
     cost_axis(ax, unit, log=log)
     for i, (name, sweep) in enumerate(data.items()):
@@ -103,7 +103,7 @@ def draw_thresholds(ax: Axes, data: Mapping[str, Sweep], n: int, *, log: bool) -
 
 
 def _labels(ax: Axes, sweep: Sweep, scale: float) -> list[tuple[str, float, float]]:
-    """Some thresholds with their points, those apart that would meet on ``ax``."""
+    """Returns labels (text, x, y) for some thresholds. Labels that would overlap on ``ax`` are left out."""
     points = [(bops / scale, accuracy) for bops, accuracy in zip(sweep.bops, sweep.accuracy, strict=True)]
     across = ax.transScale.transform(points)[:, 0]
     chosen: list[int] = []
@@ -116,14 +116,15 @@ def _labels(ax: Axes, sweep: Sweep, scale: float) -> list[tuple[str, float, floa
 
 @styled
 def plot_thresholds(run: Run, *, log: bool | None = None, ax: Axes | None = None) -> Axes:
-    """Accuracy against average BOPs on the test split as the shared threshold moves, KD and cross-entropy alone.
+    """Draws accuracy against average BOPs on the test split for shared thresholds, with KD and cross-entropy alone.
 
-    Star and cross: the thresholds fitted exit by exit on the search split, read on the test split.
+    The star and the cross are the policies with thresholds fitted exit by exit on the search split; they too are
+    measured on the test split.
 
     Args:
-        run: With an evaluation.
-        log: Costs on a logarithmic axis; default: where the largest is more than five times the smallest.
-        ax: Where to draw.
+        run: A run with an evaluation.
+        log: Use a logarithmic cost axis; default: True if the largest cost exceeds five times the smallest.
+        ax: Axes to draw on; None: a new figure.
     """
     data = _thresholds_data(run.evaluation)
     if log is None:

@@ -1,4 +1,4 @@
-"""Training curves, and the supernet's ladder of uniform bit-widths."""
+"""Draws training curves, and the accuracy of the supernet at uniform bit-widths."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ _TITLES = {
 
 @dataclass(frozen=True)
 class StageCurves:
-    """One training: (epochs, values) of its loss, and of each exit's accuracy in percent.
+    """The curves of one training: (epochs, values) of its loss and of the accuracy of each exit, in percent.
 
-    ``accuracy`` is keyed by exit and, of a supernet, path: ``"final@max"``.
+    Keys of ``accuracy`` are exits; for a supernet, exits and paths, such as ``"final@max"``.
     """
 
     title: str
@@ -64,9 +64,10 @@ def _training_data(run: Run) -> list[StageCurves]:
 
 
 def draw_training(axes: Sequence[Axes], data: Sequence[StageCurves], exits: Sequence[str]) -> list[Axes]:
-    """Draws losses on the first ``len(data)`` of ``axes``, accuracies below on the others.
+    """Draws losses on the first ``len(data)`` of ``axes``, and accuracies on the others.
 
-    ``exits``: all exits in the order of the chain, the final one last; drawn from dark to light, the final one bold.
+    ``exits`` are all exits in the order of the chain, the final one last. They are drawn from dark to light, and the
+    final one bold.
     """
     colors = dict(zip(exits, [*depth_colors(len(exits) - 1), INK], strict=True))
     few = dict.fromkeys(exits) if len(exits) <= 7 else dict.fromkeys([exits[0], exits[len(exits) // 2], exits[-1]])
@@ -106,11 +107,11 @@ def draw_training(axes: Sequence[Axes], data: Sequence[StageCurves], exits: Sequ
 
 @styled
 def plot_training(run: Run, *, ax: Sequence[Axes] | None = None) -> list[Axes]:
-    """Training loss and accuracy of each exit on the search split, one column for each training there is.
+    """Draws the training loss, and the accuracy of each exit on the search split, with a column for each training.
 
     Args:
-        run: With at least one history.
-        ax: Two axes for each training: first all for losses, then all for accuracies.
+        run: A run with at least one history.
+        ax: Two axes for each training: first those of all losses, then those of all accuracies. None: a new figure.
 
     Raises:
         MissingPartError: Nothing was trained yet.
@@ -129,7 +130,14 @@ def plot_training(run: Run, *, ax: Sequence[Axes] | None = None) -> list[Axes]:
 
 @dataclass(frozen=True)
 class LadderData:
-    """R uniform bit-widths: R labels, exit -> R accuracies in percent, R errors of the step to each (0 where none)."""
+    """Data of the figure, for R uniform bit-widths.
+
+    Attributes:
+        labels: Labels of the R bit-widths.
+        accuracy: R accuracies in percent, for each exit.
+        errors: Standard error of the difference to the bit-width before, in percentage points; 0 for the first.
+        n: Number of images.
+    """
 
     labels: tuple[str, ...]
     accuracy: dict[str, tuple[float, ...]]
@@ -151,7 +159,7 @@ def _ladder_data(ladder: Mapping[str, Any]) -> LadderData:
 
 
 def draw_ladder(ax: Axes, data: LadderData) -> Axes:
-    """Draws ``data`` on ``ax``."""
+    """Draws the accuracies at uniform bit-widths on ``ax``."""
     places = range(len(data.labels))
     colors = [*depth_colors(len(data.accuracy) - 1), BLUE]
     for (name, values), color in zip(data.accuracy.items(), colors, strict=True):
@@ -171,9 +179,10 @@ def draw_ladder(ax: Axes, data: LadderData) -> Axes:
 
 @styled
 def plot_ladder(run: Run, *, ax: Axes | None = None) -> Axes:
-    """The supernet at uniform bit-widths, each exit without early exit, on the search split.
+    """Draws the accuracy of the supernet at uniform bit-widths on the search split.
 
-    The final exit's bars are the standard errors of the paired difference to the width before.
+    Each exit answers all samples. The bars at the final exit are standard errors of the paired difference to the
+    bit-width before.
 
     Raises:
         MissingPartError: The supernet is not trained yet, or its groups have no bit-widths in common.

@@ -1,4 +1,4 @@
-"""Figures as files: PNG to look at, SVG and PDF to print, the same bytes for the same data."""
+"""Writes figures to files: PNG for the screen, SVG and PDF for print. The same data gives the same bytes."""
 
 from __future__ import annotations
 
@@ -48,15 +48,15 @@ FIGURES: dict[str, Callable[[Run], Axes | list[Axes]]] = {
     "quantizers": plot_quantizers,
     "training": plot_training,
 }
-"""Name of the file -> what draws it."""
+"""Maps the name of each figure to the function that draws it."""
 
 
 Drawn = Mapping[str, Figure | MissingPartError]
-"""Each figure's name with the figure, or with what is missing for it."""
+"""Maps the name of each figure to the figure, or to the error that says which part of the run is missing."""
 
 
 def draw_figures(run: Run) -> Drawn:
-    """Every figure, laid out: drawn once for files and page."""
+    """Draws and lays out every figure once, for use in files and in the report."""
     return {name: _draw(plot, run) for name, plot in FIGURES.items()}
 
 
@@ -68,18 +68,21 @@ def _draw(plot: Callable[[Run], Axes | list[Axes]], run: Run) -> Figure | Missin
 
 
 def laid_out(axes: Axes | list[Axes]) -> Figure:
-    """The figure of what a plot function returned, with its layout settled."""
+    """Runs the layout of the figure to which ``axes`` belong, fixes it, and returns the figure."""
     figure = (axes if isinstance(axes, Axes) else axes[0]).get_figure(root=True)
     assert figure is not None
     lay_out(figure)
-    # What was laid out stays: with an engine, even with the "none" that holds its place, each file draws twice.
+    # The engine is removed: with one, even with the placeholder "none", writing each file would draw twice.
     with rc_context({"figure.autolayout": False, "figure.constrained_layout.use": False}):
         figure.set_layout_engine(None)
     return figure
 
 
 def figure_svg(figure: Figure, *, text: bool = False) -> str:
-    """The figure as SVG without a date. ``text``: letters stay text; else they are outlines, alike everywhere."""
+    """Returns the figure as SVG without a date.
+
+    With ``text``, letters are stored as text. Otherwise they are outlines, which look the same everywhere.
+    """
     buffer = io.StringIO()
     with rc_context({"svg.hashsalt": "usdn-nas", "svg.fonttype": "none" if text else "path"}):
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
@@ -87,20 +90,20 @@ def figure_svg(figure: Figure, *, text: bool = False) -> str:
 
 
 def save_figure(figure: Figure, path: Path | str) -> Path:
-    """Writes one figure atomically, in the form that the file's suffix says (one of `SUFFIXES`); returns the path.
+    """Writes one figure atomically and returns the path. The suffix (one of `SUFFIXES`) determines the format.
 
     Raises:
-        UserError: Another suffix.
+        UserError: The path has another suffix.
     """
     path = Path(path)
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:
         raise UserError(f"expected a name that ends in {', '.join(SUFFIXES)}", where=path)
-    drawn = io.BytesIO()  # in memory, because Pillow does not say why a write failed
+    drawn = io.BytesIO()  # drawn in memory first, because Pillow's error does not say why writing failed
     if suffix == ".svg":
         drawn.write(figure_svg(figure).encode())
     elif suffix == ".pdf":
-        with rc_context({"pdf.fonttype": 42}):  # TrueType: some publishers refuse Type 3
+        with rc_context({"pdf.fonttype": 42}):  # 42 means TrueType fonts; some publishers refuse Type 3 fonts
             figure.savefig(drawn, format="pdf", metadata={"CreationDate": None})
     else:
         figure.savefig(drawn, format="png", dpi=_DPI, metadata={"Software": None})
@@ -112,16 +115,18 @@ def save_figure(figure: Figure, path: Path | str) -> Path:
 def write_figures(run: Run, folder: Path | str, *, drawn: Drawn | None = None) -> list[Path]:
     """Writes every figure for which ``run`` has the data as ``<name>.png``, ``.svg`` and ``.pdf``, atomically.
 
-    Other files in ``folder`` are left alone, also a figure of an earlier time whose data is gone.
+    Other files in ``folder`` stay unchanged, even an older figure whose data is gone.
 
     Args:
-        drawn: Of the same run, from `draw_figures`; default: they are drawn.
+        run: The run.
+        folder: Folder of the files.
+        drawn: Figures of the same run from `draw_figures`; None: they are drawn here.
 
     Returns:
-        The files written.
+        Paths of the files written.
 
     Raises:
-        UserError: ``run`` has no data for any of them, or a file of it is wrong.
+        UserError: ``run`` has no data for any figure, or a file of the run is damaged.
     """
     paths = []
     for name, figure in (draw_figures(run) if drawn is None else drawn).items():
