@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.test_readme import lines, parse
 from usdn_nas.config import find_toml, list_toml, load_study
 from usdn_nas.networks.build import resolve_space
 from usdn_nas.space.search_space import load_space
@@ -15,6 +16,7 @@ from usdn_nas.space.search_space import load_space
 RESEARCH = Path(__file__).parents[2] / "research"
 sys.path.insert(0, str(RESEARCH))
 STUDIES = sorted((RESEARCH / "studies").glob("*.toml"))
+LINES = lines(RESEARCH / "README.md")
 SMOOTHING = RESEARCH / "results" / "smoothing_digits.json"
 PRINTED = [
     ("ablation.py", ["--show"], "joint"),
@@ -66,6 +68,17 @@ def test_records_are_printed(
     monkeypatch.setattr(sys, "argv", [script, *options])
     importlib.import_module(script.removesuffix(".py")).main()
     assert expected in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("words", LINES, ids=" ".join)
+def test_lines_of_the_readme_name_what_there_is(words: list[str]) -> None:
+    if words[0] == "usdn-nas":
+        parse(words[1:])
+        return
+    assert words[0] == "python" and words[1].startswith("research/")
+    text = (RESEARCH.parent / words[1]).read_text(encoding="utf-8")
+    assert all(f'add_argument("{word}"' in text for word in words if word.startswith("--"))
+    assert all((RESEARCH.parent / word).exists() for word in words if word.startswith("research/"))
 
 
 def test_options_of_training_need_a_run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
