@@ -65,7 +65,8 @@ def train_supernet(
             (B, C), or logits of all exits. None: the largest configuration teaches the others.
         epochs: Passes over the training images.
         lr: Learning rate at the start.
-        momentum, weight_decay: Of SGD. BatchNorm, biases and scales do not decay.
+        momentum: Momentum of SGD.
+        weight_decay: Weight decay of SGD. BatchNorm, biases and scales do not decay.
         warmup_epochs: Length of the linear warm-up.
         clip_norm: Largest norm of a step's gradient; None: not clipped.
         max_steps: Stop after so many steps.
@@ -149,14 +150,14 @@ def distill(
 ) -> pd.DataFrame:
     """Retrains a network by level-wise knowledge distillation, Eq. (10) of USDN; see `distillation_loss`.
 
+    The arguments that are not listed here are those of `train_supernet`.
+
     Args:
         network: Returns the logits of all its exits, as `extract` makes it. It is trained in place.
         images_and_labels: Batches of training images and labels; read anew every epoch.
         teacher: Returns logits (B, C), which teach all exits, or the logits of as many exits as ``network`` has.
         temperature: T of Eq. (10).
         alpha: Share of the teacher's term; the labels' has 1 - alpha.
-        epochs, lr, momentum, weight_decay, warmup_epochs, clip_norm, max_steps, exit_weight, seed, evaluate,
-            on_epoch, folder, progress: As for `train_supernet`.
 
     Returns:
         The history, as `train_supernet` returns it.
