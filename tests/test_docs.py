@@ -69,7 +69,7 @@ def test_every_file_of_a_run_is_listed_with_its_schema(tiny: Path) -> None:
 
 @pytest.mark.sweep
 def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path / "site")]
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path / "site")]
     done = subprocess.run(command, cwd=DOCS.parent, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert "(WACV 2024)" in (tmp_path / "site/index.html").read_text(encoding="utf-8")

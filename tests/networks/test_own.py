@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from tests import nets
 from tests.networks import models
 from usdn_nas._util.errors import UserError
-from usdn_nas.config import find_toml
 from usdn_nas.engine.engine import Engine, EngineSettings
 from usdn_nas.engine.outputs import Batches, SupernetEvaluator
 from usdn_nas.networks.build import build_network, chain_record, resolve_space
@@ -149,8 +148,8 @@ def test_a_hard_model_of_ones_own() -> None:
     assert "block1" in chain.segment_names and "block2" in chain.segment_names
 
 
-def test_the_shipped_network_of_inverted_residuals() -> None:
-    spec = load_space(find_toml("compact_fashion", "search_spaces"))
+def test_the_network_of_inverted_residuals() -> None:
+    spec = load_space(Path(__file__).parents[2] / "research" / "search_spaces" / "compact_fashion.toml")
     supernet = check(spec)
     space = supernet.space
     assert space.chain.macs == 1_326_624 and space.candidates == tuple(f"blocks.{i}" for i in range(4))

@@ -246,8 +246,10 @@ def test_the_refusal_names_the_base_that_names_the_code(evil: Path) -> None:
     assert load_study(evil / "studies/mine.toml")[0].data.name == "digits"
 
 
-def test_shipped_and_torchvision_names_are_free(tmp_path: Path) -> None:
-    assert load_space(find_toml("compact_fashion", "search_spaces")).network.name.startswith("usdn_nas.")
+def test_our_own_and_torchvision_names_are_free(tmp_path: Path) -> None:
+    assert load_space(
+        Path(__file__).parents[2] / "research/search_spaces/compact_fashion.toml"
+    ).network.name.startswith("usdn_nas.")
     path = tmp_path / "space.toml"
     path.write_text(SPACE.replace("evilmod:net", "torchvision:mobilenet_v2"))
     assert load_space(path).network.name == "torchvision:mobilenet_v2"

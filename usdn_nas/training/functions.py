@@ -65,7 +65,8 @@ def train_supernet(
             labels as well as from the true labels. None: the largest configuration teaches the others.
         epochs: Passes over the training images.
         lr: Learning rate at the start.
-        momentum, weight_decay: Settings of SGD. BatchNorm, biases and scales do not decay.
+        momentum: Momentum of SGD.
+        weight_decay: Weight decay of SGD. BatchNorm, biases and scales do not decay.
         warmup_epochs: Length of the linear warm-up, in epochs.
         clip_norm: Largest norm of a step's gradient; None: gradients are not clipped.
         max_steps: Stop after this many steps; None: after the last epoch.
@@ -150,6 +151,8 @@ def distill(
 ) -> pd.DataFrame:
     """Retrains a network by level-wise knowledge distillation, Eq. (10) of USDN; see `distillation_loss`.
 
+    The arguments that are not listed here are those of `train_supernet`.
+
     Args:
         network: A module that returns the logits of all its exits, such as a network from `extract`. It is trained in
             place.
@@ -158,8 +161,6 @@ def distill(
             ``network`` has.
         temperature: T of Eq. (10).
         alpha: Weight of the teacher's term; the term of the labels has weight 1 - alpha.
-        epochs, lr, momentum, weight_decay, warmup_epochs, clip_norm, max_steps, exit_weight, seed, evaluate,
-            on_epoch, folder, progress: The same as for `train_supernet`.
 
     Returns:
         The history, with the same columns as that of `train_supernet`.
