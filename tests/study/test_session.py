@@ -122,7 +122,7 @@ def test_a_damaged_journal_is_the_users_to_know(before: bytes, after: bytes, tmp
 
 @pytest.mark.parametrize(
     ("before", "after"),
-    [(b"COMPLETE", b"COMPLDTE"), (b'"name"', b'"nane"'), (b"20", b"2x")],
+    [(b"COMPLETE", b"COMPLDTE"), (b'"name"', b'"nane"'), (b"20", b"2x"), (b"fingerprint", b"finger\xffrint")],
 )
 def test_a_damaged_database_is_the_users_to_know(before: bytes, after: bytes, tmp_path: Path) -> None:
     settings = config(configurations=2, storage=f"sqlite:///{tmp_path}/study.db")
