@@ -234,11 +234,10 @@ class Job:
 
 
 def run_all(jobs: Iterable[Job], limit: float, at_once: int) -> Iterator[tuple[Job, Ended]]:
-    """Runs jobs, ``at_once`` at a time, and yields each as it ends. Jobs are drawn when there is room for them.
+    """Runs jobs, ``at_once`` at a time, and yields each as it ends. A job is drawn when there is room for it.
 
     Args:
-        limit: Seconds for each, on a machine that does nothing else. One that shares its processors gets as much more as
-            others wait for them.
+        limit: Seconds for each on a machine that does nothing else. On a busy machine it grows with the load.
     """
     running: list[tuple[Job, Child]] = []
     source = iter(jobs)
