@@ -234,12 +234,17 @@ class Job:
 
 
 def run_all(jobs: Iterable[Job], limit: float, at_once: int) -> Iterator[tuple[Job, Ended]]:
-    """Runs jobs, ``at_once`` at a time, and yields each as it ends. Jobs are drawn when there is room for them."""
+    """Runs jobs, ``at_once`` at a time, and yields each as it ends. A job is drawn when there is room for it.
+
+    Args:
+        limit: Seconds for each on a machine that does nothing else. On a busy machine it grows with the load.
+    """
     running: list[tuple[Job, Child]] = []
     source = iter(jobs)
     while True:
         while len(running) < at_once and (job := next(source, None)) is not None:
-            running.append((job, Child(job.work, job.folder, limit, job.prepare)))
+            waiting = os.getloadavg()[0] / (os.cpu_count() or 1)
+            running.append((job, Child(job.work, job.folder, limit * max(1.0, waiting), job.prepare)))
         if not running:
             return
         select.select([child for _, child in running], [], [], min(child.left() for _, child in running))

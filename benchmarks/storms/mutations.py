@@ -69,7 +69,7 @@ class _Storm:
         """One of `VERDICTS`."""
         if ended.late and one.case.kind == "study" and _working(one.room):
             return "another"  # a study that asks for more work, epochs or configurations
-        if ended.late or ended.seconds > self.limit:
+        if ended.late:
             return "hang"
         if ended.crashed:
             return "traceback"

@@ -28,7 +28,7 @@ from usdn_nas.study.storage import one_write, open_storage
 
 
 def lost() -> exc.OperationalError:
-    return exc.OperationalError("SELECT 1", {}, sqlite3.OperationalError("server closed the connection"))
+    return exc.OperationalError("SELECT 1", {}, sqlite3.OperationalError("database is locked"))
 
 
 @contextlib.contextmanager
@@ -109,7 +109,7 @@ def test_one_line_after_the_patience_and_a_rerun_goes_on(
     with failing(lambda number: "before" if number > 25 else None), pytest.raises(RunError) as caught:
         searched(settings, tmp_path)
     line = str(caught.value)
-    assert "could not be used for 0.05 s: server closed the connection" in line and "\n" not in line
+    assert "could not be used for 0.05 s: database is locked" in line and "\n" not in line
     monkeypatch.setattr(lease, "_dead", lambda lease: True)  # another process runs again; this one is still alive
     study, _ = searched(settings, tmp_path)
     assert content(study) == whole

@@ -12,6 +12,7 @@ import pytest
 from tests.study.helpers import FINGERPRINT, config, content, opened, searched
 from usdn_nas._util.errors import UsdnError, UserError
 from usdn_nas.study.journal import JournalLock
+from usdn_nas.study.points import complete_trials
 from usdn_nas.study.session import read_study
 from usdn_nas.study.storage import open_storage
 
@@ -122,7 +123,24 @@ def test_a_damaged_journal_is_the_users_to_know(before: bytes, after: bytes, tmp
 
 @pytest.mark.parametrize(
     ("before", "after"),
-    [(b"COMPLETE", b"COMPLDTE"), (b'"name"', b'"nane"'), (b"20", b"2x")],
+    [
+        (b'"accuracy_without_exits"', b'"accuracy_without_exitt"'),
+        (b'"samples":', b'"samples":-'),
+        (b'"chosen":', b'"chosen":9'),
+    ],
+)
+def test_a_damaged_record_of_a_trial_is_the_users_to_know(before: bytes, after: bytes, tmp_path: Path) -> None:
+    searched(config(configurations=2), tmp_path)
+    journal = tmp_path / "study.journal"
+    assert before in journal.read_bytes()
+    journal.write_bytes(journal.read_bytes().replace(before, after, 1))
+    with pytest.raises(UserError, match="the record of trial 0 is damaged"):
+        complete_trials(opened(config(), tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [(b"COMPLETE", b"COMPLDTE"), (b'"name"', b'"nane"'), (b"20", b"2x"), (b"fingerprint", b"finger\xffrint")],
 )
 def test_a_damaged_database_is_the_users_to_know(before: bytes, after: bytes, tmp_path: Path) -> None:
     settings = config(configurations=2, storage=f"sqlite:///{tmp_path}/study.db")

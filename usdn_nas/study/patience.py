@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -23,18 +24,8 @@ _LONGEST_PAUSE_S = 5.0
 _QUIET_S = 1.0
 """An outage is reported only if it lasts longer than this."""
 
-_LASTING = (
-    "unable to open database file",
-    "readonly database",
-    "no such table",
-    "no such column",
-    "malformed",
-    "not a database",
-    "disk is full",
-    "disk I/O error",
-    "syntax error",
-)
-"""Errors that SQLite reports in the same way as temporary ones, although waiting does not end them."""
+_PASSING_SQLITE = ("is locked", "busy", "already exists", "schema has changed")
+"""SQLite's operational errors that end if one waits. All others come from damaged files, full disks or missing rights."""
 
 
 class BrokenTransactionError(Exception):
@@ -57,8 +48,10 @@ def is_passing(error: BaseException) -> bool:
     from sqlalchemy import exc
 
     cause = cause_of(error)
+    if isinstance(cause, exc.OperationalError) and isinstance(cause.orig, sqlite3.Error):
+        return any(text in str(cause.orig) for text in _PASSING_SQLITE)
     if isinstance(cause, exc.OperationalError):
-        return not any(text in str(cause.orig) for text in _LASTING)
+        return True
     if isinstance(cause, exc.DBAPIError) and cause.connection_invalidated:
         return True
     passing = (exc.InterfaceError, exc.IntegrityError, exc.PendingRollbackError, exc.TimeoutError)

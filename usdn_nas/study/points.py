@@ -5,8 +5,10 @@ A point is a bit configuration with an exit policy. BOPs are bit operations: mul
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import optuna
@@ -68,9 +70,36 @@ class FrontPoint:
 
 
 def complete_trials(study: optuna.Study) -> list[FrozenTrial]:
-    """Returns the complete trials that have a front. Trials that the user completed by hand have none."""
+    """Returns the complete trials that have a front. Trials that the user completed by hand have none.
+
+    Raises:
+        UserError: The record of a trial is not what a search writes, because the storage is damaged.
+    """
     trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    return [trial for trial in trials if "front" in trial.user_attrs]
+    found = [trial for trial in trials if "front" in trial.user_attrs]
+    for trial in found:
+        if not _is_sound(trial.user_attrs):
+            raise UserError(
+                f"the record of trial {trial.number} is damaged",
+                where=f"study {shown(study.study_name)}",
+                remedy="put back a copy of the storage, or search again in another one",
+            )
+    return found
+
+
+def _is_sound(record: Mapping[str, Any]) -> bool:
+    """Whether a trial's figures are there, finite, and agree where two of them say the same."""
+    try:
+        accuracy, bops = record["front"][record["chosen"]][:2]
+        numbers = [record["accuracy_without_exits"], *(number for policy in record["front"] for number in policy[:2])]
+        return (
+            (accuracy, bops) == (record["accuracy"], record["bops"])
+            and all(len(policy) == 4 for policy in record["front"])
+            and all(map(math.isfinite, numbers))
+            and record["samples"] > 0
+        )
+    except (LookupError, TypeError, ValueError, OverflowError):
+        return False
 
 
 def completed(study: optuna.Study) -> int:
