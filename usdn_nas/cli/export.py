@@ -81,7 +81,7 @@ def export(
 
         usdn-nas export digits --front fronts/digits
     """
-    from usdn_nas._util.errors import UserError
+    from usdn_nas._util.errors import UserError, shown
     from usdn_nas._util.validation import validate
     from usdn_nas.config import ExportConfig
     from usdn_nas.pipeline import search
@@ -92,6 +92,10 @@ def export(
     given = [name for name, value in picks.items() if value is not None]
     if len(given) > 1:
         raise UserError(f"give one of {' and '.join(given)}")
+    if to is not None and to.suffix != ".json":
+        raise UserError(f"expected a name that ends in .json, got {shown(to.name)}", where="--to")
+    if to is not None and front is not None:
+        raise UserError("--to names one file, --front a folder", remedy="give one of them")
     if smoothed is not None:
         if trial is not None or front is not None:
             raise UserError(f"--smoothed is for choosing a point, {'--front' if trial is None else '--trial'} names it")
