@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from tests.cli.conftest import Command
+from usdn_nas.cli.lookup import complete_any, complete_studies, find_study_or_run
+from usdn_nas.config import find_toml
 
 
 @pytest.mark.parametrize(
@@ -33,3 +35,47 @@ def test_export_writes_json_only_into_json_files(name: str, command: Command, tm
     assert refused.exit_code == 2
     assert refused.stderr == f"error: --to: expected a name that ends in .json, got '{name}'\n"
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_name_finds_its_run(command: Command, tiny_copy: Path, tmp_path: Path) -> None:
+    """After ``run elsewhere/tiny.toml`` no study is called "tiny", but its run is in ./runs."""
+    (tmp_path / "studies/tiny.toml").rename(tmp_path / "elsewhere.toml")
+    for arguments in (
+        ("export", "tiny"),
+        ("evaluate", "tiny"),
+        ("front", "tiny"),
+        ("compare", "tiny", "runs/tiny"),
+        ("inspect", "tiny"),
+        ("plot", "front", "tiny", "--to", "front.svg"),
+    ):
+        result = command(*arguments)
+        assert result.exit_code == 0, result.stderr
+    assert "tiny" in complete_studies("ti") and "tiny" in complete_any("ti")
+    # A study of that name comes first, here one that has not been run.
+    (tmp_path / "elsewhere.toml").rename(tmp_path / "studies/tiny.toml")
+    assert find_study_or_run("tiny") == tmp_path / "studies/tiny.toml"
+    assert find_study_or_run("runs/tiny") == Path("runs/tiny")
+    (tmp_path / "study.json").write_text("{}")
+    assert command("front", "..").exit_code == 2, "a name is no path"
+
+
+def test_inspect_takes_a_study_a_space_and_a_run(command: Command, tiny_copy: Path, tmp_path: Path) -> None:
+    (tmp_path / "on_digits.toml").write_text('base = "digits"\nseed = 5\n')
+    expected = command("inspect", "resnet_digits", "--format", "json").stdout
+    for study in ("digits", "on_digits.toml"):
+        assert command("inspect", study, "--format", "json").stdout == expected
+    of_run = [command("inspect", one, "--format", "json").stdout for one in (tiny_copy, "studies/tiny.toml")]
+    assert of_run[0] == of_run[1] != expected
+
+
+@pytest.mark.parametrize("name", ["resnet_digits", "mine.toml"])
+def test_a_space_has_no_front(name: str, command: Command, tmp_path: Path) -> None:
+    shipped = find_toml("resnet_digits", "search_spaces").read_text()
+    (tmp_path / "mine.toml").write_text(shipped)
+    assert command("inspect", name).exit_code == 0
+    for verb in ("front", "run"):
+        refused = command(verb, name)
+        assert refused.exit_code == 2 and refused.stderr == (
+            f"error: '{name}' is a search space, which has no search and no run; "
+            "name a study or a run that uses it; 'usdn-nas list' shows studies\n"
+        )

@@ -11,7 +11,7 @@ import traceback
 from collections.abc import Callable, Mapping
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 from rich.console import Console
@@ -20,6 +20,7 @@ from usdn_nas._util.errors import RunError, UsdnError, UserError
 from usdn_nas._util.progress import Reporter
 from usdn_nas._util.trust import TRUST_VARIABLE, ConsentError
 from usdn_nas._util.writing import os_failure
+from usdn_nas.cli.lookup import ORDER, complete_studies, find_study_or_run
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -38,8 +39,6 @@ __all__ = [
     "TrustOption",
     "VerboseOption",
     "command",
-    "complete_spaces",
-    "complete_studies",
     "find_run",
     "open_study_or_run",
     "path_parser",
@@ -62,22 +61,6 @@ class Format(StrEnum):
     json = "json"
 
 
-def complete_studies(incomplete: str) -> list[str]:
-    """Names of studies that begin so; a shell completes files by itself."""
-    return _names("studies", incomplete)
-
-
-def complete_spaces(incomplete: str) -> list[str]:
-    """Names of search spaces that begin so."""
-    return _names("search_spaces", incomplete)
-
-
-def _names(folder: Literal["studies", "search_spaces"], incomplete: str) -> list[str]:
-    from usdn_nas.config import list_toml
-
-    return [name for name in list_toml(folder) if name.startswith(incomplete)]
-
-
 def path_parser(option: str) -> Callable[[str], Path]:
     """What makes a path of the text given for ``option``. No text is no path, although `Path` takes it for ``.``."""
 
@@ -93,7 +76,7 @@ StudyArgument = Annotated[
     str,
     typer.Argument(
         metavar="STUDY",
-        help="A study's TOML file, its name, or the folder of a run.",
+        help=ORDER,
         autocompletion=complete_studies,
     ),
 ]
@@ -231,17 +214,7 @@ def open_study_or_run(
     from usdn_nas.pipeline.context import open_run
 
     reporter = Reporter() if quiet else Reporter(Console(stderr=True), verbose=verbose)
-    return open_run(_study_or_run(study), tuple(overrides or ()), out, reporter, trust_code=trust_code)
-
-
-def _study_or_run(study: str) -> Path:
-    from usdn_nas._util.parsing import check_path
-    from usdn_nas.config import find_toml
-
-    if not study.strip():
-        raise UserError(f"expected a study or the folder of a run, got {study!r}")
-    check_path(study)
-    return Path(study) if (Path(study) / "study.json").is_file() else find_toml(study, "studies")
+    return open_run(find_study_or_run(study), tuple(overrides or ()), out, reporter, trust_code=trust_code)
 
 
 def find_run(study: str, out: Path | None = None) -> Run:
@@ -253,7 +226,7 @@ def find_run(study: str, out: Path | None = None) -> Run:
     from usdn_nas.config import run_folder
     from usdn_nas.report import load_run
 
-    return load_run(run_folder(_study_or_run(study), out))
+    return load_run(run_folder(find_study_or_run(study), out))
 
 
 def stored_run(study: str, out: Path | None, refusal: ConsentError, *, changes: bool) -> Run:
