@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
 from tests.cli.conftest import Command
 from usdn_nas.cli.lookup import complete_any, complete_studies, find_study_or_run
-from usdn_nas.config import find_toml
+from usdn_nas.config import StudyConfig, find_toml, load_study
 
 
 @pytest.mark.parametrize(
@@ -79,3 +81,32 @@ def test_a_space_has_no_front(name: str, command: Command, tmp_path: Path) -> No
             f"error: '{name}' is a search space, which has no search and no run; "
             "name a study or a run that uses it; 'usdn-nas list' shows studies\n"
         )
+
+
+STAGES = ("pretrain", "supernet", "search", "export", "retrain", "evaluate", "report")
+
+
+@pytest.mark.parametrize("stage", ["run", *STAGES])
+def test_every_stage_shows_its_plan(
+    stage: str, command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All settings in force are shown, those of the search space too; nothing is written, no weights are made."""
+
+    def fail(*_: object) -> NoReturn:
+        raise AssertionError("a plan needs no weights")
+
+    monkeypatch.setattr("usdn_nas.pipeline.context.build_network", fail)
+    text = command(stage, "digits", "--dry-run", "--seed", 5, "--device", "cpu", "--set", "seed=4").stdout
+    settings, end = json.JSONDecoder().raw_decode(text)
+    study, space = load_study(find_toml("digits", "studies"), ["seed=5", "device=cpu"])
+    assert {key: settings[key] for key in StudyConfig.model_fields} == study.model_dump(mode="json")
+    assert settings["search_space"] == space.model_dump(mode="json")
+    shown = [name for name in STAGES if f"│ {name} " in text[end:]]
+    last = len(STAGES) if stage == "run" else STAGES.index(stage) + 1
+    assert shown == [name for name in STAGES[:last] if name in ("pretrain", "supernet", "search", "retrain")]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_shortcuts_are_checked_as_settings(command: Command) -> None:
+    assert "seed: expected a number >= 0, got -1" in command("search", "digits", "--seed", -1).stderr
+    assert "device: no device 'warp'" in command("pretrain", "digits", "--device", "warp").stderr

@@ -29,10 +29,13 @@ if TYPE_CHECKING:
     from usdn_nas.report import Run
 
 __all__ = [
+    "DeviceOption",
+    "DryRunOption",
     "Format",
     "FormatOption",
     "OutOption",
     "QuietOption",
+    "SeedOption",
     "SetOption",
     "StudyArgument",
     "TraceOption",
@@ -45,6 +48,7 @@ __all__ = [
     "print_bits",
     "print_frame",
     "print_gap",
+    "settings_of",
     "stdout",
     "stored_run",
     "under_torchrun",
@@ -83,6 +87,17 @@ StudyArgument = Annotated[
 SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Overrides a setting, e.g. search.configurations=256. Repeatable."),
+]
+SeedOption = Annotated[
+    int | None, typer.Option("--seed", metavar="N", help="Seed of all random numbers. Short for --set seed=N.")
+]
+DeviceOption = Annotated[
+    str | None,
+    typer.Option("--device", metavar="NAME", help="auto, cpu, cuda or cuda:N. Short for --set device=NAME."),
+]
+DryRunOption = Annotated[
+    bool,
+    typer.Option("--dry-run", help="Shows all settings in force and the planned work. Needs no data, does nothing."),
 ]
 OutOption = Annotated[
     Path | None,
@@ -195,6 +210,11 @@ def command(function: F) -> F:
             raise _fail(_internal(error), 1, trace=verbose) from None
 
     return wrapped  # type: ignore[return-value]
+
+
+def settings_of(set_: list[str] | None, **shortcuts: object) -> list[str]:
+    """The texts of ``--set``, then those of options that are short for a setting. None means not given."""
+    return [*(set_ or ()), *(f"{key}={value}" for key, value in shortcuts.items() if value is not None)]
 
 
 def open_study_or_run(

@@ -9,8 +9,11 @@ from typing import Annotated
 import typer
 
 from usdn_nas.cli.common import (
+    DeviceOption,
+    DryRunOption,
     OutOption,
     QuietOption,
+    SeedOption,
     SetOption,
     StudyArgument,
     TrustOption,
@@ -18,8 +21,10 @@ from usdn_nas.cli.common import (
     command,
     open_study_or_run,
     path_parser,
+    settings_of,
     stdout,
 )
+from usdn_nas.cli.plan import show_plan
 
 __all__ = ["export"]
 
@@ -62,8 +67,11 @@ def export(
         ),
     ] = None,
     set_: SetOption = None,
+    seed: SeedOption = None,
+    device: DeviceOption = None,
     out: OutOption = None,
     trust_code: TrustOption = False,
+    dry_run: DryRunOption = False,
     quiet: QuietOption = False,
     verbose: VerboseOption = False,
 ) -> None:
@@ -100,12 +108,16 @@ def export(
         if trial is not None or front is not None:
             raise UserError(f"--smoothed is for choosing a point, {'--front' if trial is None else '--trial'} names it")
         set_ = [*(set_ or []), f"export.score={'smoothed' if smoothed else 'measured'}"]
-    context = open_study_or_run(study, set_, out, quiet, verbose, trust_code)
+    settings = settings_of(set_, seed=seed, device=device)
+    context = open_study_or_run(study, settings, out, quiet, verbose, trust_code)
     pick = context.study.export
     if best or budget is not None or tr is not None or trial is not None:  # in place of the study's own pick
         score = "measured" if trial is not None else pick.score
         pick = validate(ExportConfig, {"budget": budget, "tr": tr, "trial": trial, "score": score}, "")
         context = dataclasses.replace(context, study=context.study.model_copy(update={"export": pick}))
+    if dry_run:
+        show_plan(context, "export")
+        return
     pipeline = Pipeline(context)
     pipeline.check()
     if to is not None:

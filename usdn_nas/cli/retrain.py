@@ -10,10 +10,13 @@ import typer
 
 from usdn_nas._util.trust import ConsentError
 from usdn_nas.cli.common import (
+    DeviceOption,
+    DryRunOption,
     Format,
     FormatOption,
     OutOption,
     QuietOption,
+    SeedOption,
     SetOption,
     StudyArgument,
     TrustOption,
@@ -24,9 +27,11 @@ from usdn_nas.cli.common import (
     print_bits,
     print_frame,
     print_gap,
+    settings_of,
     stdout,
     stored_run,
 )
+from usdn_nas.cli.plan import show_plan
 
 if TYPE_CHECKING:
     from usdn_nas.pipeline.context import Context
@@ -50,8 +55,11 @@ def retrain(
     study: StudyArgument,
     architecture: ArchitectureOption = None,
     set_: SetOption = None,
+    seed: SeedOption = None,
+    device: DeviceOption = None,
     out: OutOption = None,
     trust_code: TrustOption = False,
+    dry_run: DryRunOption = False,
     quiet: QuietOption = False,
     verbose: VerboseOption = False,
 ) -> None:
@@ -68,9 +76,13 @@ def retrain(
     from usdn_nas.pipeline.ledger import locked
     from usdn_nas.pipeline.stages import Pipeline, retrain_folder
 
-    context = open_study_or_run(study, set_, out, quiet, verbose, trust_code)
+    settings = settings_of(set_, seed=seed, device=device)
+    context = open_study_or_run(study, settings, out, quiet, verbose, trust_code)
     if architecture:
         Pipeline(context).architecture(architecture)
+    if dry_run:
+        show_plan(context, "retrain")
+        return
     Pipeline(context).check()
     with locked(context.folder):
         file = Pipeline(context).retrain_all(architecture)
@@ -95,8 +107,11 @@ def evaluate(
         bool, typer.Option("--overthinking", help="Overthinking and confusion instead, as SDN's authors.")
     ] = False,
     set_: SetOption = None,
+    seed: SeedOption = None,
+    device: DeviceOption = None,
     out: OutOption = None,
     trust_code: TrustOption = False,
+    dry_run: DryRunOption = False,
     quiet: QuietOption = False,
     verbose: VerboseOption = False,
 ) -> None:
@@ -117,13 +132,16 @@ def evaluate(
     """
     from usdn_nas.documents import EvaluationDocument, read_document
 
-    overrides = [*(set_ or ()), *(() if threshold is None else (f"evaluate.threshold={threshold}",))]
+    settings = settings_of(set_, **{"evaluate.threshold": threshold}, seed=seed, device=device)
     try:
-        context = open_study_or_run(study, overrides, out, quiet, verbose, trust_code)
+        context = open_study_or_run(study, settings, out, quiet, verbose, trust_code)
     except ConsentError as refusal:
-        changes = bool(overrides) or architecture is not None
+        changes = bool(settings) or architecture is not None or dry_run
         path = stored_run(study, out, refusal, changes=changes).path / "evaluation.json"
     else:
+        if dry_run:
+            show_plan(context, "evaluate")
+            return
         path = _evaluated(context, architecture)
     if format is Format.json:
         typer.echo(path.read_text(encoding="utf-8"), nl=False)
