@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from usdn_nas._util.errors import UserError
+from usdn_nas._util.units import bops_unit
 from usdn_nas.cli.common import Format, FormatOption, TraceOption, TrustOption, command, stdout
 from usdn_nas.cli.lookup import complete_any, find_study_or_run
 
@@ -147,11 +148,16 @@ def _print_tables(found: dict[str, Any]) -> None:
         ["group", "layers", "choices"],
         [[g["name"], len(g["layers"]), pairs(g["choices"])] for g in found["groups"]],
     )
+    scale, unit = bops_unit([*found["uniform_bops"].values(), *found["uniform_bops_all_layers"].values()])
     table(
-        "GBOPs without internal classifiers",
+        f"{unit} without internal classifiers",
         ["bits", "8-bit ends", "all layers"],
         [
-            [f"{b}/{b}", f"{found['uniform_bops'][b] / 1e9:.4g}", f"{found['uniform_bops_all_layers'][b] / 1e9:.4g}"]
+            [
+                f"{b}/{b}",
+                f"{found['uniform_bops'][b] / scale:.4g}",
+                f"{found['uniform_bops_all_layers'][b] / scale:.4g}",
+            ]
             for b in found["uniform_bops"]
         ],
     )
