@@ -331,7 +331,10 @@ class StudyConfig(_Strict):
 
 
 def _shipped(folder: str) -> Path:
-    return Path(str(resources.files(f"usdn_nas.{folder}")))
+    try:
+        return Path(str(resources.files(f"usdn_nas.{folder}")))
+    except ModuleNotFoundError:  # not installed: in a source checkout the folders are at the top level
+        return Path(__file__).parents[1] / folder
 
 
 def list_toml(folder: Literal["studies", "search_spaces"]) -> dict[str, Path]:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import NoReturn
 
@@ -110,3 +113,36 @@ def test_every_stage_shows_its_plan(
 def test_shortcuts_are_checked_as_settings(command: Command) -> None:
     assert "seed: expected a number >= 0, got -1" in command("search", "digits", "--seed", -1).stderr
     assert "device: no device 'warp'" in command("pretrain", "digits", "--device", "warp").stderr
+
+
+def test_evaluate_is_short_unless_all_tables_are_asked_for(command: Command, tiny_copy: Path) -> None:
+    models = json.loads((tiny_copy / "evaluation.json").read_text())["models"]
+    short = command("evaluate", tiny_copy).stdout
+    assert short.count("┏") == 1 and len(short.splitlines()) == len(models) + 6 and "--all" in short
+    for content in models.values():
+        assert content["label"] in short and f"{100 * content['policy']['accuracy']:.2f}" in short
+    assert command("evaluate", tiny_copy, "--all").stdout.count("┏") > 6
+    refused = command("evaluate", tiny_copy, "--all", "--format", "csv")
+    assert refused.exit_code == 2 and "--format json" in refused.stderr
+
+
+_WITHOUT_INSTALLATION = """
+import runpy, sys
+sys.meta_path[:] = [finder for finder in sys.meta_path if "editable" not in repr(finder).lower()]
+sys.modules |= dict.fromkeys(sys.argv[1:2])  # this import fails
+sys.argv[1:] = ["list", "--format", "csv"]
+runpy.run_module("usdn_nas", run_name="__main__")
+"""
+
+
+@pytest.mark.parametrize("missing", ["no_such_module", "typer"])
+def test_a_source_checkout_runs_without_installation(missing: str, tmp_path: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    command = [sys.executable, "-c", _WITHOUT_INSTALLATION, missing]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    if missing == "typer":
+        assert done.returncode == 1 and done.stderr.count("\n") == 1
+        assert "error: the package 'typer' is missing; 'pip install .'" in done.stderr
+    else:
+        assert done.returncode == 0, done.stderr
+        assert "study,digits," in done.stdout and "search space,resnet_digits," in done.stdout

@@ -34,7 +34,8 @@ def export(
     study: StudyArgument,
     best: Annotated[bool, typer.Option("--best", help="The best by the study's own objective.")] = False,
     budget: Annotated[
-        float | None, typer.Option("--budget", metavar="G", min=0, help="The most accurate with at most G GBOPs.")
+        float | None,
+        typer.Option("--budget", metavar="G", min=0, help="The most accurate with at most G GBOPs; 0.004 is 4 MBOPs."),
     ] = None,
     tr: Annotated[
         float | None, typer.Option("--tr", metavar="X", min=0, help="The best accuracy - X x relative BOPs.")

@@ -54,6 +54,7 @@ _SIGNED = _numbers("{:+.2f}")
 _COUNT = _numbers("{:,.0f}")
 
 _SHOWN: dict[str, tuple[str, Callable[[Sequence[Any]], list[str]] | None]] = {
+    "label": ("Model", None),
     "threshold": ("Threshold", _FRACTION),
     "exit_rate_percent": ("Exit rate (%)", _numbers("{:.2f}")),
     "cost_share_gbops": ("Cost share (G)", _gbops),
