@@ -16,7 +16,10 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import usdn_nas as un
+from usdn_nas.pipeline.context import open_run
 from usdn_nas.study.points import complete_trials
+from usdn_nas.study.samplers import SeededSampler, sampler_settings
+from usdn_nas.study.tables import trial_rows
 
 SHAPE = (1, 8, 8)
 
@@ -242,3 +245,26 @@ def test_every_public_name_is_in_the_reference() -> None:
     assert sorted(named) == sorted(name for name in un.__all__ if name != "__version__")
     for name in named:
         assert getattr(un, name).__doc__, name
+
+
+def test_a_search_in_python_finds_what_the_command_line_finds(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tiny study's search, repeated with its supernet, its images, and a sampler with its settings."""
+    monkeypatch.chdir(tiny.parents[1])
+    context = open_run(tiny)
+    config, space = context.study.search, context.space
+    again = un.Objective(context.supernet(), context.data.search, thresholds=config.thresholds, backend="float")
+    sampler = SeededSampler(space, config, sampler_settings(space, config, context.study.seed))
+    study = new_study(again, sampler)
+    un.search(study, again, config.configurations, batch=config.batch)
+    front = un.load_run(tiny).front
+    pd.testing.assert_frame_equal(un.pareto_front(study), front)
+    chosen = un.select(study, tr=config.tr)
+    assert chosen == context_architecture(tiny)
+    trials = pd.DataFrame(trial_rows(study, space))
+    written = un.load_run(tiny).trials
+    assert list(trials["accuracy"]) == list(written["accuracy"]) and list(trials["front"]) == list(written["front"])
+
+
+def context_architecture(run: Path) -> un.Architecture:
+    """The architecture that the run exported."""
+    return un.read_architecture(run / "export/architecture.json").architecture

@@ -1,4 +1,7 @@
-"""The study file: typed, unknown keys refused, ``--set a.b=c`` applied, names looked up."""
+"""Models of the study file, and the functions that find it, read it and apply ``--set a.b=c`` to it.
+
+The models check types and refuse unknown keys. BOPs are bit operations: multiply-accumulates x W bits x A bits.
+"""
 
 from __future__ import annotations
 
@@ -49,28 +52,30 @@ __all__ = [
 
 
 _IMAGES, _EPOCHS, _BATCH, _PROCESSES, _CURVE = 10**9, 100_000, 10**6, 1024, 10_000
-"""Upper bounds of settings: far above what anybody needs, and low enough that a slip of the pen is found at once.
+"""Upper bounds of settings. They are far above any sensible value, and low enough to catch a typing error at once.
 
-Numbers of images; of epochs; of images at once; of processes or threads; of points of a curve.
+They bound, in this order: the number of images, of epochs, of images in a batch, of processes or threads, and of
+points of a curve.
 """
 
 _TRADE_OFF, _GBOPS = 1e6, 1e9
-"""Upper bounds of weights of relative BOPs, and of budgets."""
+"""Upper bounds of a weight of relative BOPs, and of a budget in GBOPs."""
 
 _LEVELS = 16
-"""Most parts of a dotted key on the command line; settings have three."""
+"""Largest number of parts of a dotted key on the command line. The settings have three at most."""
 
 
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, strict=True)
 
     later: ClassVar[frozenset[str]] = frozenset()
-    """Settings that came later: at their defaults they are not written, so that what was finished before stays so."""
+    """Settings that were added later. They are written only if they differ from their defaults, so that stages which
+    an earlier version finished still count as finished."""
 
     @model_validator(mode="before")
     @classmethod
     def _rest_of_a_table(cls, given: Any) -> Any:
-        """What a table leaves out is as in the default that stands in its place."""
+        """Fills the keys that a table leaves out from the default of that table in this model."""
         if not isinstance(given, dict):
             return given
         defaults = {
@@ -88,11 +93,11 @@ class _Strict(BaseModel):
 
 
 class DataConfig(_Strict):
-    """Which data, where, and how it is split.
+    """Names the data set, says where it lies, and how it is split.
 
-    ``search`` is the number of training images set aside for the search (stratified, seeded); ``test`` the number
-    set aside for the test where the data set has no test split of its own. ``train_limit`` keeps that many
-    training images (stratified); it is meant for trial runs, and may leave classes without an image.
+    ``search`` is the number of training images that are set aside for the search (stratified, seeded). ``test`` is the
+    number that is set aside for the test if the data set has no test split of its own. ``train_limit`` keeps only that
+    many training images (stratified). It is meant for trial runs, and may leave classes without an image.
     """
 
     name: Text = "digits"
@@ -105,14 +110,16 @@ class DataConfig(_Strict):
 
 
 class TrainConfig(_Strict):
-    """One training: SGD with momentum (Nesterov's unless told otherwise), after a linear warm-up.
+    """One training by stochastic gradient descent (SGD) with momentum, after a linear warm-up.
 
-    ``schedule``: ``cosine`` anneals from ``lr`` to 0 over all steps; ``step`` multiplies ``lr`` by ``decay`` at the
-    start of each of the epochs ``milestones``, counted from 0. ``step_lr``: learning rate of quantizer step sizes, as a
-    share of ``lr``. ``clip_norm``: largest norm of a step's gradient. ``max_steps``: fewer steps than ``epochs`` make.
-    With 0 ``epochs`` the network goes on as it is.
-    ``batch_size``: images a step, of all processes together. ``accumulate``: micro-batches that a step's images are run
-    in, one after the other or by as many processes; BatchNorm sees a micro-batch at a time.
+    The momentum is Nesterov's unless ``nesterov`` is false. ``schedule``: ``cosine`` lowers the learning rate from
+    ``lr`` to 0 over all steps; ``step`` multiplies it by ``decay`` at the start of each epoch in ``milestones``,
+    counted from 0. ``step_lr`` is the learning rate of the quantizers' step sizes, as a share of ``lr``. ``clip_norm``
+    is the largest norm that the gradient of a step may have. ``max_steps`` ends the training after that many steps,
+    even if ``epochs`` would make more. With 0 ``epochs`` the network is not trained and stays unchanged.
+    ``batch_size`` is the number of images in a step, over all processes together. ``accumulate`` is the number of
+    micro-batches that the images of a step are divided into. They run one after the other, or in as many processes.
+    BatchNorm computes its statistics on one micro-batch at a time.
     """
 
     later = frozenset({"accumulate", "schedule", "milestones", "decay", "nesterov"})
@@ -154,20 +161,22 @@ class TrainConfig(_Strict):
 class SupernetConfig(_Strict):
     """Full-precision pre-training, then quantization-aware training by the sandwich rule.
 
-    ``weights``: a file of pretrained weights that pre-training starts from, as ``network.weights`` of a search space
-    takes them (of an MSDNet: a checkpoint of kalviny/MSDNet-PyTorch); it is not needed once that is done.
-    ``random_paths``: configurations drawn each step beside the largest; ``smallest`` adds the smallest to them.
-    ``paths``: ``uniform`` draws every group's bits by themselves; ``stratified`` draws a level for each path, from the
-    equal parts of the range in turn, that all its groups follow, so that cheap and dear configurations come up as often
-    as those in between. ``teacher``: from whose soft labels, beside the true ones, all configurations learn: the
-    ``pretrained`` network at full precision, or the ``largest`` configuration of the same step, which then learns from
-    true labels alone. The one configuration of a space without choices learns from true labels alone.
-    ``exit_weight``: weight of an internal classifier's loss; the final exit has 1. ``exit_loss = "sdn"`` multiplies it
-    by SDN's ramp: that of the i-th of K internal classifiers rises with the epochs, min(m, .01 + epoch m / epochs),
-    from 1 on, to m evenly spaced from .15 to .9.
-    ``calibration_images``: training images from which step sizes start. ``refresh_images``: about how many training
-    images BatchNorm statistics are taken over anew at the end; those of the last steps stay with 0, and in a space
-    with one configuration.
+    ``weights`` is a file of pretrained weights from which pre-training starts. The file is the same as for
+    ``network.weights`` of a search space (for an MSDNet: a checkpoint of kalviny/MSDNet-PyTorch). It is not needed any
+    more once pre-training is done.
+    ``random_paths`` is the number of random configurations that each step trains beside the largest one. ``smallest``
+    adds the smallest one. ``paths`` says how they are drawn: ``uniform`` draws the bits of every group independently;
+    ``stratified`` draws one level for each path, from equal parts of the range in turn, and all groups of the path
+    follow it. Cheap and expensive configurations are then trained as often as those in between.
+    ``teacher`` says whose soft labels the configurations learn from, beside the true labels. ``pretrained`` is the
+    network at full precision. ``largest`` is the largest configuration of the same step, which then learns from true
+    labels alone. If a space has no choices, its only configuration learns from true labels alone.
+    ``exit_weight`` is the weight of an internal classifier's loss; the final exit has weight 1. ``exit_loss = "sdn"``
+    multiplies it by the ramp of SDN (Shallow-Deep Networks): min(m, 0.01 + epoch m / epochs), where epochs count from
+    1 and the maxima m of the K internal classifiers are evenly spaced from 0.15 to 0.9.
+    ``calibration_images`` is the number of training images that the quantizers' first step sizes are computed from.
+    ``refresh_images`` is the approximate number of training images over which the BatchNorm statistics are computed
+    anew at the end. With 0, and in a space with one configuration, the statistics of the last steps are kept.
     """
 
     later = frozenset({"exit_loss", "weights"})
@@ -186,20 +195,24 @@ class SupernetConfig(_Strict):
 
 
 class SearchConfig(_Strict):
-    """What the study maximises and how it samples.
+    """Says what the search optimizes, and how it proposes and runs configurations.
 
-    ``scalar``: accuracy - ``tr`` x average BOPs / reference BOPs. ``pareto``: accuracy up, average BOPs down.
-    ``budget``: accuracy, with average BOPs at most ``gbops`` x 1e9.
-    ``exits``: of each configuration, all placements of exits are scored (``exact``), or the one with every candidate
-    (``all``), as of a network whose exits are its own; or exits and threshold are parameters of the trial
-    (``sampled``). ``thresholds``: number of shared thresholds scored for each configuration unless ``sampled``.
-    ``rule``: who answers a sample that is confident at no placed exit, the final exit (``threshold``) or the most
-    confident of all (``most-confident``, SDN's). ``batch``: configurations proposed, run and told together.
-    ``backend``: how the supernet is run. ``memory_gb``: most that the evaluation engine holds of states and outputs.
-    ``workers``: processes of this machine that share the study. ``storage``: where the study is kept: a database's URL,
-    the path of a journal file, or ``env:NAME`` for an environment variable that holds one of them; a file in the run
-    folder unless given. A password in the URL is never written: what is made from these settings shows ``***``.
-    ``storage_patience_s``: seconds for which a search goes on trying where its database cannot be reached.
+    ``mode``: ``scalar`` maximizes accuracy - ``tr`` x average BOPs / reference BOPs, where BOPs are bit operations.
+    ``pareto`` maximizes accuracy and minimizes average BOPs. ``budget`` maximizes accuracy with average BOPs of at most
+    ``gbops`` x 1e9.
+    ``exits``: ``exact`` scores every set of candidate exits for each configuration. ``all`` scores only the set of all
+    candidates, which suits a network that has exits of its own. ``sampled`` makes the exits and one threshold
+    parameters of the trial. ``thresholds`` is the number of shared thresholds that are scored for each configuration,
+    unless ``exits`` is ``sampled``.
+    ``rule`` says which exit answers a sample that no placed exit is confident of: the final one (``threshold``), or the
+    most confident one (``most-confident``, as in SDN).
+    ``batch`` is the number of configurations that are proposed, run and recorded together. ``backend`` says what
+    arithmetic runs the supernet. ``memory_gb`` is the memory that the evaluation engine may use for activations and
+    outputs. ``workers`` is the number of processes on this machine that share the study.
+    ``storage`` says where the study is kept: the URL of a database, the path of a journal file, or ``env:NAME`` for an
+    environment variable that holds one of them. Without it the study is a file in the run folder. A password in the
+    URL is never written to a file; ``***`` stands in its place. ``storage_patience_s`` is the time in seconds for which
+    a search tries to reach its database again after the connection is lost.
     """
 
     later = frozenset({"rule"})
@@ -222,7 +235,7 @@ class SearchConfig(_Strict):
 
     @field_serializer("storage")
     def _without_password(self, storage: str | None, info: FieldSerializationInfo) -> str | None:
-        """Everything that is written or shown gets the masked form; only a worker's process is sent the secret."""
+        """Masks the password in everything that is written or shown. Only the process of a worker gets the secret."""
         return storage if storage is None or (info.context or {}).get("secrets") else masked_url(storage)
 
     @model_validator(mode="after")
@@ -233,12 +246,13 @@ class SearchConfig(_Strict):
 
 
 class ExportConfig(_Strict):
-    """Which point ``usdn-nas run`` exports.
+    """Says which point of the front ``usdn-nas run`` exports.
 
-    ``tr``, ``budget`` (GBOPs) or ``trial``: at most one of them; none: the best by the study's own objective.
-    ``score``: by which accuracy points are compared: as ``measured``, or ``smoothed`` over all trials that share
-    choices, which orders configurations more as retraining does (docs/supernet.md). It needs exits that are not
-    sampled.
+    Give at most one of ``tr``, ``budget`` (in GBOPs, 1e9 bit operations) and ``trial``. Without any of them the best
+    point by the study's own objective is exported.
+    ``score`` says which accuracy points are compared by: the ``measured`` one, or one that is ``smoothed`` over all
+    trials that share choices. The smoothed accuracy ranks configurations more like retraining does
+    (docs/supernet.md). It needs exits that are not sampled.
     """
 
     later = frozenset({"score"})
@@ -265,12 +279,14 @@ class ExportConfig(_Strict):
 
 
 class RetrainConfig(_Strict):
-    """Retraining of the winner by level-wise knowledge distillation, Eq. (10).
+    """Retraining of the chosen network by level-wise knowledge distillation, Eq. (10).
 
-    Sum over exits i of w_i [(1 - alpha) CE(z_i, y) + alpha T^2 KL(softmax(t_i / T) || softmax(z_i / T))].
-    ``alpha_weighs = "ce"`` swaps the two factors. ``teacher_exit = "final"`` takes t_i from the teacher's final exit.
-    ``exit_weight`` and ``exit_loss``: as those of the supernet. ``compare_ce`` also retrains with cross-entropy alone
-    (Table II).
+    The loss is the sum over exits i of
+    w_i [(1 - alpha) CE(z_i, y) + alpha T^2 KL(softmax(t_i / T) || softmax(z_i / T))],
+    with the logits z_i of the network and t_i of the teacher, the labels y and the temperature T.
+    ``alpha_weighs = "ce"`` swaps the two factors. ``teacher_exit = "final"`` takes every t_i from the teacher's final
+    exit. ``exit_weight`` and ``exit_loss`` mean the same as for the supernet. ``compare_ce`` retrains a second time
+    with cross-entropy alone, for comparison (Table II).
     """
 
     later = frozenset({"exit_loss"})
@@ -289,11 +305,12 @@ class RetrainConfig(_Strict):
 
 
 class EvaluateConfig(_Strict):
-    """Final evaluation.
+    """Final evaluation on the test split.
 
-    ``bins``: equal-width bins of ECE and MCE. ``threshold``: that of Table I where all exits share one. ``sweep``:
-    shared thresholds tried, evenly over [.1, 1]. ``fits``: trade-offs that thresholds of each exit are fitted to,
-    evenly in the logarithm over [.001, 1].
+    ``bins`` is the number of equal-width bins for the expected and the maximum calibration error (ECE, MCE).
+    ``threshold`` is the threshold that all exits share in Table I. ``sweep`` is the number of shared thresholds that
+    are tried, evenly spaced over [0.1, 1]. ``fits`` is the number of trade-offs for which every exit gets a threshold
+    of its own; they are evenly spaced in the logarithm over [0.001, 1].
     """
 
     bins: int = Field(default=15, ge=2, le=_CURVE)
@@ -303,11 +320,12 @@ class EvaluateConfig(_Strict):
 
 
 class StudyConfig(_Strict):
-    """A study as written in TOML. With ``base = "NAME"`` it says only what differs from that study.
+    """A study as written in TOML. A study with ``base = "NAME"`` holds only the settings that differ from that study.
 
-    ``space`` is a name or a path; looked up beside the study, in ./search_spaces, among the shipped. ``threads``:
-    torch's own number unless given. ``tensorboard``: curves of every training, as event files in its folder.
-    ``batch_size``: images run at once where nothing is trained.
+    ``space`` is the name or the path of a search space. It is looked up beside the study file, then in
+    ./search_spaces, then among the spaces that come with the package. ``threads`` is the number of threads; without
+    it, torch chooses. ``tensorboard`` writes the curves of every training as event files into the folder of that
+    training. ``batch_size`` is the number of images that run at once when nothing is trained.
     """
 
     space: Text
@@ -338,7 +356,10 @@ def _shipped(folder: str) -> Path:
 
 
 def list_toml(folder: Literal["studies", "search_spaces"]) -> dict[str, Path]:
-    """Name -> file of the shipped studies or spaces and of those in the working directory's folder, which wins."""
+    """Returns name -> file for the studies or spaces that come with the package and those in the working directory.
+
+    If a name occurs in both places, the file in the working directory's ``folder`` is taken.
+    """
     found: dict[str, Path] = {}
     for place in (_shipped(folder), Path.cwd() / folder):
         found |= {path.stem: path for path in sorted(place.glob("*.toml")) if path.stem.isprintable()}
@@ -348,8 +369,14 @@ def list_toml(folder: Literal["studies", "search_spaces"]) -> dict[str, Path]:
 def find_toml(name: str, folder: Literal["studies", "search_spaces"], beside: Path | None = None) -> Path:
     """Finds a study or space by name or path.
 
-    A path that exists is taken as it is (relative to ``beside`` first). A name is looked up beside the study file,
-    in the working directory's folder, then in the package; a study beside the study file is no search space.
+    If ``name`` is the path of an existing TOML file, that file is taken. A relative path starts at ``beside``, then at
+    the working directory. A name is looked up in ``beside``, then in the working directory's ``folder``, then in the
+    package. A study that lies in ``beside`` is not taken for a search space.
+
+    Args:
+        name: Name or path.
+        folder: Whether a study or a search space is wanted.
+        beside: Folder of the study file that gives the name; None if no file gives it.
 
     Raises:
         UserError: Nothing is found.
@@ -385,7 +412,10 @@ def _keys(path: Path) -> set[str]:
 
 
 def run_folder(study: Path, out: Path | None = None) -> Path:
-    """The folder of a study's run: ``out``, else ``runs/<name of the study's file>``; a run's folder is its own."""
+    """Returns the folder of a study's run: ``out`` if given, else ``runs/<name of the study's file>``.
+
+    If ``study`` is itself the folder of a run, that folder is returned.
+    """
     if out is not None:
         check_path(out, "--out")
     return out or (study if study.is_dir() else Path("runs") / study.stem)
@@ -400,15 +430,15 @@ def _parse_override(text: str) -> tuple[list[str], Any]:
         found = parse_toml(f"value = {value}", where=f"--set {key.strip()}")
     except NotTomlError:
         return path, value.strip()
-    # A value of several lines may hold other keys: it is a text, too.
+    # A value of several lines may contain further keys. It is then taken as a string.
     return path, found["value"] if len(found) == 1 else value.strip()
 
 
 def apply_overrides(payload: dict[str, Any], overrides: Sequence[str]) -> None:
-    """Sets ``"a.b=c"`` each in ``payload``, in place; c is read as TOML, else it is a string.
+    """Applies overrides of the form ``"a.b=c"`` to ``payload`` in place. c is read as TOML, or else as a string.
 
     Raises:
-        UserError: No ``=``, or a part of the path is a value.
+        UserError: An override has no ``=``, or a part of its path is a value instead of a table.
     """
     for text in overrides:
         path, value = _parse_override(text)
@@ -421,7 +451,10 @@ def apply_overrides(payload: dict[str, Any], overrides: Sequence[str]) -> None:
 
 
 def _with_base(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """A study's content, what it does not say taken from its ``base``. ``above``: studies whose base it is."""
+    """Returns the content of a study, with missing settings taken from its ``base``.
+
+    ``above`` lists the studies that have this one as their base; a study among them twice would be its own base.
+    """
     if path in above:
         raise UserError(f"a study is its own base: {' > '.join(one.stem for one in (*above, path))}", where=path)
     payload = read_toml(path)
@@ -434,7 +467,9 @@ def _with_base(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
 
 
 def _laid_over(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    """``over`` on top of ``under``, table by table; any other value, lists too, replaces what is there."""
+    """Returns ``under`` with the values of ``over`` put in. Tables are merged; any other value, also a list, replaces
+    the value in ``under``.
+    """
     merged = dict(under)
     for key, value in over.items():
         both = isinstance(value, dict) and isinstance(under.get(key), dict)
@@ -443,19 +478,19 @@ def _laid_over(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
 
 
 def load_study(path: Path, overrides: Sequence[str] = (), *, trust_code: bool = False) -> tuple[StudyConfig, SpaceSpec]:
-    """Reads a study and the search space it names.
+    """Reads a study and the search space that it names.
 
-    A study may begin with ``base = "NAME"``: it then changes what it says of that study, and is alike in all else.
+    A study may begin with ``base = "NAME"``. It then takes all settings that it does not give itself from that study.
 
     Args:
         path: The study's TOML file.
-        overrides: ``"a.b=c"`` each; the value is read as TOML, else as a string.
-        trust_code: Accept a network or data set that is code of its own (``package.module:function``). A name that
-            an override gives needs no such consent.
+        overrides: Settings of the form ``"a.b=c"``. The value is read as TOML, or else as a string.
+        trust_code: Accept a network or data set that is the user's code (``package.module:function``). A data set that
+            an override names needs no such consent.
 
     Raises:
-        ConsentError: A file names code of its own, and ``trust_code`` is False.
-        UserError: A file is missing or wrong; the message names the file and the dotted path.
+        ConsentError: A file names the user's code, and ``trust_code`` is False.
+        UserError: A file is missing or wrong. The message names the file and the dotted path.
     """
     payload = _with_base(path)
     apply_overrides(payload, overrides)
@@ -466,14 +501,16 @@ def load_study(path: Path, overrides: Sequence[str] = (), *, trust_code: bool = 
 
 
 def check_code_of_data(study: StudyConfig, overrides: Sequence[str], where: object, trust_code: bool) -> None:
-    """Refuses data from a function that a file names and nobody consented to.
+    """Refuses data from a function that a file names, if nobody consented to run that function.
 
     Args:
-        study: The settings, with ``overrides`` applied. A name that they give is consent to that name.
-        where: The file.
+        study: The settings, with ``overrides`` applied.
+        overrides: Settings of the form ``"a.b=c"``. Naming a data set here is consent to that data set.
+        where: The file, for the message.
+        trust_code: Consent to any data set.
 
     Raises:
-        ConsentError: The data set is code of its own.
+        ConsentError: The data set is the user's code, and there is no consent.
     """
     typed: dict[str, Any] = {}
     apply_overrides(typed, overrides)
@@ -483,7 +520,7 @@ def check_code_of_data(study: StudyConfig, overrides: Sequence[str], where: obje
 
 
 def _who_names_data(path: Path) -> Path:
-    """The file among a study and its bases whose ``data.name`` counts; the study's own if none has one."""
+    """Returns the file that ``data.name`` comes from: the study or one of its bases, or the study if none names it."""
     file: Path | None = path
     while file is not None:
         payload = read_toml(file)

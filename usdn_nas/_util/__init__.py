@@ -1,1 +1,1 @@
-"""What every room uses: files, errors, validation, progress, provenance, seeds."""
+"""Modules that every other package uses: files, errors, validation, progress, provenance, seeds."""

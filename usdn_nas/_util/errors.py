@@ -1,4 +1,4 @@
-"""The exceptions of this package, and how they show values: one line, short, without control characters."""
+"""The exceptions of this package. Their messages show values on one short line, without control characters."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from usdn_nas._util.redact import without_credentials
 __all__ = ["RunError", "UsdnError", "UserError", "nearest", "printable", "reason", "shown"]
 
 _VALUE, _PLACE, _LINE = 80, 240, 1000
-"""Most characters of one shown value, of the place of an error, and of a whole message."""
+"""Largest number of characters of one shown value, of the place of an error, and of a whole message."""
 
 _NAMES = 30
-"""Most names that a remedy lists."""
+"""Largest number of names that a remedy lists."""
 
 
 class UsdnError(Exception):
-    """Base of everything this package raises on purpose.
+    """Base class of all exceptions that this package raises on purpose.
 
-    Its message is always one printable line, from which the credentials of a URL are taken out.
+    The message is always one printable line. Credentials of a URL are removed from it.
     """
 
     def __init__(self, message: object = "") -> None:
@@ -28,13 +28,13 @@ class UsdnError(Exception):
 
 
 class UserError(UsdnError):
-    """Input that cannot be used: a file, an option, a checkpoint, a data set. The CLI exits with status 2.
+    """Raised for input that cannot be used: a file, an option, a checkpoint, a data set. The CLI exits with status 2.
 
     Args:
-        what: The finding, e.g. ``"unknown key 'epoch'"`` or ``"expected an integer >= 1, got 'x'"``. Show values in it
-            through `shown`.
-        where: The place of the error: a file, and in it a dotted path (``"studies/a.toml: supernet.epochs"``).
-        remedy: What to do about it, e.g. ``"did you mean 'epochs'?"``.
+        what: What is wrong, e.g. ``"unknown key 'epoch'"`` or ``"expected an integer >= 1, got 'x'"``. Format values in
+            it with `shown`.
+        where: The place of the error: a file, and a dotted path in it (``"studies/a.toml: supernet.epochs"``).
+        remedy: What the user can do about it, e.g. ``"did you mean 'epochs'?"``.
     """
 
     def __init__(self, what: str, *, where: object = None, remedy: str | None = None) -> None:
@@ -43,11 +43,11 @@ class UserError(UsdnError):
 
 
 class RunError(UsdnError):
-    """A run that failed though its input was good. The CLI exits with status 1."""
+    """Raised if a run fails although its input was good. The CLI exits with status 1."""
 
 
 class _Short(reprlib.Repr):
-    """A ``repr`` of bounded length and depth. Integers too long to print are described."""
+    """A ``repr`` of limited length and depth. Integers that are too long to print are described in words."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -73,7 +73,7 @@ def shown(value: object, limit: int = _VALUE) -> str:
 
 
 def reason(error: BaseException) -> str:
-    """Returns why a system call failed, in the system's own words, without the path that the message names already."""
+    """Returns why a system call failed, in the system's own words and without the path."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     if isinstance(error, MemoryError):
@@ -102,7 +102,7 @@ def printable(text: str) -> str:
 
 
 def _cut(text: str, limit: int) -> str:
-    """``text`` without its middle if it is longer than ``limit``."""
+    """Returns ``text``, with its middle cut out if it is longer than ``limit``."""
     if len(text) <= limit:
         return text
     end = limit // 3
@@ -110,5 +110,5 @@ def _cut(text: str, limit: int) -> str:
 
 
 def _one_line(text: str) -> str:
-    # A million characters are cut first, because splitting and escaping them takes time.
+    # Very long texts are cut first, because splitting and escaping them takes time.
     return _cut(printable(" ".join(_cut(text, 8 * _LINE).split())), _LINE)

@@ -1,4 +1,4 @@
-"""Files on disk: text and JSON with a schema, written atomically; digests."""
+"""Reads and writes files: text, TOML, and JSON with a schema. Writes are atomic. It also computes digests."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, payload: dict[str, Any]) -> None:
-    """Writes ``payload`` as indented JSON, atomically. NaN and infinity are refused.
+    """Writes ``payload`` as indented JSON, atomically.
 
     Raises:
-        ValueError: ``payload`` has no ``schema`` key, or holds a number that JSON lacks.
+        ValueError: ``payload`` has no ``schema`` key, or holds NaN or infinity, which JSON does not have.
     """
     if "schema" not in payload:
         raise ValueError(f"{path}: a written file needs a 'schema'")
@@ -62,16 +62,19 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 
 def canonical_json(value: Any) -> str:
-    """One text for one value: sorted keys, no spaces. ``value`` is made of JSON's own types."""
+    """Returns ``value`` as JSON with sorted keys and no spaces, so that equal values give the same text.
+
+    ``value`` consists of JSON's own types.
+    """
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
 def digest(value: Any) -> str:
-    """SHA-256 (hex) of ``value``'s canonical JSON."""
+    """Returns the SHA-256 (hex) of the canonical JSON of ``value``."""
     return hashlib.sha256(canonical_json(value).encode()).hexdigest()
 
 
 def file_digest(path: Path) -> str:
-    """SHA-256 (hex) of a file's bytes."""
+    """Returns the SHA-256 (hex) of the bytes of a file."""
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

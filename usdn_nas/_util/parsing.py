@@ -1,6 +1,6 @@
-"""Reads JSON and TOML within bounds, so that no text can exhaust memory, the stack, or the reader's patience.
+"""Reads JSON and TOML with limits, so that no text can exhaust the memory or the stack, or take very long.
 
-Every refusal is one line in this package's own words, with the line of the file where the parser knows it.
+Every error is one line in this package's own words. It names the line of the file if the parser knows it.
 """
 
 from __future__ import annotations
@@ -20,29 +20,32 @@ from usdn_nas._util.errors import UserError, reason, shown
 __all__ = ["MAX_JSON_BYTES", "MAX_TOML_BYTES", "NotTomlError", "check_path", "parse_json", "parse_toml", "read_regular"]
 
 MAX_JSON_BYTES, MAX_TOML_BYTES = 64 * 2**20, 2**18
-"""Largest files that are read. The largest that this package writes has a few megabytes."""
+"""Largest sizes of files that are read. The largest file that this package writes has a few megabytes."""
 
 _NAME_BYTES, _PATH_BYTES = 255, 4000
-"""Limits of Linux and of other systems."""
+"""Largest lengths of a file name and of a path. Linux and other systems have about these limits."""
 
 _DEPTH = 64
-"""Most levels of lists and tables in each other."""
+"""Largest number of levels of nested lists and tables."""
 
 _DOTS = 100
-"""Most dots on a line of TOML: the time that tomllib takes for a dotted key grows with the square of its length."""
+"""Largest number of dots on a line of TOML.
+
+The time that tomllib takes for a dotted key grows with the square of the key's length.
+"""
 
 _LARGEST = 2**63
-"""Integers lie below it, as TOML and other programs' JSON require."""
+"""Integers must be smaller than this, because TOML and the JSON of other programs allow no more than 64 bits."""
 
 _TWICE = ("Cannot overwrite", "Cannot declare", "Cannot mutate", "Duplicate inline")
-"""Beginnings of tomllib's messages about a key or table that is there twice."""
+"""Beginnings of tomllib's messages about a key or table that occurs twice."""
 
 
 def check_path(path: object, where: object = None) -> None:
     """Refuses a path that no file or folder can have, or that cannot be printed.
 
     Raises:
-        UserError: It is too long, or holds control characters or bytes that are not UTF-8.
+        UserError: The path is too long, or holds control characters or bytes that are not UTF-8.
     """
     text = str(path)
     place = shown(text) if where is None else where
@@ -56,17 +59,17 @@ def check_path(path: object, where: object = None) -> None:
 
 
 class NotTomlError(UserError):
-    """A text that does not follow TOML's grammar."""
+    """Raised for a text that does not follow TOML's grammar."""
 
 
 def read_regular(path: Path, limit: int) -> str:
     """Returns the UTF-8 text of a regular file of at most ``limit`` bytes, without a byte order mark.
 
     Raises:
-        UserError: There is no such file, it is no regular file, it is too large, or it is not UTF-8.
+        UserError: There is no such file, it is not a regular file, it is too large, or it is not UTF-8.
     """
     try:
-        # Opening a FIFO would wait for its writer, unless told not to.
+        # Without O_NONBLOCK, opening a FIFO would wait for its writer.
         with open(path, "rb", opener=lambda name, flags: os.open(name, flags | getattr(os, "O_NONBLOCK", 0))) as file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                 raise UserError("expected a regular file, got a device or a pipe", where=path)
@@ -91,8 +94,8 @@ def parse_json(text: str, where: object) -> Any:
     """Returns the value of a JSON text.
 
     Raises:
-        UserError: It is not JSON, is nested too deeply, has a key twice, or holds a number that is not finite or
-            needs more than 64 bits, or text that is not Unicode.
+        UserError: The text is not JSON, is nested too deeply, has a key twice, holds a number that is not finite or
+            needs more than 64 bits, or holds a string that is not Unicode.
     """
     try:
         value = json.loads(text, object_pairs_hook=_without_doubles, parse_int=_integer)
@@ -112,8 +115,8 @@ def parse_toml(text: str, where: object) -> dict[str, Any]:
     """Returns the content of a TOML text.
 
     Raises:
-        NotTomlError: It is not TOML.
-        UserError: As `parse_json`.
+        NotTomlError: The text is not TOML.
+        UserError: The same as for `parse_json`.
     """
     for number, line in enumerate(text.splitlines(), 1):
         if line.count(".") > _DOTS:
@@ -129,13 +132,13 @@ def parse_toml(text: str, where: object) -> dict[str, Any]:
         raise NotTomlError(f"expected TOML, got something else at {place}", where=where) from None
     except (RecursionError, MemoryError) as error:
         raise UserError(f"cannot be read: {reason(error)}", where=where) from None
-    except ValueError:  # Python converts no more than some thousands of digits
+    except ValueError:  # Python refuses to convert integers of more than some thousands of digits
         raise UserError("expected integers of at most 64 bits, got one of thousands of digits", where=where) from None
     return dict(_checked(value, where))
 
 
 class _RefusedError(Exception):
-    """What the hooks of the JSON parser raise. It is no ValueError, which the parser gives another meaning."""
+    """Raised by the hooks of the JSON parser. It is not a ValueError, because the parser raises those itself."""
 
 
 def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -154,7 +157,7 @@ def _integer(digits: str) -> int:
 
 
 def _checked(value: Any, where: object) -> Any:
-    """``value`` after a look at its depth, numbers and texts, one level of nesting after the other."""
+    """Checks the depth, the numbers and the strings of ``value``, one level of nesting after the other. Returns it."""
     level: list[_Found] = [(None, None, value)]
     for _ in range(_DEPTH):
         for one in level:
@@ -166,7 +169,7 @@ def _checked(value: Any, where: object) -> Any:
 
 
 _Found = tuple[Any, Any, Any]
-"""What holds a value (None at the top), its key or index in there, and the value."""
+"""The container of a value (None at the top), the value's key or index in it, and the value itself."""
 
 
 def _inside(found: _Found) -> Iterator[_Found]:

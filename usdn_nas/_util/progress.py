@@ -1,4 +1,4 @@
-"""Progress on stderr: a bar with an ETA in a terminal, a line now and then elsewhere, nothing when quiet."""
+"""Reports progress on stderr: as a bar with an ETA in a terminal, as a line now and then elsewhere, or not at all."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ SECONDS_BETWEEN_LINES = 10.0
 
 
 class Task(Protocol):
-    """Long work under way."""
+    """Long work that is under way."""
 
     def advance(self, note: str = "", count: int = 1) -> None:
-        """``count`` more units are done; ``note`` says how it stands."""
+        """Reports that ``count`` more units are done. ``note`` describes the current state, such as a loss."""
 
 
 class _Note(ProgressColumn):
-    """The note, cut short where a narrow terminal has no room for it: bar, numbers and ETA come first."""
+    """The note. It is cut short in a narrow terminal, so that bar, numbers and ETA keep their room."""
 
     def get_table_column(self) -> Column:
         return Column(no_wrap=False)
@@ -76,7 +76,12 @@ class _Silent:
 
 
 class Reporter:
-    """Where progress goes. The default is silent, as a library should be. ``verbose``: details too."""
+    """Prints messages and progress to a console.
+
+    Args:
+        console: Where to print. None prints nothing, which is the default because a library should be silent.
+        verbose: Print details too.
+    """
 
     def __init__(self, console: Console | None = None, *, verbose: bool = False) -> None:
         self.console = console
@@ -85,17 +90,17 @@ class Reporter:
     def say(self, text: str) -> None:
         """Prints a line."""
         if self.console is not None:
-            with contextlib.suppress(OSError):  # a log on a full disk ends no run
+            with contextlib.suppress(OSError):  # a log on a full disk must not end a run
                 self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def detail(self, text: str) -> None:
-        """Prints a line where details are wanted."""
+        """Prints a line if details are wanted (``verbose``)."""
         if self.verbose:
             self.say(text)
 
     @contextmanager
     def task(self, title: str, total: int, done: int = 0) -> Iterator[Task]:
-        """Shows work of ``total`` units, ``done`` of which were finished before."""
+        """Shows the progress of work with ``total`` units inside the block. ``done`` units were finished before."""
         if self.console is None:
             yield _Silent()
         elif not self.console.is_terminal:

@@ -1,4 +1,4 @@
-"""What a result was made with: package versions, the code's commit, seed, device, threads, processes."""
+"""The provenance of a result: package versions, the commit of the code, seed, device, threads and processes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,10 @@ def _version(package: str) -> str | None:
 
 @functools.cache
 def _commit() -> str | None:
-    """The commit of the checkout that this package is imported from, ``+`` where it has changes; None elsewhere."""
+    """Returns the commit of the checkout that this package is imported from. None if it is not in a checkout.
+
+    A ``+`` follows the commit if tracked files have changes.
+    """
     folder = Path(__file__).resolve().parents[1]
 
     def git(*args: str) -> str:
@@ -49,7 +52,14 @@ def _processor() -> str:
 
 
 def provenance(*, seed: int | None, device: str, threads: int | None, processes: int = 1) -> dict[str, Any]:
-    """As JSON's own types; absent packages are left out. ``processes``: that trained together; ``threads``: of each."""
+    """Returns the provenance in JSON's own types. Packages that are not installed are left out.
+
+    Args:
+        seed: The study's seed.
+        device: The device that was used.
+        threads: Number of threads of each process.
+        processes: Number of processes that trained together.
+    """
     return {
         "seed": seed,
         "device": device,

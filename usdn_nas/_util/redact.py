@@ -1,4 +1,4 @@
-"""Keeps passwords out of messages and files: storage URLs are shown and written with ``***`` in their place."""
+"""Keeps passwords out of messages and files: storage URLs are shown and written with ``***`` in place of passwords."""
 
 from __future__ import annotations
 
@@ -14,13 +14,16 @@ _URL = re.compile(
     r"(?P<place>(?:\[[^]/?@]*\]|[^:/?@]*)(?::\d*)?(?:/[^?@]*)?)(?:\?(?P<query>[^@]*))?",
     re.DOTALL,
 )
-"""The parts that SQLAlchemy sees. A second ``@`` belongs to a password that is not percent-encoded, so nothing fits."""
+"""The parts of a URL as SQLAlchemy divides it. A URL with a second ``@`` does not match.
+
+A second ``@`` belongs to a password that is not percent-encoded.
+"""
 
 _FILE = re.compile(
     r"(?P<scheme>sqlite(\+pysqlite)?)://(?P<user>(?!))?(?P<password>(?!))?(?P<place>/[^?]*)(\?(?P<query>.*))?",
     re.DOTALL,
 )
-"""A file of SQLite, whose name may contain ``@``."""
+"""The URL of an SQLite file, whose name may contain ``@``."""
 
 _HARMLESS = {"application_name", "charset", "connect_timeout", "host", "mode", "port", "sslmode", "timeout", "uri"}
 """Query parameters whose values are shown. The value of any other one may be a secret."""
@@ -30,9 +33,10 @@ _PARAMETER = re.compile(r"((?:password|passwd|pwd|passphrase|secret|token)\w*=)[
 
 
 def masked_url(text: str) -> str:
-    """A storage as it may be shown and written: ``***`` stands for its password and for unknown query values.
+    """Returns a storage as it may be shown and written: with ``***`` for the password and for unknown query values.
 
-    A path and ``env:NAME`` hold no secret and come back unchanged. Of a URL that cannot be read nothing is shown.
+    A path and ``env:NAME`` hold no secret and are returned unchanged. For a URL that cannot be read, the result is
+    ``***`` alone.
     """
     if "://" not in text:
         return text if re.fullmatch(r"env:\w+|[^@=:]*|.*\.(journal|log)", text) else MASK
@@ -47,12 +51,12 @@ def masked_url(text: str) -> str:
 
 
 def holds_secret(text: str) -> bool:
-    """Whether `masked_url` leaves something out, or has been at work already."""
+    """True if `masked_url` replaces something in ``text``, or has already done so."""
     return masked_url(text) != text or MASK in text
 
 
 def secrets_of(url: str) -> tuple[str, ...]:
-    """The texts that must not be shown of a URL that can be read: as written and decoded, longest first."""
+    """Returns the secret parts of a URL, as written and decoded, longest first. Empty if the URL cannot be read."""
     found = _readable(url)
     if found is None:
         return ()
@@ -65,7 +69,10 @@ def secrets_of(url: str) -> tuple[str, ...]:
 
 
 def without_credentials(text: str) -> str:
-    """A message without what looks like credentials of a URL or like a password parameter: the last safety net."""
+    """Returns a message with ``***`` for text that looks like credentials of a URL or like a password parameter.
+
+    It is the last safety net: secrets should have been removed before.
+    """
     return _PARAMETER.sub(rf"\1{MASK}", _CREDENTIALS.sub(f"://{MASK}@", text))
 
 

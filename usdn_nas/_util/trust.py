@@ -1,8 +1,9 @@
-"""Code that a file names: who must consent before it runs, how it is found, what of it may be called.
+"""Checks for code that a file names: it asks for consent before the code runs, finds it, and limits what may be called.
 
-A search space names a network and a study names a data set. Either may be a function, ``package.module:function``, and
-to build it means to run that code. A file may come from somebody else, so the readers of files ask for consent. After
-that a specification is trusted: other processes of the same command get it without asking again.
+A search space names a network, and a study names a data set. Either may be a function, ``package.module:function``,
+whose code runs when the network or data set is built. A file may come from somebody else, so the functions that read
+files ask for consent. After that the specification is trusted: other processes of the same command get it without
+asking again.
 """
 
 from __future__ import annotations
@@ -32,15 +33,16 @@ __all__ = [
 
 TORCHVISION = "torchvision:"
 INSTANCE = "model:"
-"""Goes before the class name of a model that was passed in Python. No name builds such a model, so it runs no code."""
+"""Prefix of the name of a model that was passed in Python. A model cannot be built from such a name, so it runs no
+code."""
 TRUST_VARIABLE = "USDN_NAS_TRUST_CODE"
-"""Environment variable that gives consent to every command."""
+"""Environment variable that gives consent for every command."""
 _SHIPPED = frozenset({"usdn_nas.networks.compact:compact"})
 """Functions of this package that the shipped search spaces name."""
 
 
 class ConsentError(UserError):
-    """A file names code, and nobody consented to run it.
+    """Raised if a file names code, and nobody consented to run it.
 
     Args:
         name: The function as the file names it.
@@ -58,13 +60,15 @@ class ConsentError(UserError):
 def check_network(name: str, *, where: object, trust_code: bool) -> None:
     """Refuses a network's name that a file gives, if it names code and nobody consented.
 
-    Names without a colon are built in, and torchvision's networks are free too.
+    Names without a colon are built in. They need no consent, and neither do torchvision's networks.
 
     Args:
+        name: Name of the network.
         where: The file and the key.
+        trust_code: Consent to any code.
 
     Raises:
-        ConsentError: The name stands for code that is neither ours nor torchvision's.
+        ConsentError: The name stands for code that belongs neither to this package nor to torchvision.
     """
     if ":" in name and not name.startswith((TORCHVISION, INSTANCE)) and name not in _SHIPPED and not trust_code:
         raise ConsentError(name, where)
@@ -74,7 +78,9 @@ def check_data(name: str, *, where: object, trust_code: bool) -> None:
     """Refuses a data set's name that a file gives, if it names code and nobody consented.
 
     Args:
+        name: Name of the data set.
         where: The file and the key.
+        trust_code: Consent to any code.
 
     Raises:
         ConsentError: The name has a colon, so it stands for code.
@@ -85,16 +91,17 @@ def check_data(name: str, *, where: object, trust_code: bool) -> None:
 
 @contextlib.contextmanager
 def users_code(name: str, where: object) -> Iterator[None]:
-    """Surrounds code of the user's: the working directory can be imported from, and nothing ends the program.
+    """Context for running the user's code. It can import from the working directory, and cannot end the program.
 
-    A console script, unlike ``python -m``, does not look for modules in the working directory. It is searched last.
+    A console script, unlike ``python -m``, does not look for modules in the working directory. Here the working
+    directory is searched after all other places.
 
     Args:
         name: The function that the code belongs to.
         where: The key that names it.
 
     Raises:
-        UserError: The code raised something that is no `Exception`, such as SystemExit. Ctrl-C passes.
+        UserError: The code raised something that is not an `Exception`, such as SystemExit. Ctrl-C is passed on.
     """
     folder = os.getcwd()
     added = folder not in sys.path
@@ -114,7 +121,7 @@ def users_code(name: str, where: object) -> Iterator[None]:
 
 
 def what_was_raised(error: BaseException) -> str:
-    """The type and the message of an exception of the user's code, whose ``__str__`` may itself fail."""
+    """Returns type and message of an exception of the user's code. Its ``__str__`` may itself fail."""
     try:
         text = str(error).strip()
     except Exception:
@@ -123,13 +130,14 @@ def what_was_raised(error: BaseException) -> str:
 
 
 def find_function(name: str, *, where: object, classes: tuple[type, ...] = ()) -> Callable[..., Any]:
-    """Imports ``package.module:function``, which may be called.
+    """Imports ``package.module:function`` and returns the function, if it may be called.
 
-    Functions and callables that are written in Python may be called, and subclasses of ``classes``. What is compiled
-    (``os:abort``) and other classes may not, and neither may anything of Python's standard library, which has
-    neither networks nor data.
+    Functions and other callables that are written in Python may be called, and so may subclasses of ``classes``.
+    Compiled functions (``os:abort``) and other classes may not be called. Nothing from Python's standard library may be
+    called, because it has neither networks nor data.
 
     Args:
+        name: The function, as ``package.module:function``.
         where: The key that names it, for messages.
         classes: Classes whose subclasses may be called too.
 
@@ -160,7 +168,7 @@ def find_function(name: str, *, where: object, classes: tuple[type, ...] = ()) -
 def _imported(module_name: str, where: object) -> types.ModuleType:
     try:
         return importlib.import_module(module_name)
-    except Exception as error:  # the user's code runs
+    except Exception as error:  # the import runs the user's code, which may raise anything
         missing = isinstance(error, ModuleNotFoundError) and module_name.startswith(error.name or "?")
         why = "is not found" if missing else f"cannot be imported: {what_was_raised(error)}"
         remedy = "install it, set PYTHONPATH, or start from the folder that it is in" if missing else None
@@ -179,7 +187,7 @@ def _attribute(module: types.ModuleType, module_name: str, attribute: str, where
                 where=where,
                 remedy=nearest(attribute, functions) if functions else None,
             ) from None
-        except Exception as error:  # a module may have a __getattr__ of its own
+        except Exception as error:  # a module may define __getattr__, which may raise anything
             raise UserError(
                 f"'{attribute}' of module '{module_name}' cannot be read: {what_was_raised(error)}", where=where
             ) from None
@@ -187,7 +195,9 @@ def _attribute(module: types.ModuleType, module_name: str, attribute: str, where
 
 
 def _may_be_called(found: object, classes: tuple[type, ...]) -> bool:
-    """True if ``found`` is written in Python, as far as one can see without calling it."""
+    """True if ``found`` may be called: it is written in Python, as far as one can tell without calling it, or it is a
+    subclass of ``classes``.
+    """
     if isinstance(found, functools.partial):
         return _may_be_called(found.func, classes)
     if isinstance(found, functools._lru_cache_wrapper):

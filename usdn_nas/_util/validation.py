@@ -1,4 +1,7 @@
-"""Turns pydantic's findings into one line: the file, the dotted path, what was expected, what came, the remedy."""
+"""Validates data with pydantic, and turns its errors into one line.
+
+The line names the file, the dotted path, the expected value, the given value and a remedy.
+"""
 
 from __future__ import annotations
 
@@ -17,10 +20,11 @@ __all__ = ["Name", "Pair", "Text", "validate", "validate_json"]
 M = TypeVar("M", bound=BaseModel)
 
 Pair = Strict(False)
-"""Marks a tuple that a list may stand for, because TOML and JSON have lists alone; its members stay strict."""
+"""Marks a tuple that may be given as a list, because TOML and JSON have only lists. Its members stay strict."""
 
 Text = Annotated[str, Field(min_length=1, max_length=4000, pattern=r"^[^\p{Cc}\x{202a}-\x{202e}\x{2066}-\x{2069}]*$")]
-"""A text on one line, such as a path or an address, without marks that change the direction of writing."""
+"""A text on one line, such as a path or a URL, without control characters and without Unicode marks that change the
+direction of writing."""
 
 Name = Annotated[Text, Field(max_length=200)]
 """A short text on one line."""
@@ -37,7 +41,7 @@ _WORDS = {
     "mapping": "a table",
     "none": "nothing",
 }
-"""First part of pydantic's type of a finding -> what was expected."""
+"""First part of the type of a pydantic error -> the value that was expected, in words."""
 
 _BOUNDS = {"greater_than": ("gt", ">"), "greater_than_equal": ("ge", ">="), "less_than": ("lt", "<")}
 _BOUNDS |= {"less_than_equal": ("le", "<=")}
@@ -75,7 +79,7 @@ def _remedy(model: type[BaseModel], location: tuple[int | str, ...], value: obje
 
 
 def _field_names(model: type[BaseModel], path: tuple[Any, ...]) -> list[str]:
-    """Names valid at ``path`` below ``model``; empty where the path leaves the models."""
+    """Returns the valid names at ``path`` below ``model``. Empty if there is no model at this path."""
     for part in path:
         names = {field.alias or name: field for name, field in model.model_fields.items()}
         annotation = names[str(part)].annotation if str(part) in names else None
@@ -87,12 +91,12 @@ def _field_names(model: type[BaseModel], path: tuple[Any, ...]) -> list[str]:
 
 
 def _without_tags(location: tuple[int | str, ...]) -> tuple[int | str, ...]:
-    """The keys of a location alone: pydantic also names the member of a union, as in ``tuple[int,int]``."""
+    """Returns only the keys of a location. pydantic adds the members of a union to it, such as ``tuple[int,int]``."""
     return tuple(part for part in location if isinstance(part, int) or not re.fullmatch(r"[a-z-]+\[.*\]", part))
 
 
 def _expected(found: Mapping[str, Any]) -> str:
-    """What a value had to be, in this package's words."""
+    """Returns a description of the expected value, in this package's words."""
     kind, context = found["type"], found.get("ctx", {})
     if kind in ("value_error", "assertion_error"):
         return str(found["msg"]).split(", ", 1)[1]
@@ -112,7 +116,7 @@ def _expected(found: Mapping[str, Any]) -> str:
         return "expected a text without control characters"
     if kind == "finite_number":
         return "expected a finite number"
-    if kind == "missing":  # in a list of fixed length
+    if kind == "missing":  # a value of a list of fixed length is missing
         return "expected one more value"
     return f"expected {_WORDS.get(kind.split('_')[0], 'something else')}"
 
@@ -121,17 +125,18 @@ def validate(model: type[M], payload: object, where: object) -> M:
     """Builds ``model`` from ``payload``.
 
     Raises:
-        UserError: The first finding, with ``where`` and the dotted path. An empty ``where`` is left out.
+        UserError: ``payload`` does not fit. The message has the first error, with ``where`` (unless it is empty) and
+            the dotted path.
     """
     with _in_our_words(model, where):
         return model.model_validate(payload)
 
 
 def validate_json(model: type[M], payload: object, where: object) -> M:
-    """Builds ``model`` from a value made of JSON's own types, where lists stand for tuples and tables for dataclasses.
+    """Builds ``model`` from a value of JSON's own types. Lists stand for tuples, and tables for dataclasses.
 
     Raises:
-        UserError: As `validate`; or ``payload`` holds something that JSON lacks.
+        UserError: The same as for `validate`.
     """
     with _in_our_words(model, where):
         return model.model_validate_json(json.dumps(payload))
@@ -142,7 +147,7 @@ def _in_our_words(model: type[BaseModel], where: object) -> Iterator[None]:
     try:
         yield
     except ValidationError as error:
-        # A mistyped key before the one that is missing for it.
+        # A mistyped key is reported first: it is the reason why another key is missing.
         first, *others = sorted(error.errors(include_url=False), key=lambda found: found["type"] != "extra_forbidden")
         location = _without_tags(first["loc"])
         place = ": ".join(filter(None, (str(where), ".".join(map(str, location)))))

@@ -1,4 +1,4 @@
-"""Atomic writes: temporary files that are recognisably ours, and failed writes told in one line."""
+"""Atomic writes through temporary files with recognizable names, and one-line messages for failed writes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from usdn_nas._util.errors import RunError, UsdnError, UserError
 __all__ = ["PREFIX", "atomic_path", "os_failure", "remove_leftovers", "write_failure", "writing"]
 
 PREFIX = ".usdn-nas-tmp-"
-"""The names of temporary files begin so."""
+"""Beginning of the names of temporary files."""
 _SUFFIX = r"\.[A-Za-z0-9]{1,12}"
 _TEMPORARY = re.compile(rf"{re.escape(PREFIX)}[0-9a-f]{{16}}({_SUFFIX})?")
 
@@ -31,14 +31,15 @@ _REMEDIES = {
     errno.ENFILE: "close other programs and give the same command again",
 }
 _NAMES = {errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.ENOENT, errno.EEXIST, errno.ENOTEMPTY}
-"""Failures for which the name is at fault that the user gave, and not the machine."""
+"""Failures that are caused by the name that the user gave, and not by the machine."""
 
 
 def write_failure(error: OSError, path: object) -> UsdnError:
-    """The error that tells the user in one line that ``path`` could not be written.
+    """Returns the error that tells the user in one line that ``path`` could not be written.
 
     Returns:
-        A `RunError` where the disk or a right is at fault, a `UserError` where the name is, e.g. that of a folder.
+        A `RunError` if the disk or a permission is the cause. A `UserError` if the name is, e.g. because it is a
+        folder.
     """
     if error.errno in _NAMES:
         return UserError(f"cannot be written: {_finding(error)}", where=path)
@@ -46,7 +47,7 @@ def write_failure(error: OSError, path: object) -> UsdnError:
 
 
 def os_failure(error: OSError) -> RunError:
-    """The error that tells the user in one line what the operating system refused, reading or writing."""
+    """Returns the error that tells the user in one line what the operating system refused to read or write."""
     return RunError(_line(error, error.filename or "a file or the output"))
 
 
@@ -61,14 +62,14 @@ def _finding(error: OSError) -> str:
 
 @contextlib.contextmanager
 def writing(path: object) -> Iterator[None]:
-    """Within this context, an `OSError` becomes one line that names ``path``.
+    """Turns an `OSError` inside the block into an error of this package, with one line that names ``path``.
 
-    Libraries often report a full disk by an exception of their own. They raise it while they handle the `OSError`,
-    which is therefore looked for among the causes of every other exception.
+    Libraries often report a full disk with an exception of their own, which they raise while they handle the `OSError`.
+    The `OSError` is therefore looked for among the causes of every other exception too.
 
     Raises:
         RunError: The disk is full, or the file cannot be written for another reason that lies in the machine.
-        UserError: The name cannot be that of a file.
+        UserError: The name cannot be the name of a file.
     """
     try:
         yield
@@ -82,7 +83,7 @@ def writing(path: object) -> Iterator[None]:
 
 
 def _os_error(error: BaseException) -> OSError | None:
-    """The first `OSError` among an exception and what led to it."""
+    """Returns the first `OSError` among an exception and its causes. None if there is none."""
     seen: BaseException | None = error
     while seen is not None and not isinstance(seen, OSError):
         seen = seen.__cause__ or seen.__context__
@@ -93,10 +94,10 @@ def _os_error(error: BaseException) -> OSError | None:
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yields the path of a new temporary file beside ``path``, for the caller to write.
 
-    On success the file is flushed to the disk and renamed to ``path``; otherwise it is removed, and ``path`` is as it
-    was before. The name of the temporary file belongs to this program alone, so that what a killed process leaves
-    behind can be removed without harm to anything else. It ends like ``path``, because some libraries choose the
-    format by the suffix. It does not hold the name of ``path``, which may be as long as a name can be.
+    On success the file is flushed to the disk and renamed to ``path``. Otherwise it is removed, and ``path`` is
+    unchanged. Only this program uses such names, so that files of killed processes can be removed safely. The temporary
+    file has the suffix of ``path``, because some libraries choose the format by the suffix. Its name does not contain
+    the name of ``path``, which may already have the largest possible length.
 
     Raises:
         RunError: The disk is full, or the file cannot be written for another reason that lies in the machine.
@@ -114,15 +115,15 @@ def atomic_path(path: Path) -> Iterator[Path]:
                 os.fsync(file.fileno())
             temporary.replace(path)
         finally:
-            with contextlib.suppress(OSError):  # an earlier failure says more
+            with contextlib.suppress(OSError):  # an earlier error is more important
                 temporary.unlink(missing_ok=True)
 
 
 def remove_leftovers(folders: Iterable[Path]) -> None:
-    """Removes the temporary files that killed processes left in ``folders``, which nobody may write to meanwhile.
+    """Removes the temporary files that killed processes left in ``folders``. Nobody may write to the folders meanwhile.
 
-    Only files with a name that `atomic_path` makes are removed. Folders inside these folders are left alone, and so
-    are folders that are reached through a link.
+    Only files with a name that `atomic_path` creates are removed. Subfolders are left alone, and so are ``folders``
+    that are symbolic links.
     """
     for folder in folders:
         if folder.is_symlink() or not folder.is_dir():

@@ -1,6 +1,6 @@
-"""The JSON files of a run folder: each has one model, which checks it when it is written and when it is read.
+"""Models of the JSON files in a run folder. Each file has one model, which checks it when it is written and when read.
 
-Further keys are allowed, such as provenance.
+Files may have keys that the models do not have, such as provenance.
 """
 
 from usdn_nas.documents.base import Part, read_document, write_document

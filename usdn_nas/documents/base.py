@@ -1,4 +1,4 @@
-"""What the models of JSON files have in common: types, and how files are read and written."""
+"""The base of the models of JSON files: common types, and functions that read and write the files."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from usdn_nas._util.validation import validate_json
 __all__ = ["Bits", "Bops", "Document", "Part", "Share", "read_document", "write_document"]
 
 Share = Annotated[float, Field(ge=0, le=1 + 1e-9)]
-"""An accuracy, a rate or another fraction."""
+"""An accuracy, a rate or another fraction, with a tolerance for rounding above 1."""
 Bops = Annotated[float, Field(ge=0, le=1e30)]
 Bits = tuple[Annotated[int, Field(ge=1, le=32)], Annotated[int, Field(ge=1, le=32)]]
 
 
 class Part(BaseModel):
-    """A part of a file: strict types, finite numbers, further keys allowed."""
+    """Base class for a part of a file. Types are strict, numbers are finite, and further keys are allowed."""
 
     model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False, strict=True)
 
 
 class Document(Part):
-    """A whole file, whose ``schema`` is ``schema_name``."""
+    """Base class for a whole file. Its key ``schema`` must be ``schema_name``."""
 
     schema_name: ClassVar[str]
 
@@ -39,10 +39,10 @@ def read_document(path: Path, model: type[D]) -> tuple[D, dict[str, Any]]:
     """Reads a file of a run folder.
 
     Returns:
-        The typed content, and the same as JSON's own types.
+        The content as a model, and the same content in JSON's own types.
 
     Raises:
-        UserError: The file is missing, damaged, or not what ``model`` describes.
+        UserError: The file is missing or damaged, or does not fit ``model``.
     """
     payload = read_json(path, model.schema_name)
     return validate_json(model, payload, where=path), payload
@@ -52,7 +52,7 @@ def write_document(path: Path, model: type[Document], content: Mapping[str, Any]
     """Writes a file of a run folder, atomically.
 
     Raises:
-        ValueError: ``content`` is not what ``model`` describes, or holds a number that JSON lacks.
+        ValueError: ``content`` does not fit ``model``, or holds NaN or infinity, which JSON does not have.
     """
     payload = {"schema": model.schema_name, **content}
     try:

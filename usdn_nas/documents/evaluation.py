@@ -142,7 +142,7 @@ class _Change(Part):
 
 
 class EvaluationDocument(Document):
-    """``evaluation.json``: figures of every trained network on the test split."""
+    """``evaluation.json``: the results of every trained network on the test split."""
 
     schema_name = "usdn-nas/evaluation/2"
     split: str

@@ -1,4 +1,4 @@
-"""Models of the files of a whole run: settings, network, stages, and the architecture that was chosen."""
+"""Models of files about a whole run: settings, network, stages, engine, and the chosen architecture."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["ArchitectureDocument", "ChainDocument", "StagesDocument", "StudyDocu
 
 
 class StudyDocument(Document):
-    """``study.json``: the resolved settings and the search space, whose own models check them."""
+    """``study.json``: the resolved settings and the search space. Each is checked by a model of its own elsewhere."""
 
     schema_name = "usdn-nas/study/1"
     name: Name
@@ -55,7 +55,7 @@ class _Stage(Part):
 
 
 class _Moves(Part):
-    """Folders that are to be renamed or deleted; `usdn_nas.pipeline.stagefile` says when."""
+    """Folders that will be renamed or deleted. `usdn_nas.pipeline.stagefile` says when."""
 
     key: str
     away: str | None = None
@@ -74,7 +74,7 @@ class StagesDocument(Document):
 
 
 class EngineDocument(Document):
-    """``engine.json``: how the supernet was run in a search."""
+    """``engine.json``: the settings with which a search ran the supernet."""
 
     schema_name = "usdn-nas/engine/1"
     backend: Literal["float", "integer"]
@@ -84,7 +84,7 @@ class EngineDocument(Document):
 
 
 class Metrics(Part):
-    """Figures of a choice as measured when it was made."""
+    """Metrics of an architecture, measured when it was chosen."""
 
     n: PositiveInt
     accuracy: Share
@@ -92,13 +92,13 @@ class Metrics(Part):
 
 
 class Source(Part):
-    """Where a choice comes from."""
+    """The trial that an architecture comes from."""
 
     trial: str | None = None
 
 
 class ArchitectureDocument(Document):
-    """What a report needs of an ``architecture.json``; `usdn_nas.export.document` has all of it."""
+    """The part of ``architecture.json`` that a report needs. `usdn_nas.export.document` has the whole model."""
 
     schema_name = "usdn-nas/architecture/1"
     bits: dict[str, Bits]
@@ -111,5 +111,5 @@ class ArchitectureDocument(Document):
 
     @property
     def architecture(self) -> Architecture:
-        """The choice itself. Whether it belongs to a search space, `SearchSpace.check` tells."""
+        """The architecture itself. `SearchSpace.check` tells whether it belongs to a search space."""
         return Architecture(self.bits, self.exits, self.thresholds, self.rule)

@@ -1,4 +1,4 @@
-"""Models of what is found about a supernet: uniform bit-widths, quantizers, effects of choices."""
+"""Models of files about a supernet: its accuracy at uniform bits, its quantizers, the effects of choices."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class _Rung(Part):
 
 
 class LadderDocument(Document):
-    """``ladder.json``: the supernet at uniform bit-widths."""
+    """``ladder.json``: accuracy and cost of the supernet at uniform bit-widths."""
 
     schema_name = "usdn-nas/ladder/1"
     split: str
@@ -54,7 +54,7 @@ class _Quantizer(Part):
 
 
 class DiagnosticsDocument(Document):
-    """``diagnostics.json``: the supernet's quantizers in training."""
+    """``diagnostics.json``: how the supernet's quantizers developed during training."""
 
     schema_name = "usdn-nas/diagnostics/1"
     quantizers: list[_Quantizer]
@@ -77,7 +77,7 @@ class _Sensitivity(Part):
 
 
 class SensitivityDocument(Document):
-    """``sensitivity.json``: what each group's choices do."""
+    """``sensitivity.json``: the effect of each group's choices, and the share of the variance that it explains."""
 
     schema_name = "usdn-nas/sensitivity/1"
     trials: PositiveInt

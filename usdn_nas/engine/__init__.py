@@ -1,1 +1,1 @@
-"""Runs bit configurations over images: compiled parts, back ends, shared prefixes, memory."""
+"""Runs bit configurations over images. Parts are compiled, and configurations share the runs of common prefixes."""

@@ -1,4 +1,4 @@
-"""Back ends that run a compiled part, by name."""
+"""The table of back ends. A back end compiles programs into parts that can run."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ BackendName = Literal["float", "integer"]
 
 @dataclass(frozen=True)
 class Backend:
-    """A compiler, and what it needs.
+    """A compiler, and a check that says whether it can be used.
 
     Attributes:
-        compile: Makes a part that runs from its program.
-        unavailable: Device -> why this back end cannot be used there; None: it can.
+        compile: Turns a program into a part that can run.
+        unavailable: Takes a device. Returns the reason why this back end cannot be used there, or None if it can.
     """
 
     compile: Callable[[Program, Options], CompiledPart]

@@ -1,8 +1,9 @@
-"""The float back end: codes are whole numbers in floating point, scales are in the weights.
+"""The float back end. Codes are whole numbers in floating point, and all scales are multiplied into the weights.
 
-What a layer makes for a grid comes out in units of that grid's step, so that rounding and clamping are all that is
-left. On CPUs in float32 and channels-last, convolutions are oneDNN's with bias, clamp, ReLU and residual fused, weights
-packed once; these are operators of torch's internals (its own compiler uses them), hence used only after a trial.
+If a layer's result is quantized, the layer computes it in units of the grid's step. Only rounding and clamping remain.
+On CPUs, in float32 and channels-last, convolutions run in oneDNN: bias, clamp, ReLU and residual addition are fused,
+and weights are packed once. These operators are internals of torch, which its own compiler uses. They are therefore
+tried on a small example before they are used.
 """
 
 from __future__ import annotations
@@ -37,10 +38,10 @@ __all__ = ["CompiledProgram", "FloatStep", "compile_program", "float_step"]
 
 
 class FloatStep:
-    """A step ready to run: reads and writes the list of values by slot.
+    """A step that is ready to run. It reads and writes a list of values, indexed by slot.
 
     Attributes:
-        nbytes: Of the constants that it keeps.
+        nbytes: Bytes of the constants that it keeps.
     """
 
     nbytes = 0
@@ -50,11 +51,11 @@ class FloatStep:
 
 
 class CompiledProgram:
-    """Steps in order; a value is dropped after it was read for the last time.
+    """Runs compiled steps in order. A value is dropped after its last reader has run.
 
     Args:
-        program: What they were compiled from.
-        steps: One for each of its steps.
+        program: The program that the steps were compiled from.
+        steps: One compiled step for each step of the program.
     """
 
     def __init__(self, program: Program, steps: list[FloatStep]) -> None:
@@ -76,7 +77,7 @@ class CompiledProgram:
         return tuple(values[slot] for slot in self.outputs)
 
     def peak(self, state: tuple[Tensor, ...]) -> int:
-        """Most bytes that values take while it runs, ``state`` and results included."""
+        """Runs the program and returns the most bytes that values take at once, including ``state`` and results."""
         values: list[Any] = [None] * self.slots
         for slot, tensor in zip(self.inputs, state, strict=True):
             values[slot] = tensor
@@ -90,7 +91,7 @@ class CompiledProgram:
 
 
 def _last_reads(program: Program) -> list[tuple[Slot, ...]]:
-    """For each step, the slots that nothing reads after it."""
+    """Returns, for each step, the slots that no later step reads."""
     seen = set(program.outputs)
     done: list[tuple[Slot, ...]] = []
     for step in reversed(program.steps):
@@ -101,12 +102,12 @@ def _last_reads(program: Program) -> list[tuple[Slot, ...]]:
 
 
 def compile_program(program: Program, options: Options) -> CompiledProgram:
-    """A program as operations on floating-point tensors."""
+    """Compiles a program into operations on floating-point tensors."""
     return CompiledProgram(program, [float_step(step, options) for step in program.steps])
 
 
 def float_step(step: Step, options: Options) -> FloatStep:
-    """One step as operations on floating-point tensors."""
+    """Compiles one step into operations on floating-point tensors."""
     if isinstance(step, Layer):
         if step.geometry is None:
             return _Linear(step, options)
@@ -119,7 +120,7 @@ def float_step(step: Step, options: Options) -> FloatStep:
 
 
 def _finish(y: Tensor, tail: Tail) -> Tensor:
-    """The tail, in place; ``y`` is in units of the grid's step where there is one."""
+    """Applies the tail in place. ``y`` is in units of the grid's step if the tail has a grid."""
     if tail.relu:
         y.relu_()
     return y if tail.grid is None else y.round_().clamp_(tail.grid.low, tail.grid.high)
@@ -130,14 +131,14 @@ def _unit(tail: Tail) -> float:
 
 
 def _with(y: Tensor, other: Tensor, unit: float) -> Tensor:
-    """Y + other / unit, in place where ``y`` is not the smaller one."""
+    """Returns y + other / unit. The sum is computed in place if both tensors have the same shape."""
     if y.shape == other.shape:
         return y.add_(other, alpha=1 / unit)
     return y + other / unit
 
 
 class _Linear(FloatStep):
-    """A linear layer, and what convolutions share with it: weights and bias that hold all scales."""
+    """A linear layer, and the base class of convolutions. All scales are multiplied into weights and bias."""
 
     def __init__(self, step: Layer, options: Options) -> None:
         self.step, self.unit = replace(step, weight=step.weight.to("meta")), _unit(step.tail)
@@ -160,7 +161,7 @@ class _Linear(FloatStep):
 
 
 class _Conv(_Linear):
-    """A convolution by torch's public operators."""
+    """A convolution computed by torch's public operators."""
 
     def product(self, x: Tensor) -> Tensor:
         geometry = self.step.geometry
@@ -171,7 +172,7 @@ class _Conv(_Linear):
 
 
 class _FusedConv(_Linear):
-    """A convolution by oneDNN, with what follows it but for the rounding in the same pass."""
+    """A convolution computed by oneDNN. The same pass does everything that follows it, except rounding."""
 
     def __init__(self, step: Layer, options: Options) -> None:
         super().__init__(step, options)
@@ -184,12 +185,12 @@ class _FusedConv(_Linear):
             self.unary = ("hardtanh", [float(step.tail.grid.low), float(step.tail.grid.high)], "")
 
     def _pack(self, x: Tensor) -> None:
-        """Packs the weights for inputs like ``x``."""
+        """Packs the weights for inputs with the shape of ``x``."""
         self.weight = torch.ops.mkldnn._reorder_convolution_weight(self.weight, *self.geometry, list(x.shape))
         self.packed = True
 
     def _fits(self, x: Tensor, other: Tensor) -> bool:
-        """Whether ``other`` has the shape of the result: oneDNN is not asked to broadcast."""
+        """Returns whether ``other`` has the shape of the result, because the fused addition does not broadcast."""
         padding, stride, dilation, _ = self.geometry
         kernel = self.step.weight.shape[2:]
         sides = zip(x.shape[2:], padding, stride, dilation, kernel, strict=True)
@@ -217,16 +218,16 @@ class _FusedConv(_Linear):
 
 
 def _fuses(step: Layer, options: Options) -> bool:
-    """Whether oneDNN's fused convolution can run ``step``."""
+    """Returns whether oneDNN's fused convolution can run ``step``."""
     fits = options.dtype == torch.float32 and options.device.type == "cpu" and options.channels_last
     ends = step.add is None or step.tail.grid is None
-    two = step.tail.relu and step.tail.grid is not None  # oneDNN would be given one of them
+    two = step.tail.relu and step.tail.grid is not None  # oneDNN fuses only one of them
     return fits and ends and not two and _fused_works()
 
 
 @functools.cache
 def _fused_works() -> bool:
-    """Whether this torch has the fused operators and they compute what is expected of them."""
+    """Returns whether this version of torch has the fused operators and they compute correct results."""
     x = torch.linspace(-1, 1, 2 * 8 * 5 * 5).view(2, 8, 5, 5).contiguous(memory_format=torch.channels_last)
     weight = torch.linspace(-1, 1, 8 * 8 * 9).view(8, 8, 3, 3).cos()
     step = Layer(
@@ -241,13 +242,13 @@ def _fused_works() -> bool:
                 _Conv(tried, options)(plain)
                 if not torch.allclose(fused[1], plain[1], atol=1e-4):  # type: ignore[arg-type]
                     return False
-    except (AttributeError, RuntimeError):  # another torch: gone, or with other arguments
+    except (AttributeError, RuntimeError):  # this version of torch lacks them or gives them other arguments
         return False
     return True
 
 
 class _Affine(FloatStep):
-    """A BatchNorm in one pass."""
+    """Computes a BatchNorm in one pass."""
 
     def __init__(self, step: Affine, options: Options) -> None:
         self.step = step
@@ -282,7 +283,11 @@ class _Relu(FloatStep):
 
 
 class _Quantize(FloatStep):
-    """In float32 by the step's reciprocal: division is the slowest thing here, and a tie more or less is no matter."""
+    """Quantizes values to codes.
+
+    In float32 it multiplies by the reciprocal of the grid's step, because division is slow. Rounding ties may then
+    differ; the effect is negligible.
+    """
 
     def __init__(self, step: Quantize, options: Options) -> None:
         self.step = step

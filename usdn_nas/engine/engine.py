@@ -1,8 +1,8 @@
-"""Runs many bit configurations over a split, each distinct prefix of segments once, within a bound of memory.
+"""Runs many bit configurations over a split. Each distinct prefix of segments runs once, within a memory limit.
 
-Image batches are the outer loop, and inside it the tree of prefixes is walked depth-first, so that the states of one
-path and one image batch are all that must be alive. What the last path left is kept from call to call as far as memory
-goes: configurations that come in prefix order then never run a prefix twice, however they are split into calls.
+The outer loop goes over image batches. The inner loop walks the tree of prefixes depth-first, so only the states of one
+path and one image batch must be in memory. The states of the last path are cached between calls if memory allows.
+Configurations that come in prefix order then never run a prefix twice, even if they come in several calls.
 """
 
 from __future__ import annotations
@@ -29,18 +29,19 @@ from usdn_nas.space.architecture import Bits
 __all__ = ["Engine", "EngineSettings", "choose_settings", "distinct_prefixes"]
 
 _Name = tuple[str, int, Key]
-"""Of a compiled part: kind, number, choices."""
+"""Name of a compiled part: kind ("segment" or "head"), number, choices."""
 
 
 class Engine:
-    """Bit configurations -> cached outputs of all candidate exits.
+    """Computes the outputs of all candidate exits for bit configurations.
 
     Args:
-        supernet: As it is now: what is compiled knows nothing of later changes.
-        batches: The split to run; the batches themselves are the engine's own.
-        settings: From `choose_settings`, or made by hand.
-        memory_bytes: Bounds states, compiled weights and outputs (until they are handed over) together. Beside it are
-            images, and quantized weights of parts that run as they stand.
+        supernet: The supernet. Do not change it while the engine is in use: a compiled part keeps the weights that it
+            was compiled with.
+        batches: Gives the split to run. The engine makes its own image batches from it.
+        settings: How to run: the result of `choose_settings`, or your own.
+        memory_bytes: Limit for the sum of states, compiled weights, and outputs that are not yet yielded. Images, and
+            the quantized weights of parts that are not compiled, need memory on top of it.
 
     Raises:
         UserError: ``memory_bytes`` is too little for one configuration.
@@ -66,21 +67,23 @@ class Engine:
 
     @property
     def runs(self) -> float:
-        """Segment runs over the whole split so far, those before the first searched segment not counted."""
+        """Segment runs over the whole split so far. Segments before the first searched one are not counted."""
         return sum(self._segment_runs[self._paths.first :]) / len(self._labels)
 
     def __call__(self, bits: Mapping[str, Bits]) -> ExitOutputs:
-        """Outputs of one configuration (group name -> (W, A))."""
+        """Returns the outputs of one configuration: group name -> (weight bits W, activation bits A)."""
         return next(outputs for _, outputs in self.run([bits]))
 
     def run(self, configurations: Sequence[Mapping[str, Bits]]) -> Iterator[tuple[int, ExitOutputs]]:
-        """Outputs of several configurations, in prefix order; what goes on from the last path comes first.
+        """Yields the outputs of several configurations, in prefix order.
+
+        Configurations that share segments with the last path of the previous call come first.
 
         Args:
-            configurations: Group name -> (W, A) each; some may be equal.
+            configurations: Each maps group name -> (W, A). Some may be equal.
 
         Yields:
-            (number in ``configurations``, its outputs), each number once.
+            Pairs (index in ``configurations``, outputs). Each index comes once.
         """
         numbers: dict[Path, list[int]] = {}
         for number, bits in enumerate(configurations):
@@ -101,7 +104,7 @@ class Engine:
         return sorted(paths, key=rank)
 
     def _chunks(self, paths: Iterable[Path]) -> Iterator[list[Path]]:
-        """``paths``, in their order, as many at a time as the outputs' share of the memory holds."""
+        """Yields ``paths`` in their order, in lists whose outputs fit into the memory reserved for outputs."""
         most = self._budget.outputs // (len(self._labels) * OUTPUT_BYTES) - 2 * len(self.names)
         chunk: list[Path] = []
         places: set[Place] = set()
@@ -116,7 +119,7 @@ class Engine:
             yield chunk
 
     def _places(self, path: Path) -> list[Place]:
-        """Where the outputs of a path's exits are."""
+        """Returns the keys under which the outputs of a path's exits are stored, one for each exit."""
         return [(path.segments[: segment + 1], path.heads[number]) for segment, number in self._exits.items()]
 
     def _assemble(self, path: Path, outputs: Mapping[Place, HeadOutputs]) -> ExitOutputs:
@@ -150,7 +153,10 @@ class Engine:
         return outputs
 
     def _images(self) -> Callable[[int], Tensor]:
-        """Gives image batches by their numbers, asked for in rising order; nothing is read that is not asked for."""
+        """Returns a function that takes a number and returns that image batch.
+
+        Call it with rising numbers. Batches that are skipped are not read.
+        """
         batches: Iterator[tuple[Tensor, Tensor]] = iter(())
         upcoming = -1
 
@@ -169,7 +175,10 @@ def _empty(count: int) -> HeadOutputs:
 
 
 class _Parts:
-    """Compiled parts, made when first asked for; the longest unused go where they take more than ``limit`` bytes."""
+    """A cache of compiled parts. A part is compiled when it is first requested.
+
+    If the parts take more than ``limit`` bytes, the least recently used ones are dropped.
+    """
 
     def __init__(self, compiler: PartCompiler, limit: int) -> None:
         self.compiler, self.limit = compiler, limit

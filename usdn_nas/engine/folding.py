@@ -1,7 +1,8 @@
-"""A part of a supernet at given bits as a `Program`: weights quantized, BatchNorm folded, scales and ReLUs absorbed.
+"""Turns a part of a supernet at given bits into a `Program`.
 
-Weights are quantized first and the BatchNorm of that (W, A) is folded after. Something is absorbed only where it is all
-that reads a tensor, and nothing across a boundary. What no rule knows is called as it stands.
+Weights are quantized first; then the BatchNorm of that (W, A) is folded in. Scales, residual additions, ReLUs and
+quantizers are merged into the step that makes their input. A step is merged only if it is the only reader of that
+input, and never across the boundary of a part. Operators that no rule covers are called unchanged.
 """
 
 from __future__ import annotations
@@ -40,18 +41,18 @@ __all__ = ["lower"]
 
 @torch.no_grad()
 def lower(graph: fx.Graph, part: nn.Module, bits: Mapping[str, Bits]) -> Program:
-    """The program of a traced part.
+    """Returns the program of a traced part.
 
     Args:
-        graph: Of `tracing.trace`.
-        part: What was traced.
-        bits: Path, within the part, of each switchable layer and each switchable BatchNorm -> (W, A).
+        graph: The graph that `tracing.trace` returned.
+        part: The module that was traced.
+        bits: (W, A) of each switchable layer and each switchable BatchNorm, by its path within the part.
     """
     return _absorb(_Lowering(graph, part, bits).program())
 
 
 class _Lowering:
-    """One step for each node, and one for each quantizer."""
+    """Makes one step for each node of the graph, and one for each quantizer."""
 
     def __init__(self, graph: fx.Graph, part: nn.Module, bits: Mapping[str, Bits]) -> None:
         self.graph, self.part, self.bits = graph, part, bits
@@ -120,7 +121,10 @@ class _Lowering:
         return self._put(Layer(self._slot(), source, grid, weight, w < 32, scale, bias, geometry, name=name))
 
     def _quantized(self, source: Slot, quantizer: nn.Module) -> tuple[Slot, Grid]:
-        """The codes of a slot, made once for all layers that share the quantizer."""
+        """Returns the slot that holds the codes of ``source``, and their grid.
+
+        The step that makes the codes is added once for all layers that share the quantizer.
+        """
         assert isinstance(quantizer, LSQQuantizer)
         if (source, quantizer) not in self.codes:
             grid = Grid(abs(quantizer.step.item()), *quantizer.bounds())
@@ -128,7 +132,10 @@ class _Lowering:
         return self.codes[source, quantizer]
 
     def _geometry(self, source: Slot, layer: nn.Module) -> tuple[Slot, Geometry | None]:
-        """A convolution's geometry; padding by anything but a number of zeros becomes a step of its own."""
+        """Returns the slot that the layer reads, and its geometry (None for a linear layer).
+
+        Padding with values other than zeros, or given by name ("same", "valid"), becomes a separate step.
+        """
         if not isinstance(layer, nn.Conv2d):
             return source, None
         padding = layer.padding
@@ -140,7 +147,7 @@ class _Lowering:
 
 
 def _affine(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
-    """Scale and shift of a BatchNorm in evaluation mode, (C,) float64 each."""
+    """Returns scale and shift of a BatchNorm in evaluation mode, (C,) float64 each."""
     assert norm.running_var is not None and norm.running_mean is not None
     scale = (norm.running_var.double() + norm.eps).rsqrt()
     if norm.affine:
@@ -150,9 +157,10 @@ def _affine(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
 
 
 def _absorb(program: Program) -> Program:
-    """The same program with BatchNorms, residuals, ReLUs and grids taken into the step that makes their operand.
+    """Returns the program with BatchNorms, residual additions, ReLUs and quantizers merged into earlier steps.
 
-    A step is moved to where what it took in stood, so that all it reads is there.
+    Each is merged into the step that makes its input. The merged step takes the later of the two positions, because
+    all the slots that it reads are written by then.
     """
     reads = Counter(slot for step in program.steps for slot in reads_of(step))
     reads.update(program.outputs)
@@ -164,7 +172,7 @@ def _absorb(program: Program) -> Program:
 
 
 class _Merge:
-    """Merges a step with the one before it, which is then taken out."""
+    """Merges a step with the step that makes its input, and removes the latter from ``steps``."""
 
     def __init__(self, steps: dict[Slot, Step], reads: Counter[Slot]) -> None:
         self.steps, self.reads = steps, reads
@@ -182,12 +190,12 @@ class _Merge:
         return step
 
     def _maker(self, slot: Slot) -> Layer | Affine | Add | None:
-        """The step that makes ``slot``, if it can take a tail and nothing else reads the slot."""
+        """Returns the step that makes ``slot``; None if it cannot have a tail or the slot has other readers."""
         maker = self.steps.get(slot)
         return maker if isinstance(maker, Layer | Affine | Add) and self.reads[slot] == 1 else None
 
     def _layer(self, slot: Slot) -> Layer | None:
-        """The same, of a layer that ends with its product."""
+        """Returns the layer that makes ``slot``; None unless `_maker` finds a layer without addition and tail."""
         maker = self._maker(slot)
         return maker if isinstance(maker, Layer) and maker.add is None and maker.tail == Tail() else None
 

@@ -1,4 +1,4 @@
-"""A full-precision network that is only run forward: its parts compiled, BatchNorms folded in."""
+"""A full-precision network that is only run forward. Its parts are compiled, with BatchNorms folded in."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ __all__ = ["FrozenNetwork"]
 
 
 class FrozenNetwork:
-    """``network`` as it is now, in evaluation mode: the same logits but for rounding, in less time.
+    """A faster copy of ``network`` in evaluation mode. Its logits are the same up to rounding.
 
     Args:
-        network: A full-precision network with all candidate exits. It is copied.
-        space: The search space resolved against it.
+        network: A full-precision network with all candidate exits. It is copied; later changes have no effect.
+        space: The search space that was resolved against the network.
     """
 
     def __init__(self, network: MultiExitNetwork, space: SearchSpace) -> None:
@@ -28,9 +28,9 @@ class FrozenNetwork:
         self._segments = [self._compiler.segment(index, bits) for index in range(len(network.segments))]
         self._heads = {segment: self._compiler.head(index, bits) for index, segment in enumerate(network.exit_segments)}
 
-    @torch.no_grad()  # and no inference mode: losses keep what this returns for their gradients
+    @torch.no_grad()  # not inference mode, because losses save the returned tensors for their gradients
     def __call__(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Logits of all exits, E tensors (B, C)."""
+        """Returns the logits of all E exits, one tensor (B, C) each."""
         state: State = (self._compiler.prepared(images),)
         logits: list[Tensor] = []
         for index, segment in enumerate(self._segments):

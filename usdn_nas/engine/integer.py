@@ -1,8 +1,8 @@
-"""The integer back end: layers whose input and weights are codes run in oneDNN's int8 operators, on CPUs.
+"""The integer back end. It runs layers with quantized inputs and weights in oneDNN's int8 operators, on CPUs.
 
-Activations are unsigned bytes, weights signed ones, sums exact. What follows a layer is done in the same pass: scale,
-bias, clamp and rounding to the next layer's bytes, or scale, bias and ReLU to float32. States stay float32, as
-everywhere; layers and steps that this does not fit run as in the float back end.
+Activations are unsigned bytes, weights are signed bytes, and sums are exact. The same pass also applies scale and bias.
+It then either clamps and rounds to the next layer's bytes, or applies a ReLU and returns float32. States between parts
+are float32 in every back end. Layers and steps that the operators cannot run use the float back end.
 """
 
 from __future__ import annotations
@@ -18,22 +18,26 @@ from usdn_nas.engine.program import Layer, Options, Program, Quantize, Slot, Ste
 __all__ = ["compile_program", "unavailable"]
 
 _PAIR = 2**15 - 1
-"""Processors without VNNI add products in pairs in 16 bits, and saturate: codes of 7 bits and weights of 8 fit."""
+"""Largest sum of two products that every processor computes exactly.
+
+Processors without VNNI add products in pairs, in 16 bits with saturation. Products of 7-bit codes and 8-bit weights
+stay below this limit.
+"""
 _LARGE_LINEAR = 2**13
-"""Weights of a linear layer below which a call of the operator takes longer than the layer in floating point."""
+"""Linear layers with fewer weights run in floating point: calling the int8 operator would take longer."""
 
 
 def unavailable(device: torch.device) -> str | None:
-    """Why the integer back end cannot be used on ``device``; None: it can."""
+    """Returns why the integer back end cannot be used on ``device``; None if it can."""
     if device.type != "cpu":
         return f"oneDNN's int8 operators run on CPUs, not on '{device}'"
     return trial().fault
 
 
 def compile_program(program: Program, options: Options) -> CompiledProgram:
-    """A program with its quantized layers in bytes, the rest as in the float back end.
+    """Compiles a program: quantized layers compute with bytes, everything else runs as in the float back end.
 
-    Other than in float32 on a CPU that passed the trial, all of it is as in the float back end.
+    If states are not float32, or the back end is unavailable on the device, everything runs as in the float back end.
     """
     if options.dtype != torch.float32 or unavailable(options.device):
         return compiled.compile_program(program, options)
@@ -42,7 +46,7 @@ def compile_program(program: Program, options: Options) -> CompiledProgram:
 
 
 def _bytes(program: Program) -> set[Slot]:
-    """The slots that hold bytes: those of codes that only layers which take bytes read."""
+    """Returns the slots that hold bytes. These are the slots that are read only by layers that take bytes."""
     fits: dict[Slot, bool] = {slot: False for slot in program.outputs}
     for step in program.steps:
         for slot in reads_of(step):
@@ -52,7 +56,7 @@ def _bytes(program: Program) -> set[Slot]:
 
 
 def _takes(step: Layer) -> bool:
-    """Whether int8 operators compute ``step`` exactly, and are worth calling."""
+    """Returns whether the int8 operators compute ``step`` exactly and are worth calling."""
     if step.source_grid is None or not step.weight_codes:
         return False
     if step.geometry is None and step.weight.numel() < _LARGE_LINEAR:

@@ -1,7 +1,7 @@
-"""Steps of the integer back end: oneDNN's int8 operators, and what turns values into bytes.
+"""Steps of the integer back end: calls of oneDNN's int8 operators, and conversions of values to bytes.
 
-Bytes are code - low, so that the code of 0 is the zero-point. The operators are torch's internals, which its own
-compiler uses (`torch._inductor`, post-training quantization on x86).
+A byte holds code - grid.low. The value 0 is therefore stored as -grid.low, which is the zero-point. The operators are
+internals of torch, which its own compiler uses (`torch._inductor`, post-training quantization on x86).
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ __all__ = ["ByteLayer", "QuantizeToBytes", "ThenBytes", "added", "bytes_of"]
 
 
 _Ending = tuple[int, str, list[float]]
-"""Zero-point of the result, and what comes before the rounding: an operation and its scalars."""
+"""Zero-point of the result, then the operation before rounding: its name and its scalar arguments."""
 
 
 def bytes_of(x: Tensor, grid: Grid) -> Tensor:
-    """Codes of the values ``x``, less ``grid.low``, as bytes."""
+    """Returns the codes of the values ``x`` as bytes: code - ``grid.low``."""
     quantized = torch.quantize_per_tensor(x, grid.step, -grid.low, torch.quint8)
-    codes = torch.empty(0, dtype=torch.uint8)  # int_repr would copy
+    codes = torch.empty(0, dtype=torch.uint8)  # shares memory; `int_repr` would make a copy
     codes.set_(quantized.untyped_storage(), 0, quantized.shape, quantized.stride())
     span = grid.high - grid.low
     return codes if span == 255 else codes.clamp_max_(span)
 
 
 class QuantizeToBytes(FloatStep):
-    """Bytes of values."""
+    """Converts values to bytes."""
 
     def __init__(self, step: Quantize) -> None:
         self.step = step
@@ -43,7 +43,7 @@ class QuantizeToBytes(FloatStep):
 
 
 class ThenBytes(FloatStep):
-    """A step of the float back end whose grid is left to the conversion to bytes."""
+    """Runs a step of the float back end without its grid, then converts the result to bytes on that grid."""
 
     def __init__(self, step: Any, options: Options) -> None:
         self.out, self.grid = step.out, step.tail.grid
@@ -56,11 +56,12 @@ class ThenBytes(FloatStep):
 
 
 class _Conv:
-    """oneDNN's convolution of bytes. Weights are packed for the first input's shape; others then run too.
+    """oneDNN's convolution of bytes. Weights are packed for the first input's shape; other shapes work as well.
 
     Attributes:
-        absorbed: The zero-point whose product the bias must hold. With one of its own oneDNN packs the weights anew in
-            every call, which only depthwise ones are small enough for; the rest get images padded with it.
+        absorbed: The zero-point whose contribution the bias must include; 0 if oneDNN handles the zero-point. oneDNN
+            then packs the weights again in every call, which is cheap enough only for depthwise convolutions. For all
+            others, the bias includes the contribution, and images are padded with the zero-point.
     """
 
     def __init__(self, weight: Tensor, geometry: Geometry, zero: int) -> None:
@@ -79,7 +80,7 @@ class _Conv:
         if self.border is not None:
             x = F.pad(x, self.border, value=self.absorbed)
         if not self.packed:
-            ones = torch.ones(len(self.weight))  # a negative scale given here spoils the weights
+            ones = torch.ones(len(self.weight))  # a negative scale here would give wrong weights
             self.weight = torch.ops.onednn.qconv_prepack(
                 self.weight, ones, 1.0, self.zero, *self.geometry, list(x.shape)
             )
@@ -95,7 +96,7 @@ class _Conv:
 
 
 class _Linear:
-    """oneDNN's product of bytes with a matrix; the zero-point's is in the bias."""
+    """oneDNN's product of bytes with a matrix. The caller's bias must include the contribution of the zero-point."""
 
     def __init__(self, weight: Tensor, zero: int) -> None:
         self.weight, self.absorbed = weight.to(torch.int8), zero
@@ -120,12 +121,12 @@ class ByteLayer(FloatStep):
 
     Args:
         step: The layer.
-        to_bytes: Whether it makes bytes; else float32, codes or values.
+        to_bytes: True: the result is bytes. False: it is float32 and holds codes or values.
     """
 
     def __init__(self, step: Layer, to_bytes: bool) -> None:
         assert step.source_grid is not None
-        self.step = replace(step, weight=step.weight.to("meta"))  # kept packed alone
+        self.step = replace(step, weight=step.weight.to("meta"))  # only the packed copy is kept
         self.to_bytes = to_bytes
         zero = -step.source_grid.low
         self.product: _Linear | _Conv
@@ -160,7 +161,10 @@ class ByteLayer(FloatStep):
 
 
 def added(y: Tensor, other: Tensor, *, relu: bool) -> Tensor:
-    """Y + other, in place where ``y`` is not the smaller one. (oneDNN can add into ``other``, which is not ours.)"""
+    """Returns y + other, followed by a ReLU if asked. The sum is in place if both have the same shape.
+
+    oneDNN could fuse the sum into ``other``, but that tensor may have other readers.
+    """
     if y.shape != other.shape:
         y = y + other
         return y.relu_() if relu else y
@@ -168,7 +172,10 @@ def added(y: Tensor, other: Tensor, *, relu: bool) -> Tensor:
 
 
 def _packed_bytes(weight: Tensor) -> int:
-    """At most what oneDNN's packed weights take: blocks of channels, and a sum for each output channel beside them."""
+    """Returns an upper bound for the bytes of oneDNN's packed weights.
+
+    They are stored in blocks of channels, with one more 4-byte sum for each output channel.
+    """
     outputs, inputs = weight.shape[:2]
     fine = weight.ndim == 4  # convolutions of few channels have smaller blocks
     outputs = _round_up(outputs, 64 if outputs > 32 or not fine else 32 if outputs > 16 else 16)

@@ -1,4 +1,4 @@
-"""Whether oneDNN's int8 operators can be used here: a trial of what the integer back end asks of them."""
+"""Finds out whether oneDNN's int8 operators can be used on this machine, by running a few small layers with them."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ __all__ = ["Finding", "trial"]
 
 @dataclass(frozen=True)
 class Finding:
-    """What came of it.
+    """The result of the trial.
 
     Attributes:
-        fault: Why the operators cannot be used; None: they can.
-        wide: Whether 8-bit codes are exact with 8-bit weights. Processors without VNNI add products in pairs in 16
-            bits, and saturate; codes of 7 bits fit.
+        fault: Why the operators cannot be used; None if they can.
+        wide: Whether sums of 8-bit codes times 8-bit weights are exact. On processors without VNNI they are not: these
+            add products in pairs, in 16 bits with saturation. 7-bit codes are exact there.
     """
 
     fault: str | None
@@ -32,12 +32,12 @@ class Finding:
 
 @functools.cache
 def trial() -> Finding:
-    """Runs a few small layers, once a process, and compares with float64."""
+    """Runs a few small layers and compares their results with float64. Runs only once in a process."""
     if not torch.backends.mkldnn.is_available():
         return Finding("this torch was built without oneDNN")
     try:
         with torch.inference_mode(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch.quantize_per_tensor says, once, that it will go one day
+            warnings.simplefilter("ignore")  # torch.quantize_per_tensor warns once that it is deprecated
             added(torch.ones(2), torch.ones(2), relu=True)
             exact, wide = (all(_computes(span, case) for case in _CASES) for span in (127, 255))
     except (AttributeError, RuntimeError, TypeError) as error:
@@ -46,11 +46,14 @@ def trial() -> Finding:
 
 
 _CASES = ((16, 16, 1, 3), (16, 16, 16, 3), (3, 40, 1, 7), (64, 24, 1, 1), (64, 10, 1, 0))
-"""Channels in, out, groups, and the kernel's side (0: a linear layer)."""
+"""Input channels, output channels, groups and the kernel's side (0 for a linear layer)."""
 
 
 def _computes(span: int, case: tuple[int, int, int, int]) -> bool:
-    """Whether a layer with weights of 8 bits and codes up to ``span`` is exact, to float32 and to the next bytes."""
+    """Returns whether a layer with 8-bit weights and codes that span ``span`` is exact.
+
+    The layer is tried twice: with a float32 result, and with bytes for the next layer as the result.
+    """
     inputs, outputs, groups, side = case
     generator = torch.Generator().manual_seed(0)
     shape = (4, inputs, 9, 9) if side else (4, inputs)
@@ -58,7 +61,7 @@ def _computes(span: int, case: tuple[int, int, int, int]) -> bool:
     values = torch.randint(2 * grid.low, 2 * grid.high, shape, generator=generator) * grid.step
     weight = torch.randint(0, 2, (outputs, inputs // groups, *[side] * (2 if side else 0)), generator=generator)
     weight = (weight * 255 - 128).float()
-    weight[: outputs // 2] = -128  # whole rows of one sign: the largest sums
+    weight[: outputs // 2] = -128  # rows of equal sign give the largest sums
     geometry = Geometry((1, 1), (side // 2, side // 2), (1, 1), groups) if side else None
     after = Grid(1.0, -5, 90)
     scale = torch.linspace(-1, 1, outputs).double() / 2**9

@@ -1,4 +1,4 @@
-"""How the engine divides its memory: states of the walk, outputs, compiled parts, and states kept between calls."""
+"""Divides the engine's memory between current states, outputs, compiled parts, and states cached between calls."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from usdn_nas.engine.parts import PartCompiler
 __all__ = ["HEADS_KEPT", "OUTPUT_BYTES", "Budget", "divide", "kept_batches"]
 
 OUTPUT_BYTES = 5
-"""Of one exit's output for one image: confidence (float32) and correctness (bool)."""
+"""Bytes of one exit's output for one image: confidence (float32) and correctness (bool)."""
 HEADS_KEPT = 4
-"""Heads whose outputs are kept with a state."""
+"""Number of heads whose outputs are cached together with a state."""
 
 
 @dataclass(frozen=True)
@@ -20,10 +20,10 @@ class Budget:
     """Bytes for each use.
 
     Attributes:
-        images: Images a batch: as many as asked for, or as half the memory holds.
-        outputs: Those that were not handed over yet.
-        compiled: Compiled parts, what is alive only while one is made left out.
-        trail: States kept between calls.
+        images: Number of images in a batch. It is the requested number, or less if memory does not allow that.
+        outputs: For outputs that are not yet yielded.
+        compiled: For compiled parts, without temporaries that exist only during compilation.
+        trail: For the activation cache: states cached between calls.
     """
 
     images: int
@@ -33,17 +33,20 @@ class Budget:
 
 
 def divide(memory_bytes: int, compiler: PartCompiler, images: int, samples: int) -> Budget:
-    """Divides ``memory_bytes``: what one configuration needs first; of the rest, half to the trail, the others alike.
+    """Divides ``memory_bytes``.
+
+    First come the bytes that one configuration needs. Half of the rest goes to the activation cache, a quarter to
+    outputs and a quarter to compiled parts.
 
     Args:
-        images: Images a batch, asked for.
-        samples: N, of the split.
+        images: Requested number of images in a batch.
+        samples: Number of samples in the split.
 
     Raises:
-        UserError: It is too little to run one configuration.
+        UserError: The memory is too little for one configuration.
     """
     each = sum(compiler.state_bytes) + compiler.work_bytes
-    # While a part is compiled, its codes, and one layer in double precision and as it becomes, are alive beside it.
+    # While a part is compiled, memory also holds its codes, and one layer in double precision and in its final type.
     making = 5 * max(compiler.weight_bytes)
     compiled = sum(compiler.weight_bytes)
     outputs = 3 * len(compiler.supernet.chain.heads) * samples * OUTPUT_BYTES
@@ -60,9 +63,10 @@ def divide(memory_bytes: int, compiler: PartCompiler, images: int, samples: int)
 
 
 def kept_batches(budget: Budget, compiler: PartCompiler, samples: int) -> list[int]:
-    """For each segment: for how many image batches its state of the last path is kept.
+    """Returns, for each segment, the number of image batches for which its state on the last path is cached.
 
-    The first segments come first: without their state the later ones' are of no use, and more paths go through them.
+    Early segments get memory first. The states of later segments are useless without theirs, and more paths go through
+    them.
     """
     batches = -(-samples // budget.images)
     left = budget.trail

@@ -1,4 +1,4 @@
-"""Runs networks over a split and keeps, for each exit and sample, what policies need."""
+"""Runs networks over a split. Keeps what exit policies need: confidence and correctness for each exit and sample."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ if TYPE_CHECKING:
 __all__ = ["Batches", "SupernetEvaluator", "accuracies", "fit_temperatures", "run", "run_with_confusion"]
 
 HELD_BYTES = 2**31
-"""A split whose images take less than this is prepared once and held in memory."""
+"""A split whose images take fewer bytes is prepared once and held in memory."""
 
 
 @dataclass
 class Batches:
-    """The batches of a split in its own order, without augmentation; held in memory where they are small.
+    """The batches of a split in its own order, without augmentation. A small split is held in memory.
 
     Args:
         split: The split.
-        batch_size: Images a batch.
-        device: Where batches are put.
+        batch_size: Number of images in a batch.
+        device: The device on which batches are placed.
     """
 
     split: Split
@@ -66,12 +66,13 @@ class Batches:
 def run(
     network: nn.Module, batches: Batches, names: tuple[str, ...], temperatures: Sequence[float] | None = None
 ) -> ExitOutputs:
-    """Confidence (softmax maximum) and correctness of every exit of ``network`` over a split.
+    """Returns confidence (softmax maximum) and correctness of every exit of ``network`` over a split.
 
     Args:
         network: Returns E tensors of logits (B, C).
-        names: Names of its E exits.
-        temperatures: E, each exit's logits are divided by its own; None: all 1.
+        batches: The split.
+        names: Names of the E exits.
+        temperatures: E numbers. Each exit's logits are divided by its own. None: all are 1.
 
     Returns:
         (E, N) arrays in the order of the split.
@@ -88,7 +89,7 @@ def run_with_confusion(
     *,
     confused: bool = True,
 ) -> tuple[ExitOutputs, NDArray[np.float64]]:
-    """As `run`; beside it each sample's confusion, (N,), or (0,) unless ``confused``."""
+    """Returns the outputs as `run` does, and the confusion of each sample: (N,), or (0,) if ``confused`` is False."""
     network.eval()
     confidences, corrects, confusions = [], [], [np.zeros(0)]
     for images, labels in batches:
@@ -109,19 +110,19 @@ def run_with_confusion(
 
 @torch.inference_mode()
 def fit_temperatures(network: nn.Module, batches: Batches) -> tuple[float, ...]:
-    """A temperature for each of the E exits, fitted to the split. Its logits, E x N x C, are held in memory."""
+    """Returns a temperature for each of the E exits, fitted to the split. All logits, (E, N, C), are held in memory."""
     network.eval()
     logits = [torch.stack(network(images)).float().cpu() for images, _ in batches]
     return tuple(fit_temperature(exit_, batches.labels) for exit_ in torch.cat(logits, dim=1).numpy())
 
 
 def accuracies(outputs: ExitOutputs) -> dict[str, float]:
-    """Exit name -> accuracy over all samples."""
+    """Returns the accuracy over all samples for each exit: exit name -> accuracy."""
     return dict(zip(outputs.names, outputs.correct.mean(axis=1).tolist(), strict=True))
 
 
 class SupernetEvaluator:
-    """Bit configuration -> cached outputs of all candidate exits.
+    """Computes the outputs of all candidate exits for one bit configuration.
 
     Args:
         supernet: The trained supernet.

@@ -1,4 +1,4 @@
-"""The parts of a supernet, each compiled for any bits of its layers by any back end."""
+"""Compiles the parts of a supernet (segments and heads), at any bits of their layers, with any back end."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ __all__ = ["PartCompiler"]
 
 @dataclass(frozen=True)
 class _Part:
-    """A segment or head.
+    """A segment or head, with the result of tracing it.
 
     Attributes:
-        paths: Path of each of its switchable layers and BatchNorms -> name of the layer whose bits it takes.
+        paths: Path of each switchable layer and BatchNorm -> name of the layer whose bits it takes.
         layers: Names of its layers.
-        graph: None: it runs as it stands.
+        graph: The traced graph. None if the part is not compiled, so that its own module runs.
     """
 
     module: nn.Module
@@ -37,20 +37,21 @@ class _Part:
 
 
 class PartCompiler:
-    """Compiles segments and heads. Every part is traced once and its graph tried next to the part at full precision.
+    """Compiles segments and heads.
 
-    A part that cannot be traced, or whose graph computes something else, runs as it stands.
+    Every part is traced once, and its graph is compared with the part itself at full precision. If a part cannot be
+    traced, or its graph computes something else, the part is not compiled and its own module runs.
 
     Args:
-        supernet: In evaluation mode from here on; parts that were compiled know nothing of later changes to it.
-        backend: Which compiler.
-        channels_last: The layout of states.
+        supernet: The supernet; it is put into evaluation mode. Later changes to it do not reach compiled parts.
+        backend: Name of the back end.
+        channels_last: Whether states are stored channels-last.
 
     Attributes:
-        options: What parts are compiled for.
-        arities: Tensors in the state after each segment.
-        state_bytes: Of the state after each segment, for one image.
-        work_bytes: Most that the values within a part take, what goes in and comes out included, for one image.
+        options: Type, device and layout that parts are compiled for.
+        arities: Number of tensors in the state after each segment.
+        state_bytes: Bytes of the state after each segment, for one image.
+        work_bytes: Most bytes that the values within a part take, including its input and output, for one image.
     """
 
     def __init__(self, supernet: Supernet, backend: BackendName, *, channels_last: bool = True) -> None:
@@ -82,7 +83,7 @@ class PartCompiler:
             self._heads.append(self._trace(head, states[index])[0])
 
     def _trace(self, module: nn.Module, state: tuple[Tensor, ...]) -> tuple[_Part, tuple[Tensor, ...]]:
-        """The part, and what it gives at full precision."""
+        """Returns the part, and its outputs at full precision."""
         names = {layer: name for name, layer in self.supernet.layers.items()} | self.supernet.norm_owners()
         paths = {path: names[found] for path, found in module.named_modules() if found in names}
         layers = tuple(name for path, name in paths.items() if module.get_submodule(path) is self.supernet.layers[name])
@@ -103,16 +104,22 @@ class PartCompiler:
         state: tuple[Tensor, ...],
         plain: tuple[Tensor, ...],
     ) -> bool:
-        """Whether the graph computes what the part does; no rounding is near at full precision."""
+        """Returns whether the graph computes what the part does.
+
+        Both run at full precision, where nothing is quantized and results can be compared directly.
+        """
         try:
             program = lower(graph, module, dict.fromkeys(paths, FULL_PRECISION))
             found = compile_program(program, self.options)(state)
-        except Exception:  # an operator that the rules got wrong is a reason to run the part as it is
+        except Exception:  # a lowering rule may fail for an operator; the part is then not compiled
             return False
         return len(found) == len(plain) and all(map(_close, found, plain))
 
     def _work(self, part: _Part, state: tuple[Tensor, ...], out: tuple[Tensor, ...]) -> int:
-        """Bytes of the values within a part: of its float form, or a guess where it runs as it stands."""
+        """Returns the most bytes that the values within a part take.
+
+        They are measured on the part compiled by the float back end. For a part that is not compiled they are guessed.
+        """
         if part.graph is None:
             return 3 * sum(tensor.nbytes for tensor in (*state, *out))
         space = self.supernet.space
@@ -122,34 +129,34 @@ class PartCompiler:
 
     @property
     def weight_bytes(self) -> tuple[int, ...]:
-        """Of the layers of each segment, then each head."""
+        """Bytes of the weights of the layers of each segment, then of each head."""
         size = {name: layer.layer.weight.nbytes for name, layer in self.supernet.layers.items()}
         return tuple(sum(size[name] for name in part.layers) for part in (*self._segments, *self._heads))
 
     @property
     def traced(self) -> tuple[bool, ...]:
-        """For each segment, then each head: whether it is compiled, and not run as it stands."""
+        """For each segment, then for each head: True if it is compiled, False if its own module runs."""
         return tuple(part.graph is not None for part in (*self._segments, *self._heads))
 
     def prepared(self, images: Tensor) -> Tensor:
-        """``images`` in the type, on the device and in the layout that compiled parts take."""
+        """Returns ``images`` in the type, on the device and in the layout that compiled parts read."""
         layout = torch.channels_last if self.options.channels_last else torch.contiguous_format
         return images.to(self.options.device, self.options.dtype).contiguous(memory_format=layout)
 
     def segment_layers(self, index: int) -> tuple[str, ...]:
-        """Names of the layers of a segment."""
+        """Returns the names of the layers of a segment."""
         return self._segments[index].layers
 
     def head_layers(self, index: int) -> tuple[str, ...]:
-        """Names of the layers of a head."""
+        """Returns the names of the layers of a head."""
         return self._heads[index].layers
 
     def segment(self, index: int, bits: Mapping[str, Bits]) -> CompiledPart:
-        """A segment at the bits of its layers (name -> (W, A); others are ignored)."""
+        """Compiles a segment at the given bits (layer name -> (W, A)). Names of other layers are ignored."""
         return self._compile(self._segments[index], bits)
 
     def head(self, index: int, bits: Mapping[str, Bits]) -> CompiledPart:
-        """A head at the bits of its layers."""
+        """Compiles a head at the given bits (layer name -> (W, A)). Names of other layers are ignored."""
         return self._compile(self._heads[index], bits)
 
     def _compile(self, part: _Part, bits: Mapping[str, Bits]) -> CompiledPart:
@@ -160,7 +167,10 @@ class PartCompiler:
 
 
 def _close(found: Tensor, plain: Tensor) -> bool:
-    """Whether both are the same but for rounding; where there is no number, in a network that diverged, in both."""
+    """Returns whether both tensors are equal up to rounding.
+
+    NaN counts as equal to NaN, because the network may have diverged in training.
+    """
     if found.shape != plain.shape:
         return False
     largest = float(plain.nan_to_num(0, 0, 0).abs().max())
@@ -168,10 +178,13 @@ def _close(found: Tensor, plain: Tensor) -> bool:
 
 
 class _PlainPart:
-    """A part run as it stands, its layers switched before; on copies, for it may change what it is given."""
+    """A part that is not compiled: switches its layers to their bits, then calls its own module.
+
+    The module gets copies of the state, because it may change its inputs in place.
+    """
 
     nbytes = 0
-    """The supernet itself keeps its quantized weights."""
+    """The part keeps no constants; the supernet keeps its quantized weights."""
 
     def __init__(self, supernet: Supernet, module: nn.Module, bits: Mapping[str, Bits]) -> None:
         self.supernet, self.module, self.bits = supernet, module, bits

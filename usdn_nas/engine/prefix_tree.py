@@ -1,4 +1,4 @@
-"""One batch of images through a tree of prefixes, depth first, each segment and head once."""
+"""Runs one batch of images through a tree of prefixes, depth first. Each segment and head runs once."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from usdn_nas.space.architecture import Bits
 __all__ = ["HeadOutputs", "Place", "Trail", "Walk"]
 
 Place = tuple[tuple[Key, ...], Key]
-"""Where outputs belong: the keys of the segments up to there, and the key of the head."""
+"""Key of one exit's outputs: the keys of the segments up to the exit, and the key of its head."""
 _Judged = tuple[NDArray[np.float32], NDArray[np.bool_]]
-"""Confidence and correctness of a batch's images, (B,) each."""
+"""Confidence and correctness of the images of a batch, (B,) each."""
 
 
 @dataclass
 class HeadOutputs:
-    """Confidence (N,) and correctness (N,) at one place."""
+    """Confidence (N,) and correctness (N,) of one exit at one `Place`."""
 
     confidence: NDArray[np.float32]
     correct: NDArray[np.bool_]
@@ -32,7 +32,7 @@ class HeadOutputs:
 
 @dataclass
 class _Left:
-    """What the last path left of a segment: its state, and what heads made of it."""
+    """Cache entry of one segment on the last path: its state, and the outputs of heads that have read the state."""
 
     key: Key
     state: tuple[Tensor, ...]
@@ -40,23 +40,23 @@ class _Left:
 
 
 Trail = list[_Left]
-"""Of the segments of the last path, from the first on, as far as kept."""
+"""Cached activations of the last path, first segment first. Later segments may be missing."""
 
 
 @dataclass
 class Walk:
-    """One image batch.
+    """Runs a tree of prefixes on one image batch.
 
     Attributes:
-        trail: Of this image batch; what fits is taken up, and what this walk leaves is put there.
-        kept: How many segments the trail may have.
-        rows: The batch's place in the split.
-        labels: (B,).
-        images: Gives the batch, where the trail does not have the first state.
-        segment, head: Compiled parts by number, key, and the layer bits that the key stands for.
+        trail: Activation cache of this image batch. States on the new path are reused; new states are stored.
+        kept: Most segments whose states the cache may hold.
+        rows: Position of the batch in the split.
+        labels: Labels of the batch, (B,).
+        images: Returns the images of the batch. Called only if the cache lacks the first state.
+        segment, head: Return a compiled part, given its number, its key, and the layer bits that the key stands for.
         exits: Segment -> number of its exit.
-        outputs: Where results go.
-        segment_runs: Segments that were run, by number.
+        outputs: Results are written here.
+        segment_runs: For each segment, the number of images that it has run on.
     """
 
     trail: Trail
@@ -71,12 +71,12 @@ class Walk:
     segment_runs: list[int]
 
     def roots(self, roots: Mapping[Key, Node]) -> None:
-        """Walks the whole tree."""
+        """Runs the whole tree."""
         for key, node in roots.items():
             self._visit((key,), node, None)
 
     def _visit(self, prefix: tuple[Key, ...], node: Node, state: tuple[Tensor, ...] | None) -> None:
-        """``state`` is the one before the node; None: the images."""
+        """Runs the subtree of ``node``. ``state`` is the state before the node; None stands for the images."""
         left = self._arrive(prefix, node, state)
         del state
         self._judge(prefix, node, left)
@@ -106,6 +106,7 @@ class Walk:
             outputs.confidence[self.rows], outputs.correct[self.rows] = left.heads[key]
 
     def _judged(self, logits: Tensor) -> _Judged:
-        # Image by image: across the images, the last bit would depend on how many share a batch and a thread.
+        # The softmax runs within each image. If it ran across images, the last bit would depend on how many images
+        # share a batch and a thread.
         confidence, predicted = logits.softmax(dim=1).max(dim=1)
         return confidence.float().cpu().numpy(), (predicted == self.labels).cpu().numpy()

@@ -1,4 +1,4 @@
-"""Bit configurations as paths through the chain: those that agree on their first segments share those runs."""
+"""Bit configurations as paths through the chain. Paths that agree on their first segments share the runs of those."""
 
 from __future__ import annotations
 
@@ -11,16 +11,18 @@ from usdn_nas.space.search_space import SearchSpace
 __all__ = ["Key", "Node", "Path", "Paths", "distinct_prefixes", "tree"]
 
 Key = tuple[int, ...]
-"""Which of its choices each group in a part takes; empty where nothing is searched."""
+"""Index of the choice of each group in a part; empty if nothing is searched in the part."""
 
 
 @dataclass(frozen=True, order=True)
 class Path:
-    """A configuration. Paths are ordered like their choices, the first segment's first: prefix order.
+    """A configuration, written as the choices in each segment and head.
+
+    Paths sort by the choices in the first segment, then in the second, and so on. This is called prefix order.
 
     Attributes:
-        segments: One key a segment.
-        heads: One key an exit.
+        segments: One key for each segment.
+        heads: One key for each exit.
     """
 
     segments: tuple[Key, ...]
@@ -31,7 +33,7 @@ class Paths:
     """Makes the paths of a space.
 
     Attributes:
-        first: The first segment in which something is searched. Those before it are the same for all.
+        first: Number of the first segment in which something is searched. All configurations share those before it.
     """
 
     def __init__(self, space: SearchSpace) -> None:
@@ -43,12 +45,12 @@ class Paths:
         self.first = searched[0] if searched else len(self._segments)
 
     def _groups(self, layers: Iterable[object]) -> tuple[str, ...]:
-        """The groups of some layer records, in their order."""
+        """Returns the names of the groups of some layer records, in their order."""
         names = (self.space.group_of.get(layer.name) for layer in layers)  # type: ignore[attr-defined]
         return tuple(dict.fromkeys(name for name in names if name is not None))
 
     def of(self, bits: Mapping[str, Bits]) -> Path:
-        """The path of a configuration (group name -> (W, A))."""
+        """Returns the path of a configuration: group name -> (weight bits W, activation bits A)."""
         chosen = {name: index[bits[name][0], bits[name][1]] for name, index in self._index.items()}
         segments, heads = (
             tuple(tuple(chosen[name] for name in names) for names in parts) for parts in (self._segments, self._heads)
@@ -57,10 +59,10 @@ class Paths:
 
 
 def distinct_prefixes(space: SearchSpace, configurations: Sequence[Mapping[str, Bits]]) -> int:
-    """Segment runs that ``configurations`` need where each distinct prefix runs once.
+    """Returns how many segment runs ``configurations`` need if each distinct prefix runs once.
 
-    Without sharing it would be ``len(configurations)`` times the segments. Neither counts the segments before the first
-    that is searched, such as the stem: they run once for all.
+    Without sharing, the number would be ``len(configurations)`` times the number of segments. Segments before the first
+    searched one, such as the stem, are counted in neither number, because all configurations share them.
     """
     paths = Paths(space)
     prefixes: set[tuple[Key, ...]] = set()
@@ -75,10 +77,11 @@ class Node:
     """A segment at the end of one prefix.
 
     Attributes:
-        segment: Its number.
-        bits: Layer name -> (W, A) of a configuration that passes here; those of the segment's layers hold for all.
+        segment: Number of the segment.
+        bits: Layer name -> (W, A) of one configuration with this prefix. All configurations with this prefix have the
+            same bits in this segment.
         children: Key of the next segment -> node, in prefix order.
-        heads: Key of the exit's head after the segment -> layer bits of a configuration that has it.
+        heads: Key of the head that reads the segment's state -> layer bits of one configuration with this head.
     """
 
     segment: int
@@ -88,7 +91,7 @@ class Node:
 
 
 def tree(space: SearchSpace, paths: Mapping[Path, Mapping[str, Bits]], exits: Mapping[int, int]) -> dict[Key, Node]:
-    """The tree of some paths: key of the first segment -> node.
+    """Returns the prefix tree of some paths as a dict: key of the first segment -> node.
 
     Args:
         paths: Path -> one of its configurations, in prefix order.

@@ -1,7 +1,8 @@
-"""What a part of a chain computes at given bits, as typed steps: what compilers of every back end read.
+"""Typed steps that describe the computation of a part of a chain at given bits. Every back end compiles them.
 
-Values live in numbered slots, each written by one step. A slot holds values, or, where its step has a `Grid`, the
-codes of that grid: whole numbers that stand for code x step. States come in and go out as values.
+Tensors live in numbered slots. Each slot is written by one step. If the step has a `Grid`, the slot holds codes of that
+grid: whole numbers that stand for code x grid step. Otherwise the slot holds values. The states that a part reads and
+returns are always values.
 """
 
 from __future__ import annotations
@@ -33,14 +34,15 @@ __all__ = [
 
 
 class Slot(int):
-    """Number of a slot; a type of its own so that it is told from whole numbers among the arguments of a `Call`."""
+    """Number of a slot. It has its own type to tell slots from plain integers among the arguments of a `Call`."""
 
 
 @dataclass(frozen=True)
 class Grid:
-    """Codes of x are clamp(round(x / step), low, high), ties to even, low <= 0 <= high; the code of 0 is 0.
+    """A grid of quantized values. The code of x is clamp(round(x / step), low, high), with ties to even.
 
-    Inputs that cannot be negative: low = 0 and high = 2^A - 1. With a learned offset: high - low = 2^A - 1.
+    low <= 0 <= high holds, and the code of 0 is 0. For inputs that cannot be negative, low = 0 and high = 2^A - 1. For
+    inputs with a learned offset, high - low = 2^A - 1.
     """
 
     step: float
@@ -50,9 +52,10 @@ class Grid:
 
 @dataclass(frozen=True)
 class Tail:
-    """How a step ends: with a ReLU, and on a grid (after it), where that is the only thing that reads its result.
+    """The end of a step: an optional ReLU, then optional rounding to a grid.
 
-    A ReLU before a grid with low = 0 does nothing that the clamp does not do.
+    The tail has a grid only if the quantizer is the only reader of the result. A ReLU before a grid with low = 0 is
+    left out, because the clamp has the same effect.
     """
 
     relu: bool = False
@@ -61,7 +64,7 @@ class Tail:
 
 @dataclass(frozen=True)
 class Geometry:
-    """Of a convolution with zero padding, as in `torch.nn.functional.conv2d`."""
+    """Geometry of a convolution with zero padding. The fields are arguments of `torch.nn.functional.conv2d`."""
 
     stride: tuple[int, int]
     padding: tuple[int, int]
@@ -71,21 +74,21 @@ class Geometry:
 
 @dataclass(frozen=True)
 class Layer:
-    """tail(product(source, weight) * scale + bias + add): a convolution or linear layer, its BatchNorm folded.
+    """A convolution or linear layer with folded BatchNorm: tail(product(source, weight) * scale + bias + add).
 
     Attributes:
-        out, source: Slots. The source holds codes where ``source_grid`` is given, else values.
+        out, source: Slots. The source holds codes if ``source_grid`` is given, else values.
         source_grid: The grid of the codes in ``source``.
-        weight: (C_out, C_in / groups, kH, kW) or (C_out, C_in), in the supernet's type. Whole numbers (codes, -2^(W-1)
-            .. 2^(W-1)-1) where ``weight_codes``, else values.
+        weight: (C_out, C_in / groups, kH, kW) or (C_out, C_in), in the supernet's type. It holds codes (whole numbers
+            -2^(W-1) .. 2^(W-1)-1) if ``weight_codes`` is True, else values.
         weight_codes: Whether ``weight`` holds codes; False at 32 bits.
-        scale: (C_out,) float64: step of the source x step of the weights x factor of the BatchNorm, those that there
-            are. May be negative or 0 (the BatchNorm's).
+        scale: (C_out,) float64. The product of the source's step, the weights' step and the BatchNorm's factor; a
+            missing factor counts as 1. It may be negative or 0, because the BatchNorm's factor may be.
         bias: (C_out,) float64, in the units of the result; None: 0.
-        geometry: Of a convolution; None: a linear layer.
-        add: A slot of values that is added before the tail (the other branch of a residual), or None.
-        tail: What comes last.
-        name: The layer's, for messages.
+        geometry: Geometry of a convolution; None: a linear layer.
+        add: Slot of values that are added before the tail (the other branch of a residual block), or None.
+        tail: ReLU and grid that end the step.
+        name: Name of the layer, for messages.
     """
 
     out: Slot
@@ -103,7 +106,7 @@ class Layer:
 
 @dataclass(frozen=True)
 class Affine:
-    """tail(source * scale + shift) for each channel (dimension 1): a BatchNorm that no layer took in.
+    """A BatchNorm that was not folded into a layer: tail(source * scale + shift) for each channel (dimension 1).
 
     Attributes:
         scale, shift: (C,) float64.
@@ -118,7 +121,7 @@ class Affine:
 
 @dataclass(frozen=True)
 class Add:
-    """tail(left + right), values."""
+    """The sum of two slots of values: tail(left + right)."""
 
     out: Slot
     left: Slot
@@ -128,7 +131,7 @@ class Add:
 
 @dataclass(frozen=True)
 class Relu:
-    """max(source, 0), values: a ReLU that no step took in."""
+    """A ReLU that was not merged into another step: max(source, 0) of values."""
 
     out: Slot
     source: Slot
@@ -136,7 +139,7 @@ class Relu:
 
 @dataclass(frozen=True)
 class Quantize:
-    """Codes of the values in ``source``."""
+    """Quantizes the values in ``source`` to codes of ``grid``."""
 
     out: Slot
     source: Slot
@@ -145,11 +148,12 @@ class Quantize:
 
 @dataclass(frozen=True)
 class Call:
-    """Anything else (pooling, flatten, padding, activations, ...), run as it stands; it changes none of its arguments.
+    """Any other operation (pooling, flatten, padding, activations, ...), called unchanged. It leaves its inputs alone.
 
     Attributes:
         function: A module or a function.
-        arguments, keywords: A `Slot` in them, at any depth of tuples, lists and dicts, stands for its value.
+        arguments, keywords: Arguments of the call. Each `Slot` in them, also inside tuples, lists and dicts, is
+            replaced by the slot's value.
     """
 
     out: Slot
@@ -166,10 +170,10 @@ class Program:
     """A part at given bits.
 
     Attributes:
-        inputs: Slots of the state that comes in.
-        steps: In an order in which they can run.
-        outputs: Slots of the state (or of the logits, one) that goes out; always values.
-        slots: How many there are.
+        inputs: Slots of the state that the part reads.
+        steps: The steps, in an order in which they can run.
+        outputs: Slots of the state that the part returns, or the one slot of a head's logits. They hold values.
+        slots: Number of slots.
     """
 
     inputs: tuple[Slot, ...]
@@ -179,7 +183,7 @@ class Program:
 
 
 def reads_of(step: Step) -> list[Slot]:
-    """The slots that a step reads, one entry a read."""
+    """Returns the slots that a step reads. A slot that is read twice is listed twice."""
     if isinstance(step, Call):
         found: list[Slot] = []
         fx.node.map_aggregate((step.arguments, step.keywords), lambda x: found.append(x) if isinstance(x, Slot) else x)
@@ -191,12 +195,12 @@ def reads_of(step: Step) -> list[Slot]:
 
 @dataclass(frozen=True)
 class Options:
-    """What a part is compiled for.
+    """Type, device and memory layout that a part is compiled for.
 
     Attributes:
-        dtype: Of the states.
-        device: Where they are.
-        channels_last: Whether (B, C, H, W) states lie channels-last.
+        dtype: Type of the states.
+        device: Device of the states.
+        channels_last: Whether (B, C, H, W) states are stored channels-last.
     """
 
     dtype: torch.dtype
@@ -205,11 +209,14 @@ class Options:
 
 
 class CompiledPart(Protocol):
-    """A part at given bits, ready to run. Changes none of the tensors it is given; results are its caller's."""
+    """A part at given bits, ready to run.
+
+    It does not change the tensors that it is given. The caller owns the results.
+    """
 
     @property
     def nbytes(self) -> int:
-        """Of the weights and constants that it keeps."""
+        """Bytes of the weights and constants that it keeps."""
 
     def __call__(self, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """The next state, or the logits (a tuple of one)."""
+        """Returns the next state, or the logits as a tuple of one tensor."""

@@ -1,7 +1,7 @@
-"""How the engine runs a supernet: back end, images a batch, layout and threads, chosen by a rule that reads no clock.
+"""Chooses how the engine runs a supernet: back end, batch size, memory layout and number of threads.
 
-The same study on the same machine is therefore always run in the same way. docs/performance.md compares the rule with
-the fastest settings of a measurement.
+The rule measures no time. The same study on the same machine therefore always runs in the same way.
+docs/performance.md compares the rule with the fastest measured settings.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ __all__ = ["EngineSettings", "check_backend", "choose_settings", "thread_limit"]
 
 _FEWEST_IMAGES, _MOST_IMAGES = 8, 256
 _MACS_OF_A_BATCH = 2**29
-"""A batch of about so many multiply-accumulates is large beside the cost of calling its operators."""
+"""Multiply-accumulates (MACs) of a batch at which calling the operators costs little compared with running them."""
 _MACS_OF_A_THREAD = 2**27
-"""A thread with fewer of them in a batch waits longer than it works."""
+"""A thread with fewer MACs in a batch waits longer than it works."""
 
 
 @dataclass(frozen=True)
 class EngineSettings:
-    """How to run.
+    """Settings of the engine.
 
     Attributes:
         backend: "float" or "integer".
-        images: Images a batch.
-        channels_last: Layout of the states.
-        threads: Of torch while the engine runs; None: as they are.
+        images: Number of images in a batch.
+        channels_last: Whether states are stored channels-last.
+        threads: Number of torch's threads while the engine runs; None: unchanged.
     """
 
     backend: BackendName
@@ -50,7 +50,7 @@ class EngineSettings:
 
 @contextmanager
 def thread_limit(threads: int | None) -> Iterator[None]:
-    """Inside it, torch has ``threads`` threads; None: as many as before."""
+    """Sets torch's number of threads inside the ``with`` block; None leaves it unchanged."""
     before = torch.get_num_threads()
     if threads in (None, before):
         yield
@@ -65,21 +65,22 @@ def thread_limit(threads: int | None) -> Iterator[None]:
 def choose_settings(
     supernet: Supernet, backend: Literal["auto", "float", "integer"] = "auto", threads: int | None = None
 ) -> EngineSettings:
-    """The settings that suit ``supernet`` on its device: they follow from the device, from whether the processor adds
-    up bytes exactly, and from the network's size.
+    """Returns settings that suit ``supernet`` on its device.
+
+    They depend on the device, on the size of the network, and on whether the processor adds products of bytes exactly.
 
     - Back end: "integer" if it can be used here, else "float".
-    - Images a batch: a power of two such that a batch has about 2^29 multiply-accumulates (MACs), from 8 to 256.
-    - Layout: channels last, in which convolutions are fused with what follows them.
+    - Batch size: a power of two from 8 to 256 images, so that a batch has about 2^29 multiply-accumulates (MACs).
+    - Layout: channels last, because convolutions are then fused with the operations that follow them.
     - Threads: one for each 2^27 MACs of a batch, at most ``threads``.
 
     Args:
-        supernet: Where it is.
-        backend: "auto" or the one to use.
-        threads: Threads that there are; None: torch's number.
+        supernet: The supernet, on the device on which it will run.
+        backend: "auto", or the back end to use.
+        threads: Number of available threads; None: torch's own number.
 
     Raises:
-        UserError: The integer back end is asked for and cannot be used here.
+        UserError: The integer back end is requested and cannot be used here.
     """
     device = next(supernet.parameters()).device
     if backend == "auto":
@@ -94,10 +95,15 @@ def choose_settings(
 
 
 def check_backend(backend: BackendName, device: torch.device, *, stored: bool = False) -> None:
-    """Refuses a back end that cannot be used on ``device``. ``stored``: a study was started with it.
+    """Raises an error if a back end cannot be used on ``device``.
+
+    Args:
+        backend: Name of the back end.
+        device: The device to run on.
+        stored: Whether an existing study was started with this back end. The message then suggests a new study.
 
     Raises:
-        UserError: It cannot be used; the message says why and what to do.
+        UserError: The back end cannot be used; the message says why and what to do.
     """
     why = BACKENDS[backend].unavailable(device)
     if why is not None:

@@ -1,4 +1,4 @@
-"""A part of a supernet as a `torch.fx` graph, traced once for all its bits."""
+"""Traces a part of a supernet into a `torch.fx` graph. One graph serves all bits."""
 
 from __future__ import annotations
 
@@ -24,51 +24,54 @@ _ADD = (operator.add, operator.iadd, torch.add)
 
 
 def trace(part: nn.Module, arity: int) -> fx.Graph | None:
-    """The graph of ``part``, whose nodes change none of their inputs; None if it cannot be traced or made so.
+    """Returns the graph of ``part``. No node changes its inputs, unless it calls a module (see `call_of`).
 
     Args:
         part: A segment or head of a supernet, in evaluation mode.
-        arity: Tensors in the state that it takes.
+        arity: Number of tensors in the state that the part reads.
+
+    Returns:
+        The graph; None if the part cannot be traced, or needs in-place changes that cannot be replaced.
     """
     try:
         graph = (
             copy.deepcopy(part.graph) if isinstance(part, fx.GraphModule) else Tracer(_LEAVES, arity=arity).trace(part)
         )
-    except Exception:  # any code may run here, and whatever stops fx is a reason to run the part as it is
+    except Exception:  # the part's code may raise anything; it is then not compiled
         return None
     if make_functional(graph, lambda node: module_of(node, part)) is not None:
         return None
     for node in list(graph.nodes):
-        if node.op != "call_module":  # a module belongs to the supernet; `call_of` calls a copy that changes nothing
+        if node.op != "call_module":  # modules belong to the supernet; `call_of` copies those that work in place
             change_nothing(node, None)
     return graph
 
 
 def module_of(node: fx.Node, part: nn.Module) -> nn.Module | None:
-    """The module that ``node`` calls, if it calls one."""
+    """Returns the module that ``node`` calls; None if it calls none."""
     return part.get_submodule(str(node.target)) if node.op == "call_module" else None
 
 
 def is_relu(node: fx.Node, part: nn.Module) -> bool:
-    """Whether ``node`` is a ReLU, in any spelling."""
+    """Returns whether ``node`` is a ReLU: as a module, a function or a method."""
     if node.op == "call_module":
         return type(module_of(node, part)) is nn.ReLU
     return node.target in _RELU or (node.op == "call_method" and node.target in ("relu", "relu_"))
 
 
 def is_add(node: fx.Node) -> bool:
-    """Whether ``node`` is the sum of two values of the graph."""
+    """Returns whether ``node`` is the sum of two values of the graph."""
     named = node.target in _ADD or (node.op == "call_method" and node.target in ("add", "add_"))
     return named and len(node.args) == 2 and not node.kwargs and all(isinstance(a, fx.Node) for a in node.args)
 
 
 def is_nothing(node: fx.Node, part: nn.Module) -> bool:
-    """Whether ``node`` passes its input on, in evaluation mode."""
+    """Returns whether ``node`` returns its input unchanged in evaluation mode."""
     return isinstance(module_of(node, part), _NOTHING)
 
 
 def call_of(node: fx.Node, part: nn.Module) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
-    """Function, arguments and keywords of ``node``, such that it changes none of its arguments."""
+    """Returns function, arguments and keywords of a call that computes ``node`` without changing its arguments."""
     args, keywords = tuple(node.args), dict(node.kwargs)
     if node.op == "get_attr":
         return operator.attrgetter(str(node.target)), (part,), {}

@@ -1,1 +1,4 @@
-"""Exit policies from cached outputs: exact scoring, thresholds, exit rates, calibration. No torch in here."""
+"""Exit policies, evaluated on cached outputs: exact scoring, thresholds, exit rates, calibration.
+
+A policy is a set of placed exits with their thresholds. No module in here imports torch.
+"""

@@ -1,4 +1,7 @@
-"""One exit policy applied to cached outputs: who leaves where, what it costs, how often it is right."""
+"""Applies one exit policy to cached outputs: it finds where each sample leaves, the average cost and the accuracy.
+
+BOPs are bit operations: multiply-accumulates x W bits x A bits.
+"""
 
 from __future__ import annotations
 
@@ -18,16 +21,16 @@ __all__ = ["PolicyResult", "apply"]
 
 @dataclass(frozen=True)
 class PolicyResult:
-    """What a policy does with N samples and E exits (the placed ones and the final one).
+    """Result of a policy on N samples with E exits (the placed ones and the final one).
 
     Attributes:
-        accuracy: Fraction of samples answered right.
-        average_bops: Mean over samples of the cost at the exit where computation stops.
-        exit_rates: (E,) fraction of samples that stop at each exit; sums to 1.
-        leaves_at: (N,) number of the exit where computation stops.
-        answers_at: (N,) number of the exit whose class is the answer; differs from ``leaves_at`` only under the
+        accuracy: Fraction of samples that are answered right.
+        average_bops: Mean BOPs of a sample, up to the exit where its computation stops.
+        exit_rates: (E,) fraction of samples that stop at each exit. It sums to 1.
+        leaves_at: (N,) index of the exit where computation stops.
+        answers_at: (N,) index of the exit whose class is the answer. It differs from ``leaves_at`` only under the
             rule ``most-confident``.
-        accuracy_leaving: (E,) accuracy of those that stop at each exit; NaN where none does.
+        accuracy_leaving: (E,) accuracy of the samples that stop at each exit. NaN if no sample stops there.
     """
 
     accuracy: float
@@ -41,16 +44,16 @@ class PolicyResult:
 def apply(
     outputs: ExitOutputs, costs: ExitCosts, thresholds: Sequence[float], rule: Rule = "threshold"
 ) -> PolicyResult:
-    """Applies a policy: leave at the first exit whose confidence is >= its threshold, at the last one anyway.
+    """Applies a policy: a sample leaves at the first exit whose confidence is >= its threshold, or at the last exit.
 
     Args:
-        outputs: Restricted to the placed exits and the final one (`ExitOutputs.placed`).
-        costs: Restricted likewise (`ExitCosts.placed`).
+        outputs: Outputs of the placed exits and the final one (`ExitOutputs.placed`).
+        costs: Costs of the same exits (`ExitCosts.placed`).
         thresholds: One for each exit but the final one.
-        rule: Which exit answers where none is confident.
+        rule: Which exit answers a sample that no placed exit is confident of.
 
     Raises:
-        ValueError: Exits of ``outputs``, ``costs`` and ``thresholds`` do not fit together.
+        ValueError: The exits of ``outputs``, ``costs`` and ``thresholds`` do not fit together.
     """
     check_names(outputs, costs)
     exits = len(outputs.names)

@@ -1,4 +1,7 @@
-"""Calibration of confidences: ECE, MCE, reliability bins, how well confidence tells right from wrong, temperatures."""
+"""Calibration of confidences: expected and maximum calibration error (ECE, MCE), reliability bins, temperatures.
+
+It also measures how well the confidence separates right from wrong answers.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ _TEMPERATURES = (0.05, 20.0)
 
 @dataclass(frozen=True)
 class ReliabilityBin:
-    """One bin (lo, hi] of a reliability diagram. ``confidence`` and ``accuracy`` are means, None where it is empty."""
+    """One bin (lo, hi] of a reliability diagram. ``confidence`` and ``accuracy`` are means; None if it is empty."""
 
     lo: float
     hi: float
@@ -46,11 +49,11 @@ class Calibration:
 
 
 def calibration(confidence: ArrayLike, correct: ArrayLike, bins: int = 15) -> Calibration:
-    """ECE and MCE on the top-1 confidence with equal-width bins (Naeini et al. 2015; Guo et al. 2017).
+    """Computes ECE and MCE of the top-1 confidence with equal-width bins (Naeini et al. 2015; Guo et al. 2017).
 
-    Bins are (lo, hi], as in Guo et al.; a confidence of 0 belongs to the first, one of exactly 1.0 to the last.
-    torchmetrics bins by [lo, hi) and so puts 1.0, which float32 softmax does reach, into a bin of its own after the
-    last; its figures differ from these where both that bin and the last are occupied.
+    Bins are (lo, hi], as in Guo et al. A confidence of 0 belongs to the first bin, and a confidence of exactly 1.0 to
+    the last. torchmetrics uses bins [lo, hi) instead. It puts 1.0, which a float32 softmax does reach, into an extra
+    bin after the last. Its figures differ from these if both that bin and the last one contain samples.
 
     Args:
         confidence: (N,) in [0, 1].
@@ -58,7 +61,7 @@ def calibration(confidence: ArrayLike, correct: ArrayLike, bins: int = 15) -> Ca
         bins: Number of bins.
 
     Raises:
-        ValueError: No samples, or shapes differ.
+        ValueError: There are no samples, or the shapes differ.
     """
     c, r = np.asarray(confidence, dtype=np.float64), np.asarray(correct, dtype=bool)
     if c.ndim != 1 or c.shape != r.shape or not c.size:
@@ -90,9 +93,10 @@ def calibration(confidence: ArrayLike, correct: ArrayLike, bins: int = 15) -> Ca
 
 
 def auroc(confidence: ArrayLike, correct: ArrayLike) -> float:
-    """Area under the ROC curve of "confidence tells right from wrong": 1 perfect, .5 useless.
+    """Returns the area under the ROC curve of the confidence as a predictor of right answers.
 
-    NaN where all answers are right or all are wrong, for then it is not defined.
+    It is 1 if the confidence separates right from wrong answers perfectly, and 0.5 if it says nothing about them. NaN
+    if all answers are right or all are wrong, because the area is not defined then.
     """
     r = np.asarray(correct, dtype=bool)
     if r.all() or not r.any():
@@ -101,11 +105,13 @@ def auroc(confidence: ArrayLike, correct: ArrayLike) -> float:
 
 
 def fit_temperature(logits: ArrayLike, labels: ArrayLike) -> float:
-    """Temperature scaling (Guo et al. 2017): the T in [.05, 20] that minimizes the mean NLL of softmax(logits / T).
+    """Returns the temperature T for temperature scaling (Guo et al. 2017).
+
+    It is the T in [0.05, 20] that minimizes the mean negative log-likelihood of softmax(logits / T).
 
     Args:
-        logits: (N, C).
-        labels: (N,), of the images on which it is fitted.
+        logits: (N, C) logits of the images on which T is fitted.
+        labels: (N,) their labels.
     """
     z, y = np.asarray(logits, dtype=np.float64), np.asarray(labels, dtype=np.int64)
     mean_of_labels = z[np.arange(len(y)), y].mean()
@@ -115,5 +121,5 @@ def fit_temperature(logits: ArrayLike, labels: ArrayLike) -> float:
         return float(logsumexp(z * inverse, axis=1).mean() - mean_of_labels * inverse)
 
     low, high = np.log(_TEMPERATURES)
-    # Convex in 1 / T, so that there is one minimum in log T too.
+    # The loss is convex in 1 / T, so that it has a single minimum in log T too.
     return float(np.exp(minimize_scalar(loss, bounds=(low, high), method="bounded", options={"xatol": 1e-6}).x))

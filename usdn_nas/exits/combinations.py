@@ -1,12 +1,13 @@
-"""Every combination of thresholds on a grid, one threshold for each placed exit, scored exactly from cached outputs.
+"""Scores every combination of thresholds on a grid exactly from cached outputs, one threshold for each placed exit.
 
-Let R_i[g_0, ..., g_{i-1}] be the sum of some weight over the samples that reach exit i, those that pass all exits
-before it. A sample that goes from exit i - 1 to exit i changes the number of right answers by
-d_i = correct_i - correct_{i-1} and costs c_i - c_{i-1} more (for i = 0: correct_0 and c_0), so that over all samples
+Let R_i[g_0, ..., g_{i-1}] be the sum of a weight over the samples that reach exit i, which means that they pass all
+exits before it under the thresholds with the grid indices g_0, ..., g_{i-1}. A sample that goes on from exit i - 1 to
+exit i changes the number of right answers by d_i = correct_i - correct_{i-1}, and costs c_i - c_{i-1} more bit
+operations (BOPs). For i = 0, these are correct_0 and c_0. Over all samples,
 
-    right answers = sum over exits i of R_i[weight d_i],    BOPs = sum over i of R_i[weight 1] (c_i - c_{i-1})
+    right answers = sum over exits i of R_i[weight d_i],    BOPs = sum over i of R_i[weight 1] (c_i - c_{i-1}).
 
-and every R_i is a joint histogram of grid levels, summed along each of its axes.
+Every R_i is a joint histogram of grid levels, summed cumulatively along each of its axes.
 """
 
 from __future__ import annotations
@@ -24,16 +25,25 @@ from usdn_nas.space.cost import ExitCosts
 __all__ = ["Counts", "Pick", "Problem", "best_combinations", "grid_problem"]
 
 _WHOLE = 2
-"""With more exits, one threshold of the first at a time: the tables are those of the other exits."""
+"""Up to this many exits are scored in one table. With more, the thresholds of the first exit are tried one by one, and
+the tables cover only the other exits."""
 
 Counts = NDArray[np.int64]
 Pick = Callable[[Counts, Counts], int]
-"""Index of the best among totals (right answers, BOPs) over all samples, both (n,)."""
+"""Returns the index of the preferred one of n results, from their totals (right answers, BOPs) over all samples, both
+(n,)."""
 
 
 @dataclass(frozen=True)
 class Problem:
-    """P placed exits: their grids, levels (P, N) = number of grid values <= confidence, (P + 1, N) correctness."""
+    """N samples at P placed exits and the final exit.
+
+    Attributes:
+        grids: For each placed exit, the thresholds to choose from, rising.
+        levels: (P, N) number of grid values that are <= the confidence of a sample.
+        correct: (P + 1, N), True if the exit answers the sample right.
+        cumulative: (P + 1,) BOPs of a sample that leaves at each exit.
+    """
 
     grids: list[NDArray[np.float64]]
     levels: Counts
@@ -45,7 +55,11 @@ class Problem:
 
 
 def grid_problem(outputs: ExitOutputs, costs: ExitCosts, count: int, more: Sequence[float] | None = None) -> Problem:
-    """Grids of ``count`` quantiles, each moved down to midway (`cuts`), and of one threshold ``more`` for each exit."""
+    """Builds the problem with a grid of ``count`` quantiles of the confidences for each placed exit.
+
+    Each quantile is moved down to the middle between two neighbouring confidences (`cuts`). ``more`` adds one threshold
+    to the grid of each exit.
+    """
     confidence = outputs.confidence[:-1]
     ranks = np.linspace(0, 1, count)
     grids = [cuts(np.sort(row), np.unique(np.quantile(row, ranks, method="higher"))) for row in confidence]
@@ -56,12 +70,15 @@ def grid_problem(outputs: ExitOutputs, costs: ExitCosts, count: int, more: Seque
 
 
 def _reaching(problem: Problem, exit_: int, weight: NDArray[np.int8] | None) -> Counts:
-    """(G_0, ..., G_{exit_ - 1}): R of the module's docstring; ``weight`` (N,), None: 1 each."""
+    """Returns R_i of the module's docstring for i = ``exit_``, with shape (G_0, ..., G_{exit_ - 1}).
+
+    ``weight`` is (N,). None stands for a weight of 1 for every sample.
+    """
     shape = tuple(len(grid) for grid in problem.grids[:exit_])
     if not shape:
         return np.array(problem.correct.shape[1] if weight is None else weight.sum(dtype=np.int64))
     levels = problem.levels[:exit_]
-    some = (levels < np.array(shape)[:, None]).all(axis=0)  # the others pass some exit under none of its thresholds
+    some = (levels < np.array(shape)[:, None]).all(axis=0)  # the other samples leave at some exit under any threshold
     flat = np.ravel_multi_index(tuple(levels[:, some]), shape)
     table = np.bincount(flat, None if weight is None else weight[some], minlength=int(np.prod(shape)))
     table = table.astype(np.int64).reshape(shape)  # sums of -1, 0 and 1 are exact in float64
@@ -71,7 +88,7 @@ def _reaching(problem: Problem, exit_: int, weight: NDArray[np.int8] | None) -> 
 
 
 def _totals(problem: Problem) -> tuple[Counts, Counts]:
-    """Right answers and BOPs of all combinations, (G_0, ..., G_{P-1}) each."""
+    """Returns the right answers and the BOPs of all combinations, each with shape (G_0, ..., G_{P-1})."""
     placed = len(problem.grids)
     right = np.zeros([len(grid) for grid in problem.grids], dtype=np.int64)
     bops = np.zeros_like(right)
@@ -85,14 +102,21 @@ def _totals(problem: Problem) -> tuple[Counts, Counts]:
 
 
 def _after(problem: Problem, level: int) -> tuple[Problem, int, int]:
-    """What the first exit, its threshold at grid value ``level``, leaves to the others; right answers, BOPs there."""
+    """Sets the threshold of the first exit to its grid value ``level``.
+
+    Returns:
+        The problem of the samples that pass the first exit, and the right answers and BOPs of those that leave there.
+    """
     passes = problem.levels[0] <= level
     rest = Problem(problem.grids[1:], problem.levels[1:, passes], problem.correct[1:, passes], problem.cumulative[1:])
     return rest, int(problem.correct[0, ~passes].sum()), int((~passes).sum()) * int(problem.cumulative[0])
 
 
 def best_combinations(problem: Problem, picks: Sequence[Pick]) -> list[tuple[tuple[int, ...], int, int]]:
-    """For each of ``picks`` the combination that it prefers to all others, its right answers and its BOPs."""
+    """Returns for each of ``picks`` the combination that it prefers, with its right answers and its BOPs.
+
+    A combination is a tuple of indices into the grids.
+    """
     if len(problem.grids) <= _WHOLE:
         return _best(problem, picks, 0, 0)
     found = []
@@ -109,7 +133,10 @@ def best_combinations(problem: Problem, picks: Sequence[Pick]) -> list[tuple[tup
 def _best(
     problem: Problem, picks: Sequence[Pick], right_here: int, bops_here: int
 ) -> list[tuple[tuple[int, ...], int, int]]:
-    """`best_combinations` with the tables of all exits; what samples that left before it are to be added."""
+    """Solves `best_combinations` with one table for all exits of ``problem``.
+
+    ``right_here`` and ``bops_here`` are the right answers and BOPs of samples that left before; they are added.
+    """
     right, bops = _totals(problem)
     shape = right.shape
     right, bops = right.ravel() + right_here, bops.ravel() + bops_here

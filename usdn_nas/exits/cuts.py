@@ -17,11 +17,11 @@ EVERYONE = 0.0
 
 
 def cuts(rising: NDArray[np.float32], lowest: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Returns for each confidence in ``lowest`` the threshold that this one and all greater ones reach, and no other.
+    """Returns thresholds: one for each confidence in ``lowest``, which only this and greater confidences reach.
 
-    The threshold is a float32 number strictly between the confidence and the next lower one of ``rising``. Where no
-    float32 lies between the two, it is the confidence itself. Where no confidence is lower, it is `EVERYONE`. It comes
-    as float64, because policies compare in float64 and JSON keeps all digits of it.
+    The threshold is a float32 number strictly between the confidence and the next lower one in ``rising``. If there is
+    no float32 number between the two, it is the confidence itself. If no confidence is lower, it is `EVERYONE`. It is
+    returned as float64, because policies compare in float64 and JSON keeps all its digits.
 
     Args:
         rising: (n,) confidences in rising order; some may be equal.
@@ -32,7 +32,7 @@ def cuts(rising: NDArray[np.float32], lowest: NDArray[np.float32]) -> NDArray[np
     """
     first = np.searchsorted(rising, lowest, side="left")
     at = lowest.astype(np.float64)
-    below = rising[first - 1].astype(np.float64)  # of no use where first is 0
+    below = rising[first - 1].astype(np.float64)  # not used where first is 0
     middle = ((below + at) / 2).astype(np.float32).astype(np.float64)
     between = (below < middle) & (middle < at)
     return np.where(first == 0, EVERYONE, np.where(between, middle, at))

@@ -1,27 +1,31 @@
-"""Every placement of exits scored exactly from cached outputs, for shared thresholds.
+"""Scores every set of exits exactly from cached outputs, for thresholds that all exits share.
 
-A *placement* S is a set of the C = E - 1 candidates, written as an integer whose bit i says that candidate i is
-placed; the final exit always is. With threshold t, sample n is *confident* at candidate i if its confidence there
-is >= t, and leaves at the first placed exit where it is. Let F[T] count the samples confident at none of T, and
-G_i[T] those that are confident and right at i and confident at none of T. Then, in totals over the samples,
+A set S of the C = E - 1 candidate exits is written as an integer, the *exit mask*: bit i says that candidate i is
+placed. The final exit is always placed. With threshold t, sample n is *confident* at candidate i if its confidence
+there is >= t. It leaves at the first placed exit where it is confident. Let F[Q] be the number of samples that are
+confident at no exit of a set Q, and G_i[Q] the number of samples that are confident and right at i and confident at no
+exit of Q. Then the totals over all samples are
 
     cost(S)     = sum over exits i of F[S & below(i)] * (BOPs of the segments between exits i - 1 and i
                                                          + [i in S] BOPs of head i)
     accuracy(S) = sum over placed i of G_i[S & below(i)]
 
-with below(i) = the bits under i. (The code counts those that leave wrong, who are fewer, and subtracts.)
+where below(i) is the mask of all candidates before i, and [i in S] is 1 if exit i is placed and 0 otherwise. BOPs are
+bit operations: multiply-accumulates x W bits x A bits. (The code counts the samples that leave with a wrong answer,
+because they are fewer, and subtracts.)
 
-For all thresholds at once: the *level* of a sample at a candidate is the number of thresholds <= its confidence there,
-so that with the thresholds in rising order it is confident under number t exactly where t < level. The set of
-candidates at which a sample is not confident thus grows with t, one candidate at a time, at most C times. Histograms
-of these sets, F's and G's, are written as differences along t (O(C) entries a sample, however many thresholds there
-are), summed along t, and summed over supersets (a zeta transform): for T thresholds O(C^2 N + C 2^C T) operations
-on integers, with no rounding.
+All thresholds are scored at once. The *level* of a sample at a candidate is the number of thresholds that are <= its
+confidence there. If the thresholds are in rising order and t is now the index of one, the sample is confident exactly
+if t < level. The set of candidates at which a sample is not confident therefore grows with t, one candidate at a time,
+at most C times. F and each G_i come from a histogram of these sets. The histogram is first written as differences along
+t, which takes O(C) entries for each sample, however many thresholds there are. It is then summed along t and over
+supersets (a zeta transform). For T thresholds this takes O(C^2 N + C 2^C T) operations on integers, without rounding.
 
-Under the rule ``most-confident`` a sample that is confident at none of S is answered by the most confident exit i of S,
-or by the final one where that is more confident still. With L the candidates less confident than i, the S whose most
-confident exit is i are the subsets of L + {i} less those of L, and the sample is confident at none of them from
-t = its level at i on: two entries for each i at which the answer is wrong, and one for the empty S.
+Under the rule ``most-confident``, a sample that is confident at no exit of S is answered by the most confident exit i
+of S, or by the final exit if that is even more confident. Let L be the candidates that are less confident than i. The
+sets S whose most confident exit is i are the subsets of L + {i} that are not subsets of L. The sample is confident at
+no exit of such a set from t = its level at i on. This makes two entries in the histogram for each i at which the answer
+is wrong, and one for the empty S.
 """
 
 from __future__ import annotations
@@ -49,11 +53,11 @@ __all__ = [
 ]
 
 MAX_CANDIDATES = 16
-"""With more candidates, 2^C placements times thresholds no longer fit into memory and a trial's time."""
+"""With more candidates, scoring 2^C exit masks under all thresholds would take too much memory and time in a trial."""
 
 _CELLS = 1 << 20
 _BITS = 4
-_MOST_THRESHOLDS = (1 << 16 - _BITS) - 1  # a level and a candidate share 16 bits
+_MOST_THRESHOLDS = (1 << 16 - _BITS) - 1  # a level and a candidate are packed into 16 bits
 
 Counts = NDArray[np.int64]
 Keys = NDArray[np.uint16]
@@ -61,13 +65,13 @@ Keys = NDArray[np.uint16]
 
 @dataclass(frozen=True)
 class PolicyScores:
-    """Scores of all placements under T shared thresholds. Column S is the placement with that bit mask.
+    """Scores of all sets of exits under T shared thresholds. Column S belongs to the set with the exit mask S.
 
     Attributes:
         accuracy: (T, 2^C) float64, a fraction.
         bops: (T, 2^C) float64, average BOPs of a sample.
         thresholds: (T,) float64.
-        candidates: C names; bit i of a column's number stands for candidate i.
+        candidates: C names. Bit i of a column's number stands for candidate i.
     """
 
     accuracy: NDArray[np.float64]
@@ -76,7 +80,7 @@ class PolicyScores:
     candidates: tuple[str, ...]
 
     def exits(self, placement: int) -> tuple[str, ...]:
-        """Names of the exits placed in column ``placement``."""
+        """Returns the names of the exits that are placed in column ``placement``."""
         return tuple(name for i, name in enumerate(self.candidates) if placement >> i & 1)
 
 
@@ -87,11 +91,12 @@ def check_names(outputs: ExitOutputs, costs: ExitCosts) -> None:
 
 
 def threshold_grid(outputs: ExitOutputs, count: int) -> NDArray[np.float64]:
-    """Shared thresholds worth trying: quantiles of all candidates' confidences taken together.
+    """Returns shared thresholds to try: quantiles of the confidences of all candidates together.
 
     Returns:
-        (T,) rising and distinct, T <= ``count``, each midway between two neighbouring confidences (`cuts`); the first
-        is 0 and lets every sample leave at the first placed exit. Without candidates: ``[1.0]``, which means nothing.
+        (T,) rising and distinct thresholds, T <= ``count``, each midway between two neighbouring confidences (`cuts`).
+        The first is 0, which lets every sample leave at the first placed exit. Without candidates, it is ``[1.0]``,
+        which has no effect.
     """
     pooled = np.sort(outputs.confidence[:-1], axis=None)  # six times as fast as np.quantile
     if not pooled.size:
@@ -101,9 +106,10 @@ def threshold_grid(outputs: ExitOutputs, count: int) -> NDArray[np.float64]:
 
 
 def _levels(confidence: NDArray[np.float32], grid: NDArray[np.float64]) -> Keys:
-    """(C, N): the number of thresholds in ``grid`` that are <= the confidence."""
+    """Returns (C, N): the number of thresholds in ``grid`` that are <= the confidence."""
     rounded = grid.astype(np.float32)
-    # A float32 is >= a float64 where it is >= the next float32 up; comparing so is six times as fast as searchsorted.
+    # A float32 is >= a float64 number exactly if it is >= that number rounded up to float32. Comparing float32 numbers
+    # in this way is six times as fast as searchsorted.
     rounded = np.where(rounded < grid, np.nextafter(rounded, np.float32(np.inf)), rounded)
     levels = np.zeros(confidence.shape, dtype=np.uint16)
     for threshold in rounded:
@@ -112,7 +118,7 @@ def _levels(confidence: NDArray[np.float32], grid: NDArray[np.float64]) -> Keys:
 
 
 def _rank(ranked: Keys, key: Keys) -> Keys:
-    """(k + 1, N): ``ranked`` (k, N), whose columns rise, with ``key`` (N,) put where it belongs in each column."""
+    """Inserts ``key`` (N,) into the sorted columns of ``ranked`` (k, N). Returns (k + 1, N), sorted again."""
     out = np.empty((len(ranked) + 1, len(key)), dtype=key.dtype)
     for row, into in zip(ranked, out, strict=False):
         np.minimum(row, key, out=into)
@@ -122,16 +128,17 @@ def _rank(ranked: Keys, key: Keys) -> Keys:
 
 
 def _avoiding(ranked: Keys, until: Keys | int, height: int) -> Counts:
-    """(2^k, T): entry [S, t] counts the samples with t < ``until`` that are confident at none of S.
+    """Returns (2^k, T) counts: entry [S, t] is the number of samples with t < ``until`` that are confident at no exit
+    of S.
 
     Args:
-        ranked: (k, n) keys, level then candidate, rising along each column: the order in which a sample stops being
-            confident.
+        ranked: (k, n) keys, which hold the level in their upper bits and the candidate in their lower bits. They rise
+            along each column, which is the order in which a sample stops being confident.
         until: (n,), at most T.
-        height: T.
+        height: The number of thresholds T.
     """
     bits, samples = ranked.shape
-    # A sample is unconfident exactly at the set ``missed[j]`` from threshold ``bounds[j]`` to before ``bounds[j + 1]``.
+    # For thresholds from ``bounds[j]`` to below ``bounds[j + 1]``, a sample is unconfident exactly at ``missed[j]``.
     bounds = np.zeros((bits + 2, samples), dtype=np.int64)
     np.minimum(ranked >> _BITS, until, out=bounds[1:-1])
     bounds[-1] = until
@@ -145,7 +152,10 @@ def _avoiding(ranked: Keys, until: Keys | int, height: int) -> Counts:
 
 
 def _summed(differences: Counts, bits: int, height: int) -> Counts:
-    """(2^k, T): ``differences`` (2^k (T + 1),), keyed by set, then by t, summed along t and over supersets."""
+    """Sums ``differences`` along t and over supersets. Returns (2^k, T).
+
+    ``differences`` has shape (2^k (T + 1),), ordered by set, then by t.
+    """
     table = np.cumsum(differences.reshape(1 << bits, height + 1), axis=1)[:, :-1]
     for bit in range(bits):
         pairs = table.reshape(-1, 2, 1 << bit, height)
@@ -154,13 +164,15 @@ def _summed(differences: Counts, bits: int, height: int) -> Counts:
 
 
 def _wrong_at_the_end(outputs: ExitOutputs, levels: Keys, height: int) -> Counts:
-    """(2^C, T): wrong answers among samples confident at no placed exit, by their most confident exit.
+    """Returns (2^C, T) wrong answers of the samples that are confident at no placed exit, under ``most-confident``.
 
     Args:
-        levels: (C, N).
+        outputs: All candidates and the final exit.
+        levels: (C, N), from `_levels`.
+        height: The number of thresholds T.
     """
     confidence, bits = outputs.confidence[:-1], len(levels)
-    # By rising confidence; of equals the earlier comes later, for it answers.
+    # Candidates by rising confidence. Of equally confident ones the earlier is put last, because it answers.
     order = bits - 1 - np.argsort(confidence[::-1], axis=0, kind="stable")
     answers = np.where(confidence >= outputs.confidence[-1], outputs.correct[:-1], outputs.correct[-1])
     wrong = ~np.take_along_axis(answers, order, axis=0)
@@ -175,7 +187,7 @@ def _wrong_at_the_end(outputs: ExitOutputs, levels: Keys, height: int) -> Counts
 
 
 def too_many_candidates(count: int) -> UserError:
-    """What is raised beyond `MAX_CANDIDATES`."""
+    """Returns the error that is raised for more than `MAX_CANDIDATES` candidates."""
     return UserError(
         f"exact scoring takes at most {MAX_CANDIDATES} candidate exits, got {count}",
         where="exits.candidates",
@@ -184,13 +196,15 @@ def too_many_candidates(count: int) -> UserError:
 
 
 def _totals(outputs: ExitOutputs, costs: ExitCosts, grid: NDArray[np.float64], rule: Rule) -> tuple[Counts, Counts]:
-    """Wrong answers and BOPs, (2^C, T) each, totals over the samples, for a rising ``grid`` of T thresholds."""
+    """Returns the totals of wrong answers and of BOPs over all samples, (2^C, T) each, for a rising ``grid`` of T
+    thresholds.
+    """
     candidates, height = len(outputs.names) - 1, len(grid)
     levels = _levels(outputs.confidence[:-1], grid)
     wrong = np.zeros((1 << candidates, height), dtype=np.int64)
     ranked = np.empty((0, outputs.samples), dtype=np.uint16)
     for i in range(candidates):
-        # The table over placements of the exits below i doubles: without exit i, then with it.
+        # The first half of the table has the sets without exit i, and the second half those with it.
         leaving = np.flatnonzero(~outputs.correct[i])
         missing = _avoiding(ranked[:, leaving], levels[i, leaving], height)
         np.add(wrong[: 1 << i], missing, out=wrong[1 << i : 2 << i])
@@ -199,7 +213,7 @@ def _totals(outputs: ExitOutputs, costs: ExitCosts, grid: NDArray[np.float64], r
         wrong += _avoiding(ranked[:, ~outputs.correct[-1]], height, height)
     else:
         wrong += _wrong_at_the_end(outputs, levels, height)
-    remaining = _avoiding(ranked, height, height)  # F
+    remaining = _avoiding(ranked, height, height)  # F of the module's docstring
     cost = np.zeros_like(wrong)
     segments = np.diff(costs.chain, prepend=0)
     for i in range(candidates):
@@ -213,15 +227,15 @@ def _totals(outputs: ExitOutputs, costs: ExitCosts, grid: NDArray[np.float64], r
 def score_slabs(
     outputs: ExitOutputs, costs: ExitCosts, thresholds: ArrayLike, rule: Rule = "threshold"
 ) -> Iterator[PolicyScores]:
-    """`score_shared` in pieces: the thresholds in rising order, about a million policies at a time.
+    """Yields the scores of `score_shared` in pieces of about a million policies, with rising thresholds.
 
-    A piece and all that is needed for it take less than 100 MB, and 20 C N bytes for the samples.
+    A piece with its temporary arrays takes less than 100 MB, plus 20 C N bytes for the samples.
 
     Args:
-        outputs: E exits, all candidates attached.
-        costs: Of the same exits.
-        thresholds: (T,), in any order; one that comes twice is scored twice.
-        rule: Which exit answers what was confident at none.
+        outputs: Outputs of E exits: all candidates and the final one.
+        costs: Costs of the same exits.
+        thresholds: (T,), in any order. A threshold that occurs twice is scored twice.
+        rule: Which exit answers a sample that no placed exit is confident of.
 
     Raises:
         UserError: More than `MAX_CANDIDATES` candidates.
@@ -242,9 +256,9 @@ def score_slabs(
 def score_shared(
     outputs: ExitOutputs, costs: ExitCosts, thresholds: ArrayLike, rule: Rule = "threshold"
 ) -> PolicyScores:
-    """Accuracy and average BOPs of every placement under each shared threshold, exactly.
+    """Returns the exact accuracy and average BOPs of every set of exits under each shared threshold.
 
-    Arguments and errors as of `score_slabs`; the rows of the result are in the order of ``thresholds``.
+    Arguments and errors are the same as for `score_slabs`. The rows of the result are in the order of ``thresholds``.
     """
     grid = np.asarray(thresholds, dtype=np.float64).ravel()
     places = np.argsort(np.argsort(grid, kind="stable"))

@@ -1,4 +1,4 @@
-"""Pareto fronts of policies: accuracy up, average BOPs down."""
+"""Pareto fronts of policies: higher accuracy is better, and so are fewer average bit operations (BOPs)."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ __all__ = [
 ]
 
 FRONT_LIMIT = 64
-"""Most policies kept of one configuration's front."""
+"""Number of policies to which the front of one configuration is thinned."""
 
 TRADE_OFFS = np.concatenate([[0.0], np.geomspace(1e-3, 1.0, 25)])
-"""(26,) the weights of relative BOPs at which configurations are compared; 0: accuracy alone."""
+"""(26,) weights of relative BOPs at which configurations are compared. At weight 0 only the accuracy counts."""
 
 _BUCKETS = 1024
 
 
 @dataclass(frozen=True)
 class Policy:
-    """A placement of exits with thresholds, and its score on the split it was computed from.
+    """A set of placed exits with thresholds, and its accuracy and cost on the split that it was computed from.
 
     Attributes:
-        accuracy: Fraction of samples answered right.
+        accuracy: Fraction of samples that are answered right.
         bops: Average BOPs of a sample, heads of the placed exits included.
         exits: Names of the placed exits in order, without the final one.
         thresholds: One for each of ``exits``.
@@ -54,7 +54,10 @@ class Policy:
 
 
 def _candidates_of_front(accuracy: NDArray[np.float64], bops: NDArray[np.float64]) -> NDArray[np.intp]:
-    """Indices that may be on the front: those no bucket of cheaper points already dominates. Spares the sort."""
+    """Returns the indices of points that may be on the front, so that fewer points need to be sorted.
+
+    Points are divided into buckets by cost. A point is left out if a cheaper bucket has a point that dominates it.
+    """
     low, high = bops.min(), bops.max()
     if len(bops) <= 4 * _BUCKETS or low == high:
         return np.arange(len(bops))
@@ -66,26 +69,26 @@ def _candidates_of_front(accuracy: NDArray[np.float64], bops: NDArray[np.float64
 
 
 def pareto_front(accuracy: ArrayLike, bops: ArrayLike) -> NDArray[np.intp]:
-    """Indices of the non-dominated points, by rising BOPs; accuracy rises strictly along them.
+    """Returns the indices of the non-dominated points, by rising BOPs. Their accuracy rises strictly.
 
-    Of points equal in both, the first is kept.
+    If several points have the same accuracy and BOPs, the first is kept.
 
     Args:
-        accuracy: (n,), more is better. No NaN.
-        bops: (n,), less is better. No NaN.
+        accuracy: (n,), higher is better. It must not contain NaN.
+        bops: (n,), lower is better. It must not contain NaN.
     """
     a, b = np.asarray(accuracy, dtype=np.float64), np.asarray(bops, dtype=np.float64)
     if not a.size:
         return np.zeros(0, dtype=np.intp)
     index = _candidates_of_front(a, b)
-    order = index[np.lexsort((-a[index], b[index]))]  # stable: first index first among equals
+    order = index[np.lexsort((-a[index], b[index]))]  # the sort is stable: of equal points the first stays first
     rising = a[order]
     before = np.concatenate([[-np.inf], np.maximum.accumulate(rising)[:-1]])
     return order[rising > before]
 
 
 def policies(scores: PolicyScores) -> list[Policy]:
-    """The non-dominated policies among all placements and thresholds, all of them, by rising BOPs."""
+    """Returns all non-dominated policies among all sets of exits and thresholds of ``scores``, by rising BOPs."""
     width = scores.accuracy.shape[1]
     front = []
     for index in pareto_front(scores.accuracy.ravel(), scores.bops.ravel()):
@@ -105,15 +108,15 @@ def policies(scores: PolicyScores) -> list[Policy]:
 def support(
     accuracy: ArrayLike, relative_bops: ArrayLike, trade_offs: ArrayLike = TRADE_OFFS
 ) -> tuple[NDArray[np.float64], NDArray[np.intp]]:
-    """The best accuracy - trade-off x relative BOPs, for every trade-off.
+    """Returns the best score, accuracy - trade-off x relative BOPs, for every trade-off.
 
     Args:
         accuracy: (n,), n >= 1.
         relative_bops: (n,), average BOPs / reference BOPs.
-        trade_offs: (L,).
+        trade_offs: (L,) weights of relative BOPs.
 
     Returns:
-        (L,) values, and (L,) indices of the policies that reach them, of equals the first.
+        (L,) best scores, and (L,) indices of the policies that reach them. If several reach one, the first is taken.
     """
     weights = np.asarray(trade_offs, dtype=np.float64)[:, None]
     values = np.asarray(accuracy, dtype=np.float64) - weights * np.asarray(relative_bops, dtype=np.float64)
@@ -124,12 +127,14 @@ def support(
 def thin(
     front: Sequence[Policy], reference_bops: float, limit: int = FRONT_LIMIT, keep: Collection[int] = ()
 ) -> list[Policy]:
-    """At most ``limit`` policies of a front that is sorted by BOPs with accuracy strictly rising.
+    """Thins a front to at most ``limit`` policies. The front is sorted by BOPs, with strictly rising accuracy.
 
-    Greedy and deterministic: the policy whose removal costs the least hypervolume, (accuracy above its left
-    neighbour's) x (BOPs below its right neighbour's), goes first, of equal ones the cheaper. Both ends stay, those at
-    the indices ``keep``, and for every one of `TRADE_OFFS` the policy that `support` names: `support` of what is left
-    equals that of the whole front, digit by digit. If these alone are more than ``limit``, they stay nevertheless.
+    The method is greedy and deterministic. In each round it removes the policy whose removal loses the least
+    hypervolume: (accuracy - accuracy of the left neighbour) x (BOPs of the right neighbour - BOPs). If several lose
+    equally little, the cheapest is removed. Some policies always stay: the first and the last, those at the indices
+    ``keep``, and the one that `support` names for each of `TRADE_OFFS`. `support` therefore gives exactly the same
+    values for the thinned front as for the whole one. If the policies that always stay are more than ``limit``, the
+    result has more than ``limit`` policies.
     """
     if len(front) <= limit:
         return list(front)
@@ -145,7 +150,7 @@ def thin(
     heapq.heapify(queue)
     for _ in range(min(len(front) - limit, len(losses))):
         while losses.get((least := heapq.heappop(queue))[1]) != least[0]:
-            pass  # gone, or a neighbour has gone since
+            pass  # this entry is outdated: the policy was removed, or one of its neighbours was removed since
         gone = least[1]
         del losses[gone]
         left[right[gone]], right[left[gone]] = left[gone], right[gone]
@@ -159,10 +164,10 @@ def thin(
 def config_front(
     outputs: ExitOutputs, costs: ExitCosts, thresholds: ArrayLike, rule: Rule = "threshold"
 ) -> list[Policy]:
-    """The front of one bit configuration over all placements and shared thresholds.
+    """Returns the whole front of one bit configuration, over all sets of exits and all shared ``thresholds``.
 
     Returns:
-        Policies by rising BOPs, accuracy strictly rising, all of them.
+        All non-dominated policies, by rising BOPs and strictly rising accuracy.
     """
     return _best([policy for slab in score_slabs(outputs, costs, thresholds, rule) for policy in policies(slab)])
 
@@ -170,7 +175,7 @@ def config_front(
 def shared_front(
     outputs: ExitOutputs, costs: ExitCosts, thresholds: ArrayLike, rule: Rule = "threshold"
 ) -> list[Policy]:
-    """As `config_front` for one placement, that of all candidates in ``outputs``."""
+    """Returns the front like `config_front`, but for one set of exits: all candidates in ``outputs``."""
     exits = outputs.candidates
     found = []
     for threshold in np.asarray(thresholds, dtype=np.float64):

@@ -1,4 +1,4 @@
-"""What one forward pass over a split leaves behind: confidence and correctness, per exit and sample."""
+"""Cached outputs of one forward pass over a split: confidence and correctness of every exit for every sample."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class ExitOutputs:
     """Cached outputs of one bit configuration with E exits over N samples.
 
     Attributes:
-        confidence: (E, N) float32, the softmax maximum, in [0, 1].
-        correct: (E, N) bool, whether the most probable class is the label.
-        names: E exit names in the order of the chain, the final one last.
+        confidence: (E, N) float32, the maximum of the softmax, in [0, 1].
+        correct: (E, N) bool, True if the most probable class is the label.
+        names: E exit names in the order of the chain; the final exit is the last.
 
     Raises:
         ValueError: The shapes do not fit together, or there are no samples.
@@ -50,12 +50,12 @@ class ExitOutputs:
 
     @property
     def candidates(self) -> tuple[str, ...]:
-        """All names but the final exit's."""
+        """All exit names but that of the final exit."""
         return self.names[:-1]
 
     @property
     def samples(self) -> int:
-        """N."""
+        """The number of samples N."""
         return int(self.confidence.shape[1])
 
     @property
@@ -64,15 +64,16 @@ class ExitOutputs:
         return np.asarray(self.correct.mean(axis=1), dtype=np.float64)
 
     def answering(self, rule: Rule) -> NDArray[np.intp]:
-        """(N,) number of the exit that answers a sample which no placed exit was confident of."""
+        """Returns (N,) the index of the exit that answers each sample if no placed exit is confident of it."""
         if rule == "threshold":
             return np.full(self.samples, len(self.names) - 1, dtype=np.intp)
         return self.confidence.argmax(axis=0)
 
     def under(self, rule: Rule) -> ExitOutputs:
-        """The outputs with ``correct`` of the final exit as ``rule`` has it: whether what reaches it is answered right.
+        """Returns the outputs with ``correct`` of the final exit changed to what ``rule`` makes of it.
 
-        Only for outputs of the placed exits, of which alone one can answer.
+        It then says whether a sample that no placed exit is confident of is answered right. The outputs must contain
+        the placed exits only, because any exit in them may answer.
         """
         if rule == "threshold":
             return self
@@ -81,6 +82,6 @@ class ExitOutputs:
         return ExitOutputs(self.confidence, correct, self.names)
 
     def placed(self, exits: Sequence[str]) -> ExitOutputs:
-        """The outputs with only ``exits`` (and the final one) placed: E' = len(exits) + 1."""
+        """Returns the outputs of ``exits`` and the final exit only: len(exits) + 1 exits."""
         keep = [i for i, name in enumerate(self.names) if name in exits or name == FINAL_EXIT]
         return ExitOutputs(self.confidence[keep], self.correct[keep], tuple(self.names[i] for i in keep))

@@ -1,4 +1,7 @@
-"""Overthinking and confusion of a network with internal classifiers (Kaya et al., 2019)."""
+"""Overthinking and confusion of a network with internal classifiers (Kaya et al., 2019).
+
+A network overthinks a sample if an earlier exit already answers it right. BOPs are bit operations.
+"""
 
 from __future__ import annotations
 
@@ -16,14 +19,14 @@ __all__ = ["Overthinking", "confusion", "overthinking"]
 
 @dataclass(frozen=True)
 class Overthinking:
-    """How much later exits waste, and spoil.
+    """Measures how much computation later exits waste, and how many right answers they destroy.
 
     Attributes:
-        wasteful: Share of the samples that the final exit has right, and an earlier one too.
-        destructive: Share that the final exit has wrong, but an earlier one right.
-        oracle_accuracy: Accuracy where each sample is answered by the first exit that has it right.
-        oracle_bops: Average BOPs of that; a sample that no exit has right runs to the end.
-        first_right: (E,) share of the samples that each exit is the first to have right.
+        wasteful: Share of the samples that the final exit and an earlier one answer right.
+        destructive: Share of the samples that the final exit answers wrong, but an earlier one right.
+        oracle_accuracy: Accuracy if each sample is answered by the first exit that answers it right.
+        oracle_bops: Average BOPs in that case. A sample that no exit answers right runs to the end.
+        first_right: (E,) share of the samples that each exit is the first to answer right.
     """
 
     wasteful: float
@@ -34,7 +37,7 @@ class Overthinking:
 
 
 def overthinking(outputs: ExitOutputs, costs: ExitCosts) -> Overthinking:
-    """What an oracle that stops at the first right exit would gain."""
+    """Computes overthinking: the gain of an oracle that stops at the first exit with the right answer."""
     check_names(outputs, costs)
     correct = outputs.correct
     earlier, final, ever = correct[:-1].any(axis=0), correct[-1], correct.any(axis=0)
@@ -50,13 +53,14 @@ def overthinking(outputs: ExitOutputs, costs: ExitCosts) -> Overthinking:
 
 
 def confusion(probabilities: ArrayLike) -> NDArray[np.float64]:
-    """(N,) confusion: sum over internal classifiers of the L1 distance of their softmax to the final exit's.
+    """Returns the (N,) confusion: the sum, over internal classifiers, of the L1 distance between their softmax and that
+    of the final exit.
 
     Args:
-        probabilities: (E, N, C) softmax of each exit, the final one last.
+        probabilities: (E, N, C) softmax of each exit; the final exit is the last.
 
     Raises:
-        ValueError: The shape is another.
+        ValueError: ``probabilities`` does not have three dimensions.
     """
     p = np.asarray(probabilities, dtype=np.float64)
     if p.ndim != 3:

@@ -1,4 +1,4 @@
-"""What the authors of other early-exit networks report of theirs: budgeted batches (MSDNet), overthinking (SDN)."""
+"""Figures that the authors of other early-exit networks report: budgeted batches (MSDNet) and overthinking (SDN)."""
 
 from __future__ import annotations
 
@@ -19,10 +19,11 @@ Array = NDArray[np.float64]
 
 
 def budgeted_batches(evaluated: Evaluated) -> list[dict[str, Any]]:
-    """A policy for each ratio of exit shares, its thresholds read off the search split, which is not augmented.
+    """Returns one policy for each ratio of exit shares. The list is empty if no exit is placed.
 
-    Keys: ``ratio``, ``thresholds`` (above 1: nobody leaves there), ``exit_rates`` and the metrics of the test split,
-    ``search`` (the same of the search split). Empty where no exit is placed.
+    Thresholds are computed on the search split, whose images are not augmented. Keys: ``ratio``, ``thresholds`` (no
+    sample leaves at an exit with a threshold above 1), ``exit_rates`` and the metrics on the test split, and ``search``
+    with the metrics on the search split.
     """
     if not evaluated.test.candidates:
         return []
@@ -41,16 +42,19 @@ def budgeted_batches(evaluated: Evaluated) -> list[dict[str, Any]]:
 
 
 def overthinking_summary(evaluated: Evaluated, confusion: Array, search_confusion: Array) -> dict[str, Any] | None:
-    """How much later exits waste and spoil on the test split, and how well confusion foretells a wrong final answer.
+    """Returns the overthinking on the test split, and how well confusion predicts a wrong final answer.
 
     Args:
-        confusion, search_confusion: (N,) of the two splits.
+        evaluated: The network's outputs on both splits.
+        confusion: (N,) confusion of the samples of the test split.
+        search_confusion: (N',) confusion of the samples of the search split.
 
     Returns:
-        The fields of `Overthinking`, and ``confusion_right`` and ``confusion_wrong``: means over the samples that the
-        final exit has right and wrong, in standard deviations from the mean of the search split (SDN's authors take
-        the training split); ``confusion_auroc``: 1 where every wrong answer is the more confused, .5 chance. A figure
-        is None where it is undefined. None where no exit is placed.
+        The fields of `Overthinking`, and three figures about confusion. ``confusion_right`` and ``confusion_wrong`` are
+        its means over the samples that the final exit answers right and wrong. They are standardized by mean and
+        standard deviation of the search split (SDN's authors use the training split). ``confusion_auroc`` is 1 if every
+        sample with a wrong answer has a higher confusion than every sample with a right one, and 0.5 by chance. A
+        figure is None if it is undefined. The whole result is None if no exit is placed.
     """
     if not evaluated.test.candidates:
         return None

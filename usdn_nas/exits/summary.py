@@ -1,4 +1,7 @@
-"""What is reported of one trained network: exit rates, costs, calibration, its curves of accuracy against BOPs."""
+"""Figures that are reported about one trained network: exit rates, costs, calibration, and curves of accuracy and cost.
+
+BOPs are bit operations: multiply-accumulates x W bits x A bits.
+"""
 
 from __future__ import annotations
 
@@ -19,11 +22,12 @@ from usdn_nas.space.cost import ExitCosts
 __all__ = ["Evaluated", "model_summary", "policy_metrics", "relative_changes"]
 
 _TRADE_OFFS = (1e-3, 1.0)
-"""Weights of relative BOPs at which thresholds are fitted lie in this range, evenly in their logarithm."""
+"""Range of the weights of relative BOPs that thresholds are fitted to. The weights are evenly spaced in the logarithm.
+"""
 
 
 def policy_metrics(result: PolicyResult, reference_bops: int, n: int) -> dict[str, Any]:
-    """``accuracy``, ``average_bops``, ``relative_bops`` and ``n`` of a policy."""
+    """Returns ``accuracy``, ``average_bops``, ``relative_bops`` and ``n`` (the number of samples) of a policy."""
     return {
         "accuracy": result.accuracy,
         "average_bops": result.average_bops,
@@ -38,13 +42,13 @@ def _or_none(value: float) -> float | None:
 
 @dataclass(frozen=True)
 class Evaluated:
-    """A network's outputs on the two splits, and what its exits cost.
+    """A network's outputs on the test and the search split, and the costs of its exits.
 
     Attributes:
-        test, search: (E, N) outputs of the placed exits.
-        costs: Of the same exits.
-        reference_bops: What relative BOPs are relative to.
-        rule: Which exit answers what was confident at none.
+        test, search: Outputs of the placed exits and the final one on each split, (E, N).
+        costs: Costs of the same exits.
+        reference_bops: BOPs that relative BOPs are a fraction of.
+        rule: Which exit answers a sample that no placed exit is confident of.
     """
 
     test: ExitOutputs
@@ -54,19 +58,19 @@ class Evaluated:
     rule: Rule = "threshold"
 
     def metrics(self, thresholds: Sequence[float]) -> dict[str, Any]:
-        """On the test split."""
+        """Returns the metrics (`policy_metrics`) of the policy with these thresholds on the test split."""
         return policy_metrics(
             apply(self.test, self.costs, thresholds, self.rule), self.reference_bops, self.test.samples
         )
 
     def search_metrics(self, thresholds: Sequence[float]) -> dict[str, Any]:
-        """On the search split."""
+        """Returns the metrics (`policy_metrics`) of the policy with these thresholds on the search split."""
         return policy_metrics(
             apply(self.search, self.costs, thresholds, self.rule), self.reference_bops, self.search.samples
         )
 
     def leaving(self, thresholds: Sequence[float]) -> list[dict[str, Any]]:
-        """Table I: a row an exit."""
+        """Returns Table I: one row for each exit, about the samples of the test split that leave there."""
         result, cumulative = apply(self.test, self.costs, thresholds, self.rule), self.costs.cumulative
         return [
             {
@@ -81,7 +85,10 @@ class Evaluated:
         ]
 
     def calibrated(self, thresholds: Sequence[float], bins: int) -> list[dict[str, Any]]:
-        """Accuracy and calibration of each exit over all samples, and (``leaving``) over those that leave there."""
+        """Returns accuracy and calibration of each exit on the test split.
+
+        They are computed over all samples, and under the key ``leaving`` over the samples that leave at the exit.
+        """
         leaves_at, rows = apply(self.test, self.costs, thresholds, self.rule).leaves_at, []
         for i, (confidence, correct) in enumerate(zip(self.test.confidence, self.test.correct, strict=True)):
             overall = calibration(confidence, correct, bins)
@@ -105,7 +112,7 @@ class Evaluated:
         return rows
 
     def answers(self, thresholds: Sequence[float], bins: int) -> dict[str, Any]:
-        """Calibration of the policy's answers: each sample's confidence where it leaves."""
+        """Returns the calibration of the policy's answers: of each sample's confidence at the exit that answers it."""
         where = (apply(self.test, self.costs, thresholds, self.rule).answers_at, np.arange(self.test.samples))
         confidence, correct = self.test.confidence[where], self.test.correct[where]
         overall = calibration(confidence, correct, bins)
@@ -117,7 +124,7 @@ class Evaluated:
         }
 
     def shared_curve(self, count: int) -> list[dict[str, Any]]:
-        """Policies with one threshold for all exits, evenly spaced over [1 / 10, 1]."""
+        """Returns ``count`` policies whose exits share one threshold, evenly spaced over [0.1, 1]."""
         exits = len(self.test.candidates)
         return [
             {"threshold": float(t), **self.metrics([t] * exits), "search": self.search_metrics([t] * exits)}
@@ -125,7 +132,10 @@ class Evaluated:
         ]
 
     def fitted_curve(self, count: int) -> list[dict[str, Any]]:
-        """Policies with a threshold for each exit, fitted on the search split to one weight of relative BOPs each."""
+        """Returns ``count`` policies, each for one weight of relative BOPs.
+
+        Every exit has its own threshold, which is fitted on the search split.
+        """
         if not self.test.candidates:
             return []
         weights, search = np.geomspace(*_TRADE_OFFS, count).tolist(), self.search.under(self.rule)
@@ -148,15 +158,18 @@ def model_summary(
     threshold: float,
     temperatures: Sequence[float] | None = None,
 ) -> dict[str, Any]:
-    """One entry of ``evaluation.json``'s ``models``.
+    """Returns one entry of ``models`` in ``evaluation.json``.
 
     Args:
-        thresholds: E - 1, selected on the search split.
-        bins: Of ECE and MCE.
+        label: Name of the network for readers.
+        evaluated: The network's outputs and costs.
+        thresholds: E - 1 thresholds, chosen on the search split.
+        precision: ``"full"`` or ``"quantized"``.
+        bins: Number of bins of the expected and maximum calibration error (ECE, MCE).
         sweep: Number of shared thresholds that are tried.
-        fits: Number of trade-offs that thresholds of each exit are fitted to.
-        threshold: The shared one of the table ``shared``.
-        temperatures: E, by which logits were divided; None: they were not.
+        fits: Number of trade-offs for which each exit gets a fitted threshold of its own.
+        threshold: The shared threshold of the table ``shared``.
+        temperatures: E temperatures that the logits were divided by. None if they were not divided.
     """
     leaving, calibrated = evaluated.leaving(thresholds), evaluated.calibrated(thresholds, bins)
     everywhere = [threshold] * len(thresholds)
@@ -178,7 +191,11 @@ def model_summary(
 
 
 def relative_changes(ce: Mapping[str, Any], kd: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Table II: error, ECE and MCE of every exit with CE alone and with KD, and 100 (KD - CE) / CE."""
+    """Returns Table II: every exit's error and calibration errors (ECE, MCE) in two trainings, and their difference.
+
+    ``ce`` was trained with cross-entropy alone, and ``kd`` with knowledge distillation. The difference is
+    100 (KD - CE) / CE, in percent. None if the figure of ``ce`` is 0.
+    """
     rows = []
     for before, after in zip(ce["exits"], kd["exits"], strict=True):
         for metric in ("error", "ece", "mce"):

@@ -1,8 +1,8 @@
-"""Thresholds of their own for each placed exit, fitted on cached outputs.
+"""Fits a threshold for each placed exit on cached outputs.
 
-A threshold is taken from a grid: quantiles of the exit's own confidences. With few placed exits every combination is
-scored (`combinations`), with more: coordinate ascent. Either result is then the start of a coordinate ascent on a finer
-grid, which holds it.
+Thresholds are taken from a grid: quantiles of the exit's own confidences. With few placed exits, every combination is
+scored (`combinations`). With more, coordinate ascent is used. In both cases, a coordinate ascent on a finer grid, which
+contains the first result, then refines it. BOPs are bit operations: multiply-accumulates x W bits x A bits.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from usdn_nas.space.cost import ExitCosts
 __all__ = ["EXACT_EXITS", "FittedThresholds", "fit_accuracies", "fit_thresholds", "fit_trade_offs"]
 
 EXACT_EXITS = 5
-"""Up to this many placed exits the fit is exact on its grid."""
+"""With up to this many placed exits, the fit finds the best combination on its grid."""
 
 _LEVELS = {1: 256, 2: 256, 3: 128, 4: 64, 5: 32}
 _COORDINATE_LEVELS = 64
@@ -34,12 +34,12 @@ _REFINED_LEVELS = 256
 
 @dataclass(frozen=True)
 class FittedThresholds:
-    """What `fit_thresholds` found.
+    """Result of `fit_thresholds`.
 
     Attributes:
         thresholds: One for each placed exit.
-        exact: No combination on the grid is better; else a good local optimum.
-        quantiles: Size of the grid: so many quantiles of each exit's confidences.
+        exact: True if no combination on the grid is better. False if the result is only a good local optimum.
+        quantiles: Size of the grid: the number of quantiles of each exit's confidences.
     """
 
     thresholds: tuple[float, ...]
@@ -48,7 +48,7 @@ class FittedThresholds:
 
     @property
     def method(self) -> str:
-        """For people."""
+        """Describes in words how the thresholds were found."""
         grid = f"{self.quantiles} quantiles an exit"
         return (
             f"at least the best combination of {grid}" if self.exact else f"approximate, by coordinate ascent on {grid}"
@@ -56,7 +56,10 @@ class FittedThresholds:
 
 
 def _curve(problem: Problem, chosen: tuple[int, ...], k: int) -> tuple[Counts, Counts]:
-    """Totals (right, BOPs) for every grid value of exit ``k``, the other exits as ``chosen``: (G_k,) each."""
+    """Returns the totals (right answers, BOPs) for every grid value of exit ``k``, (G_k,) each.
+
+    The other exits have their ``chosen`` grid values.
+    """
     exits, samples = problem.correct.shape
     fires = np.ones((exits, samples), dtype=bool)
     fires[:-1] = problem.levels > np.array(chosen)[:, None]
@@ -77,14 +80,18 @@ def _curve(problem: Problem, chosen: tuple[int, ...], k: int) -> tuple[Counts, C
 
 
 def _ascend(problem: Problem, start: tuple[int, ...], pick: Pick) -> tuple[tuple[int, ...], int, int]:
-    """Sets one exit's threshold after the other to its best until none moves. Returns choice, right, BOPs."""
+    """Sets one exit's threshold after the other to its best value, until none changes.
+
+    Returns:
+        The chosen grid indices, and the totals of right answers and BOPs.
+    """
     chosen, still, k = start, 0, 0
     right, bops = _curve(problem, chosen, 0)
     total = int(right[chosen[0]]), int(bops[chosen[0]])
     while still < len(chosen):
         right, bops = _curve(problem, chosen, k)
         best = pick(right, bops)
-        # An exchange of equals could go round for ever: move only where the pick differs in value.
+        # Changing between equally good choices could go on for ever, so a threshold changes only if the totals change.
         if (int(right[best]), int(bops[best])) != total:
             chosen, still = (*chosen[:k], best, *chosen[k + 1 :]), 0
             total = int(right[best]), int(bops[best])
@@ -93,7 +100,11 @@ def _ascend(problem: Problem, start: tuple[int, ...], pick: Pick) -> tuple[tuple
 
 
 def _fit_by_coordinates(problem: Problem, pick: Pick, weights: NDArray[np.float64]) -> tuple[int, ...]:
-    """Coordinate ascent on accuracy - weight x BOPs for each weight, polished with ``pick``, from several starts."""
+    """Returns the best result, by ``pick``, of coordinate ascents from several starts.
+
+    Each start ascends on accuracy - weight x BOPs for one weight after the other, and every result then ascends with
+    ``pick`` itself.
+    """
     sizes = [len(grid) for grid in problem.grids]
     starts = [tuple(int(share * (size - 1)) for size in sizes) for share in (0.0, 0.5, 1.0)]
     found = []
@@ -119,7 +130,10 @@ def _by_weight(weight: float) -> Pick:
 
 
 def _by_budget(budget: float) -> Pick:
-    """``budget``: BOPs of all samples together. Where nothing fits, the cheapest."""
+    """Returns a pick of the most accurate result within ``budget``, the BOPs of all samples together.
+
+    If nothing is within the budget, it picks the cheapest.
+    """
 
     def pick(right: Counts, bops: Counts) -> int:
         fits = bops <= budget
@@ -131,7 +145,10 @@ def _by_budget(budget: float) -> Pick:
 
 
 def _by_accuracy(right_wanted: int) -> Pick:
-    """``right_wanted``: right answers of all samples together. Where nothing has so many, the most accurate."""
+    """Returns a pick of the cheapest result with at least ``right_wanted`` right answers over all samples.
+
+    If nothing has so many, it picks the most accurate.
+    """
 
     def pick(right: Counts, bops: Counts) -> int:
         return _cheapest(bops, right >= min(right_wanted, right.max()))
@@ -149,26 +166,30 @@ def fit_thresholds(
     accuracy: float | None = None,
     rule: Rule = "threshold",
 ) -> FittedThresholds:
-    """One threshold for each placed exit: maximises accuracy - tr x average BOPs / reference, or accuracy in a budget,
-    or finds the least average BOPs at an accuracy.
+    """Fits one threshold for each placed exit.
 
-    Up to `EXACT_EXITS` placed exits no combination on a grid of 256, 256, 128, 64 and 32 quantiles of each exit's
-    confidences (with 1, 2, 3, 4 and 5 exits) is better than the result. Beyond, coordinate ascent on 64 quantiles; for
-    a budget or an accuracy along a ladder of Lagrange weights: a good local optimum, not a proven one. Either is
-    refined by coordinate ascent on 256 quantiles. Of equally good combinations the cheapest is taken.
+    Give exactly one of ``tr``, ``budget_bops`` and ``accuracy``. With ``tr``, it maximizes accuracy - tr x average BOPs
+    / reference BOPs. With ``budget_bops``, it maximizes the accuracy within the budget. With ``accuracy``, it minimizes
+    the average BOPs at this accuracy.
+
+    With up to `EXACT_EXITS` placed exits, no combination on the grid is better than the result. The grid has 256, 256,
+    128, 64 and 32 quantiles of each exit's confidences with 1, 2, 3, 4 and 5 exits. With more exits, coordinate ascent
+    on 64 quantiles finds a good local optimum, which is not proven to be the best; for a budget or an accuracy it goes
+    along a series of Lagrange weights. In both cases the result is refined by coordinate ascent on 256 quantiles. If
+    several combinations are equally good, the cheapest is taken.
 
     Args:
-        outputs: Restricted to the placed exits and the final one.
-        costs: Restricted likewise.
-        tr: Weight of the relative average BOPs, average BOPs / ``reference_bops``.
-        reference_bops: Needed with ``tr``, without it of no effect.
-        budget_bops: Most average BOPs of a sample.
-        accuracy: Least accuracy, a fraction; where no thresholds reach it, the most accurate are taken.
-        rule: Which exit answers what was confident at none.
+        outputs: Outputs of the placed exits and the final one.
+        costs: Costs of the same exits.
+        tr: Weight of relative BOPs.
+        reference_bops: BOPs that relative BOPs are a fraction of. It is needed with ``tr``, and ignored without it.
+        budget_bops: Largest average BOPs of a sample.
+        accuracy: Lowest accuracy, a fraction. If no thresholds reach it, the most accurate ones are taken.
+        rule: Which exit answers a sample that no placed exit is confident of.
 
     Raises:
-        UserError: No thresholds meet the budget; the message names the least average BOPs possible.
-        ValueError: Not exactly one of ``tr`` (with its reference), ``budget_bops`` and ``accuracy`` is given.
+        UserError: No thresholds meet the budget. The message names the lowest average BOPs that are possible.
+        ValueError: Not exactly one of ``tr`` (with ``reference_bops``), ``budget_bops`` and ``accuracy`` is given.
     """
     check_names(outputs, costs)
     outputs = outputs.under(rule)
@@ -176,7 +197,7 @@ def fit_thresholds(
     if given != 1 or (tr is not None and reference_bops is None):
         raise ValueError("give one of 'tr' (with 'reference_bops'), 'budget_bops' and 'accuracy'")
     if budget_bops is not None and (cheapest := int(costs.cumulative[0])) > budget_bops:
-        # The first exit comes first for every sample, and the lowest threshold on the grid lets all leave there.
+        # Every sample costs at least the first exit, and the lowest threshold on the grid lets all samples leave there.
         raise UserError(
             f"no thresholds meet a budget of {cost(budget_bops, 6)} with exits {', '.join(outputs.names)}: "
             f"the cheapest costs {cost(cheapest, 6)} a sample"
@@ -195,16 +216,17 @@ def _ladder(costs: ExitCosts) -> NDArray[np.float64]:
 
 
 def fit_accuracies(outputs: ExitOutputs, costs: ExitCosts, accuracies: Sequence[float]) -> list[FittedThresholds]:
-    """`fit_thresholds` for each of several values of ``accuracy``, in about the time of one."""
+    """Fits thresholds as `fit_thresholds` does, for several values of ``accuracy`` in about the time of one."""
     check_names(outputs, costs)
-    wanted = [math.ceil(round(accuracy * outputs.samples, 6)) for accuracy in accuracies]  # .9 x 10,000 is 9,000
+    # Rounding first makes 0.9 x 10,000 exactly 9,000.
+    wanted = [math.ceil(round(accuracy * outputs.samples, 6)) for accuracy in accuracies]
     return _fit(outputs, costs, [(_by_accuracy(right), _ladder(costs)) for right in wanted])
 
 
 def fit_trade_offs(
     outputs: ExitOutputs, costs: ExitCosts, trade_offs: Sequence[float], reference_bops: float
 ) -> list[FittedThresholds]:
-    """`fit_thresholds` for each of several weights ``tr``, in about the time of one."""
+    """Fits thresholds as `fit_thresholds` does, for several weights ``tr`` in about the time of one."""
     check_names(outputs, costs)
     weights = [tr / reference_bops for tr in trade_offs]
     return _fit(outputs, costs, [(_by_weight(weight), np.array([weight])) for weight in weights])
@@ -213,7 +235,10 @@ def fit_trade_offs(
 def _fit(
     outputs: ExitOutputs, costs: ExitCosts, wanted: Sequence[tuple[Pick, NDArray[np.float64]]]
 ) -> list[FittedThresholds]:
-    """The thresholds of each pick; beside it the Lagrange weights along which coordinate ascent goes."""
+    """Returns the fitted thresholds for each pick.
+
+    ``wanted`` gives each pick together with the Lagrange weights that coordinate ascent uses on the way to it.
+    """
     placed = len(outputs.candidates)
     if not placed:
         return [FittedThresholds((), True, 0)] * len(wanted)

@@ -1,1 +1,1 @@
-"""Networks as chains of segments with exits: builders, IC heads, layer records."""
+"""Networks as chains of segments with exits: builders, heads (internal classifiers), layer records."""

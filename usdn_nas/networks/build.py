@@ -1,4 +1,4 @@
-"""From a search space to its network, and from a network to its records."""
+"""Builds the network of a search space, and makes the records that describe a network."""
 
 from __future__ import annotations
 
@@ -25,25 +25,25 @@ from usdn_nas.space.search_space import ExitsSpec, NetworkSpec, SearchSpace, Spa
 __all__ = ["NETWORKS", "analyze_chain", "build_network", "chain_record", "resolve_space"]
 
 MAX_WEIGHTS = 500_000_000
-"""Most weights of a built-in network: two gigabytes in single precision."""
+"""Largest number of weights of a built-in network. They take two gigabytes in single precision."""
 
 NETWORKS: dict[str, Callable[[NetworkSpec], Backbone]] = {
     "resnet_cifar": cifar_resnet,
     "torchvision:resnet18": torchvision_resnet18,
     "msdnet": msdnet,
 }
-"""Name in ``network.name`` -> builder of its chain. Other names with a colon are networks of one's own."""
+"""Name in ``network.name`` -> builder of its chain. Other names with a colon are the user's own networks."""
 
 
 def build_network(spec: SpaceSpec, model: nn.Module | None = None) -> MultiExitNetwork:
     """Returns the full-precision network of a search space, with all its candidate exits.
 
-    Heads, and a network that is built by its name, draw their weights from torch's global generator: seed it for
-    repeatable weights.
+    Heads, and networks that are built by name, draw their weights from torch's global generator. Seed it to get the
+    same weights again.
 
     Args:
         spec: The search space.
-        model: The network itself, where the space is of a model that was passed in Python. It is copied.
+        model: The network itself, needed if the space was made for a model that was passed in Python. It is copied.
 
     Raises:
         UserError: The network or an exit candidate is unknown, the network cannot be cut, or ``model`` is missing.
@@ -56,10 +56,12 @@ def build_network(spec: SpaceSpec, model: nn.Module | None = None) -> MultiExitN
 
 @lru_cache(maxsize=16)
 def _check_weights(network: NetworkSpec, exits: ExitsSpec) -> None:
-    """Refuses settings of a built-in network that ask for more weights than anybody has memory for.
+    """Refuses settings of a built-in network that lead to more than `MAX_WEIGHTS` weights.
+
+    The weights are counted on the meta device, so no memory is needed.
 
     Raises:
-        UserError: There are too many, counted without making any.
+        UserError: There are too many weights.
     """
     if is_own(network.name):
         return
@@ -121,7 +123,7 @@ def _candidates(
     macs: Mapping[str, float],
     own: Mapping[str, nn.Module],
 ) -> list[str]:
-    """Exit candidates in the order of the chain; after the last segment stands the final exit."""
+    """Returns the names of the exit candidates in the order of the chain, without the final exit."""
     possible = [name for name in segments[1:-1] if len(shapes[name]) > 1]
     if exits.head == "own":
         if not own:
@@ -150,11 +152,12 @@ def _nearest(share: float, possible: list[str], macs: Mapping[str, float]) -> st
 def _states(
     backbone: Backbone, input_shape: tuple[int, int, int]
 ) -> tuple[dict[str, tuple[int, ...]], dict[str, float]]:
-    """What is known of the state after each segment.
+    """Computes shape and cost of the state after each segment.
 
     Returns:
-        Segment -> shape of its last tensor for one image: (C, H, W), (H, W, C), (N, C) or (F,); segment -> share of
-        the MACs of segments and classifier that are spent there.
+        Two dicts. The first: segment -> shape of the state's last tensor for one image, which is (C, H, W), (H, W, C),
+        (N, C) or (F,). The second: segment -> share of all multiply-accumulates (MACs) of segments and classifier that
+        are spent up to the end of the segment.
     """
     state: tuple[torch.Tensor, ...] = (torch.empty(1, *input_shape, device="meta"),)
     shapes, macs, total = {}, {}, 0
@@ -170,7 +173,7 @@ def _states(
 
 
 def analyze_chain(network: MultiExitNetwork, input_shape: tuple[int, ...]) -> Iterator[tuple[str, PartGraph]]:
-    """Every segment, then every head, with its graph: (segment or exit name, graph)."""
+    """Yields (segment or exit name, graph) for every segment, then for every head."""
     state: tuple[torch.Tensor, ...] = (torch.empty(1, *input_shape, device="meta"),)
     signs: tuple[bool, ...] = (False,)
     states = []
@@ -184,7 +187,7 @@ def analyze_chain(network: MultiExitNetwork, input_shape: tuple[int, ...]) -> It
 
 
 def chain_record(network: MultiExitNetwork, spec: NetworkSpec) -> ChainRecord:
-    """The records of ``network``: layers with MACs, segments, exits, and what is not counted."""
+    """Returns the records of ``network``: layers with MACs, segments, exits, and operators that are not counted."""
     graphs = list(analyze_chain(network, spec.input_shape))
     count = len(network.segments)
     operators: Counter[str] = sum((graph.operators for _, graph in graphs), Counter())

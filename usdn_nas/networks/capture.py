@@ -1,8 +1,8 @@
-"""A whole model as one `torch.fx` graph that holds in training and in evaluation, and the modules it calls.
+"""Turns a whole model into one `torch.fx` graph that is valid in training and in evaluation, and its modules.
 
-It is traced in both modes: a tracer bakes ``self.training`` into calls, so arguments that differ are made to follow
-the mode again. A module inside which tracing fails is a leaf, and runs as it stands. Outputs beside the logits
-(auxiliary heads) are dropped.
+The model is traced in both modes. A tracer writes the current value of ``self.training`` into calls as a constant.
+Arguments that differ between the two graphs are therefore made to follow the mode again. If tracing fails inside a
+module, the module becomes a leaf and runs unchanged. Outputs other than the logits (auxiliary heads) are dropped.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ class Captured:
     """A model as a graph.
 
     Attributes:
-        graph: Its only output is the logits.
+        graph: The graph. Its only output is the logits.
         targets: Target of a ``call_module`` or ``get_attr`` node -> module, parameter or constant.
-        kept: Path of a module that stays as it is -> why.
+        kept: Path of a module that runs unchanged -> the reason.
         dropped: Paths of modules with parameters that the logits do not depend on.
     """
 
@@ -47,20 +47,25 @@ class Captured:
 
 
 def owner_of(node: fx.Node) -> tuple[tuple[str, type], ...]:
-    """The modules in whose ``forward`` a node's call stands, (path, type) each, outermost first; without the root."""
+    """Returns the modules whose ``forward`` contains the call of a node, without the model itself.
+
+    Returns:
+        (path, type) of each module, outermost first.
+    """
     stack = node.meta.get("nn_module_stack") or {}
     return tuple((path, kind) for path, kind in stack.values() if path and path != node.target)
 
 
 def capture(model: nn.Module, name: str) -> Captured:
-    """Traces ``model``; it is left in the mode it was in.
+    """Traces ``model``. Its training or evaluation mode is restored afterwards.
 
     Args:
-        model: On any device; takes images (B, C, H, W).
-        name: For messages.
+        model: A model on any device that takes images (B, C, H, W).
+        name: Name of the model in messages.
 
     Raises:
-        UserError: It cannot be traced, or computes something else in training than in evaluation; where, and why.
+        UserError: The model cannot be traced, or it computes different things in training and in evaluation. The
+            message says where and why.
     """
     kept: dict[str, str] = {}
     while True:
@@ -83,7 +88,7 @@ def capture(model: nn.Module, name: str) -> Captured:
 
 
 def _trace(model: nn.Module, kept: dict[str, str], mode: bool, name: str) -> fx.Graph:
-    """The clean graph in one mode; modules in which tracing fails are added to ``kept``."""
+    """Returns the cleaned graph in one mode. Modules in which tracing fails are added to ``kept``."""
     modes = {module: module.training for module in model.modules()}
     model.train(mode)
     try:
@@ -96,7 +101,7 @@ def _trace(model: nn.Module, kept: dict[str, str], mode: bool, name: str) -> fx.
                     return _without_unused(graph)
                 where = next((path for path, _ in reversed(owner_of(torn))), None)
                 why = f"'{name_of(torn)}' changes a part of a tensor in place that is read again later"
-            except Exception as error:  # any code may run here
+            except Exception as error:  # the model's code may raise anything
                 where, why = tracer.failed, _reason(error)
             if where is None or where in kept:
                 raise UserError(
@@ -111,7 +116,7 @@ def _trace(model: nn.Module, kept: dict[str, str], mode: bool, name: str) -> fx.
 
 
 def _reason(error: Exception) -> str:
-    """Why and where in the model's own code."""
+    """Returns the message of an error, and the place in the model's own code where it was raised."""
     frames = traceback.extract_tb(error.__traceback__)
     own = [frame for frame in frames if f"{os.sep}torch{os.sep}" not in frame.filename and frame.filename != __file__]
     at = f" at {os.path.basename(own[-1].filename)}:{own[-1].lineno}" if own else ""
@@ -119,13 +124,13 @@ def _reason(error: Exception) -> str:
 
 
 def _defaults(model: nn.Module) -> dict[str, Any]:
-    """Arguments of ``forward`` after the first, which keep their defaults."""
+    """Returns the default values of the arguments of ``forward``, except the first argument."""
     arguments = list(inspect.signature(model.forward).parameters.values())[1:]
     return {a.name: a.default for a in arguments if a.default is not inspect.Parameter.empty}
 
 
 def _called(model: nn.Module, node: fx.Node) -> nn.Module | None:
-    """The module that ``node`` calls; None if it calls none."""
+    """Returns the module that ``node`` calls; None if it calls none."""
     return model.get_submodule(str(node.target)) if node.op == "call_module" else None
 
 
@@ -143,7 +148,7 @@ def _clean(graph: fx.Graph) -> fx.Graph:
 
 
 def _without_unused(graph: fx.Graph) -> fx.Graph:
-    """Removes what the output does not need, from a functional graph."""
+    """Removes nodes that the output does not need. The graph must be functional."""
     for node in reversed(graph.nodes):
         if not node.users and node.op not in ("placeholder", "output"):
             graph.erase_node(node)
@@ -151,7 +156,10 @@ def _without_unused(graph: fx.Graph) -> fx.Graph:
 
 
 def _logits(returned: Any) -> Any:
-    """The logits among what a model returns: its only tensor, or that called so, or the first."""
+    """Returns the logits from the value that a model returns.
+
+    They are the tensor named "logits" (or "out" in a dict) if there is one, else the first tensor.
+    """
     if isinstance(returned, dict):
         return next(
             (returned[key] for key in ("logits", "out") if key in returned), next(iter(returned.values()), None)
@@ -166,9 +174,11 @@ _Flags = dict[fx.Node, tuple[list[int], list[str]]]
 
 
 def _flags(training: fx.Graph, evaluation: fx.Graph) -> _Flags | fx.Node:
-    """For nodes of the first graph: positions and names of arguments that are True in training, else False.
+    """Finds the arguments that are True in the training graph and False in the evaluation graph.
 
-    Where the graphs differ otherwise, the node (of the first) where they begin to.
+    Returns:
+        Node of the training graph -> positions and names of these arguments. If the graphs differ in any other way, the
+        first node of the training graph at which they differ.
     """
     number = {node: i for graph in (training, evaluation) for i, node in enumerate(graph.nodes)}
     flags: _Flags = {}
@@ -214,7 +224,11 @@ def _follow_mode(flags: _Flags, targets: dict[str, Any]) -> None:
 
 
 def _keep(graph: fx.Graph, targets: dict[str, Any], kept: dict[str, str]) -> None:
-    """Wraps what must stay as it is: leaves by need, and layers and norms that are called or read elsewhere too."""
+    """Wraps every module that must run unchanged in a `Kept`.
+
+    These are the modules already in ``kept``, and layers and BatchNorms that are called more than once or whose
+    parameters are also read elsewhere.
+    """
     calls = Counter(str(node.target) for node in graph.nodes if node.op == "call_module")
     read = {str(node.target).rpartition(".")[0] for node in graph.nodes if node.op == "get_attr"}
     wrapped: dict[int, Kept] = {}
@@ -231,7 +245,7 @@ def _keep(graph: fx.Graph, targets: dict[str, Any], kept: dict[str, str]) -> Non
 
 
 def _unused(model: nn.Module, graph: fx.Graph) -> Iterator[str]:
-    """The outermost modules with parameters of which the graph uses none."""
+    """Yields the paths of modules that have parameters but are not used by the graph, outermost modules only."""
     used = {str(node.target) for node in graph.nodes if node.op in ("call_module", "get_attr")}
     prefixes = {path[:end] for path in used for end in range(len(path) + 1) if path[end : end + 1] in ("", ".")}
     found: list[str] = []

@@ -11,19 +11,19 @@ from usdn_nas.space.records import FINAL_EXIT
 __all__ = ["MultiExitNetwork", "State"]
 
 State = tuple[Tensor, ...]
-"""What crosses a boundary: tensors in full precision, batch first."""
+"""The tensors that pass from one segment to the next. They are in full precision, with the batch dimension first."""
 
 
 class MultiExitNetwork(nn.Module):
     """A chain of segments, and heads that read the state after a segment.
 
     Args:
-        segments: Name -> module that takes the tensors of a state and returns a tensor or a tuple of them.
-        heads: Exit name -> module that takes a state's tensors and returns logits (B, C). The last is
+        segments: Name -> module that takes the tensors of a state and returns a tensor or a tuple of tensors.
+        heads: Exit name -> module that takes the tensors of a state and returns logits (B, C). The last exit is
             `FINAL_EXIT`.
-        exit_segments: Exit name -> number of the segment that it follows, strictly rising.
+        exit_segments: Exit name -> number of the segment that the exit follows. The numbers must strictly rise.
         dropped: Modules of the original network that are not in the chain, such as auxiliary heads.
-        kept: Path of a module that is run as it stands -> why.
+        kept: Path of a module that runs unchanged, at full precision -> the reason.
     """
 
     def __init__(
@@ -47,16 +47,24 @@ class MultiExitNetwork(nn.Module):
         self.heads = nn.ModuleList(heads.values())
 
     def run_segment(self, index: int, state: State) -> State:
-        """The state after segment ``index``."""
+        """Runs segment ``index`` on the state before it and returns the state after it."""
         out = self.segments[index](*state)
         return out if isinstance(out, tuple) else (out,)
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Logits of all exits in order, E tensors of (B, C), for images (B, C_in, H, W)."""
+        """Returns the logits of all E exits in order, one tensor (B, C) each, for images (B, C_in, H, W)."""
         return self.run_from(0, (images,))
 
     def run_from(self, first: int, state: State) -> tuple[Tensor, ...]:
-        """Logits of the exits that follow segment ``first`` or a later one, for the state before it."""
+        """Runs all segments from ``first`` on.
+
+        Args:
+            first: Number of the first segment to run.
+            state: The state before that segment.
+
+        Returns:
+            Logits (B, C) of each exit that follows one of these segments.
+        """
         logits = []
         exits = dict(zip(self.exit_segments, self.heads, strict=True))
         for index in range(first, len(self.segments)):
@@ -66,13 +74,13 @@ class MultiExitNetwork(nn.Module):
         return tuple(logits)
 
     def parts(self) -> Iterable[tuple[str, nn.Module]]:
-        """Every segment and head with the prefix that its layers' names carry."""
+        """Yields every segment, then every head, each with the prefix of its layers' names."""
         yield from zip(self.segment_names, self.segments, strict=True)
         for name, head in zip(self.exit_names, self.heads, strict=True):
             yield exit_prefix(name), head
 
     def place(self, exits: Iterable[str]) -> MultiExitNetwork:
-        """A network with only ``exits`` (and the final one); modules are shared, not copied."""
+        """Returns a network with only ``exits`` and the final exit. Modules are shared, not copied."""
         keep = {*exits, FINAL_EXIT}
         if unknown := keep - set(self.exit_names):
             raise ValueError(f"no such exit: {sorted(unknown)}")
@@ -86,5 +94,5 @@ class MultiExitNetwork(nn.Module):
 
 
 def exit_prefix(name: str) -> str:
-    """Prefix of the layers of exit ``name``: ``"final"``, or ``"exit:<name>"``."""
+    """Returns the prefix of the layer names of exit ``name``: ``"final"`` or ``"exit:<name>"``."""
     return name if name == FINAL_EXIT else f"exit:{name}"

@@ -1,4 +1,4 @@
-"""A small network of inverted residuals: depthwise layers have few MACs, and need bits."""
+"""A small network of inverted residuals. Its depthwise layers have few multiply-accumulates but need many bits."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ BLOCKS = ((16, 1, 3), (24, 2, 3), (24, 1, 4), (40, 2, 4), (40, 1, 4))
 class Compact(nn.Module):
     """Blocks of MobileNetV2 (Sandler et al., 2018) between a stem of stride 2 and a linear classifier.
 
-    Takes (batch, 1, 28, 28) images, 1.32 M MACs, and gives (batch, 10) logits. MobileNetV2's last 1x1 convolution is
-    left out.
+    It takes images (batch, 1, 28, 28) and returns logits (batch, 10). One image costs 1.32 M multiply-accumulates
+    (MACs). MobileNetV2's last 1x1 convolution is left out.
     """
 
     def __init__(self) -> None:
@@ -29,11 +29,11 @@ class Compact(nn.Module):
         self.fc = nn.Linear(BLOCKS[-1][0], 10)
 
     def forward(self, images: Tensor) -> Tensor:
-        """(batch, 10) logits."""
+        """Returns logits, (batch, 10)."""
         logits: Tensor = self.fc(self.pool(self.blocks(self.stem(images))).flatten(1))
         return logits
 
 
 def compact() -> nn.Module:
-    """The network, initialised at random: ``network.name = "usdn_nas.networks.compact:compact"``."""
+    """Returns the network with random weights. Use it with ``network.name = "usdn_nas.networks.compact:compact"``."""
     return Compact()

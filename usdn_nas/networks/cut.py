@@ -1,7 +1,8 @@
 """Cuts the graph of a whole model into a chain of segments.
 
-A boundary may be where a single tensor crosses, but not between a layer, its BatchNorm and its activation, and not
-inside a block: a module of a class that joins branches (by a sum, a product, a concatenation), as residual blocks do.
+A boundary is allowed where a single tensor crosses. It is not allowed between a layer, its BatchNorm and its
+activation, or inside a block. A block is a module whose class joins branches by a sum, a product or a concatenation;
+residual blocks are an example.
 """
 
 from __future__ import annotations
@@ -24,17 +25,17 @@ _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 _ACTIVATIONS = ("relu", "relu_", "relu6", "silu", "gelu", "hardswish", "sigmoid", "hardsigmoid", "leaky_relu", "tanh")
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 _LARGEST_BLOCK = 0.5
-"""A module with more than this share of all MACs is no block."""
+"""A module with more than this share of all multiply-accumulates (MACs) is not a block."""
 
 
 @dataclass(frozen=True)
 class Piece:
-    """A stretch of the graph.
+    """A contiguous part of the graph: one segment, or the classifier.
 
     Attributes:
-        name: ``"stem"``, the path of the module that it is, or ``"<first>-<last>"``.
-        nodes: In order, without placeholders and constants.
-        source: The tensor that comes in.
+        name: ``"stem"``, ``"final"``, the path of its module, or ``"<first>-<last>"``.
+        nodes: Its nodes in order, without placeholders and constants.
+        source: The node whose tensor it reads.
     """
 
     name: str
@@ -43,18 +44,24 @@ class Piece:
 
     @property
     def result(self) -> fx.Node:
-        """The tensor that goes out."""
+        """The node whose tensor it returns."""
         return self.nodes[-1]
 
     @property
     def macs(self) -> int:
-        """For one sample."""
+        """MACs for one sample."""
         return sum(node.meta["macs"] for node in self.nodes)
 
 
 @dataclass
 class _Line:
-    """The calls of a graph in order, and what is known of them."""
+    """The calls of a graph in order, with methods that tell the kind of a call.
+
+    Attributes:
+        nodes: The calls.
+        modules: Target of a ``call_module`` or ``get_attr`` node -> module, parameter or constant.
+        total: MACs of all calls, at least 1.
+    """
 
     nodes: list[fx.Node]
     modules: dict[str, Any]
@@ -83,7 +90,10 @@ def _operands(node: fx.Node) -> list[fx.Node]:
 
 
 def places(line: Sequence[fx.Node], captured: Captured) -> list[int]:
-    """Numbers of the nodes after which a boundary may be: a single tensor crosses, no layer is torn from its norm."""
+    """Returns the indices of nodes after which a boundary is allowed, as far as blocks are not considered.
+
+    There a single floating-point tensor crosses, and no layer is separated from its norm or its activation.
+    """
     row = _Line(list(line), captured.targets)
     order = {node: i for i, node in enumerate(row.nodes)}
     images = next(node for node in captured.graph.nodes if node.op == "placeholder")
@@ -98,7 +108,7 @@ def places(line: Sequence[fx.Node], captured: Captured) -> list[int]:
 
 
 def _torn(row: _Line, node: fx.Node) -> bool:
-    """Whether a boundary after ``node`` would part a layer, its norm and its activation."""
+    """Returns whether a boundary after ``node`` would separate a layer, its norm and its activation."""
     after_layer = row.layer(node) or row.norm(node)
     if after_layer and any(row.norm(user) or row.activation(user) for user in node.users):
         return True
@@ -110,7 +120,7 @@ def _torn(row: _Line, node: fx.Node) -> bool:
 
 
 def _blocks(row: _Line) -> set[str]:
-    """Paths of the modules that are blocks."""
+    """Returns the paths of the modules that are blocks."""
     macs: dict[str, int] = {}
     joining: set[type] = set()
     kinds: dict[str, type] = {}
@@ -130,15 +140,16 @@ def _blocks(row: _Line) -> set[str]:
 
 
 def _common(one: fx.Node, other: fx.Node) -> list[str]:
-    """Paths of the modules in which both are, outermost first."""
+    """Returns the paths of the modules that contain both nodes, outermost first."""
     theirs = {path for path, _ in owner_of(other)}
     return [path for path, _ in owner_of(one) if path in theirs]
 
 
 def _boundaries(row: _Line, legal: list[int]) -> list[int]:
-    """At most one boundary between each layer and the next: the outermost of the module tree, there the last.
+    """Returns at most one boundary between each layer and the next.
 
-    A tensor that pooling or flattening has left without places is passed over where there is another.
+    It is the boundary that lies inside the fewest modules; among equals, the last. A boundary whose tensor has lost its
+    height and width by pooling or flattening is used only if there is no other.
     """
     blocks = _blocks(row)
     allowed = [i for i in legal if i + 1 < len(row.nodes) and not blocks & {*_common(row.nodes[i], row.nodes[i + 1])}]
@@ -157,7 +168,10 @@ def _placeless(row: _Line, i: int) -> bool:
 
 
 def _equal(row: _Line, boundaries: list[int], count: int) -> list[int]:
-    """Of ``boundaries``, the first and the last, and those that come nearest to ``count`` equal parts between them."""
+    """Chooses boundaries so that there are about ``count`` segments of equal MACs between stem and classifier.
+
+    The first and the last boundary are always chosen.
+    """
     if len(boundaries) <= 2:
         return boundaries
     run, sums = 0, []
@@ -172,12 +186,15 @@ def _equal(row: _Line, boundaries: list[int], count: int) -> list[int]:
 
 
 def cut(captured: Captured, segments: int | None, name: str) -> tuple[list[Piece], Piece]:
-    """The segments, the first of which is the stem, and the classifier.
+    """Cuts a model into segments.
 
     Args:
-        captured: Propagated: its nodes have ``meta["value"]`` and ``meta["macs"]``.
-        segments: About how many of equal MACs between stem and classifier; None: one for each block.
-        name: For messages.
+        captured: The model. Its nodes must have ``meta["value"]`` and ``meta["macs"]``.
+        segments: Approximate number of segments of equal MACs between stem and classifier; None: one for each block.
+        name: Name of the model in messages.
+
+    Returns:
+        The segments, of which the first is the stem, and the classifier.
 
     Raises:
         UserError: There is no place to cut.
@@ -207,7 +224,7 @@ def cut(captured: Captured, segments: int | None, name: str) -> tuple[list[Piece
 
 
 def _names(row: _Line, blocks: list[tuple[fx.Node, ...]]) -> Iterator[str]:
-    """Names of the blocks: ``"stem"`` first, ``"final"`` last, none twice."""
+    """Yields a unique name for each block: ``"stem"`` for the first and ``"final"`` for the last."""
     known = _blocks(row)
     common = [_path(row, nodes, known) for nodes in blocks]
     taken = {"stem", "final"}
@@ -224,9 +241,10 @@ def _names(row: _Line, blocks: list[tuple[fx.Node, ...]]) -> Iterator[str]:
 
 
 def _path(row: _Line, nodes: Sequence[fx.Node], blocks: set[str]) -> str:
-    """Path of the block in which ``nodes`` are, else of the innermost module; empty where there is none.
+    """Returns the path of the block that contains ``nodes``, else of the innermost module that contains them.
 
-    What stands before the first layer and after the last, such as pooling between blocks, does not count.
+    Nodes before the first layer and after the last one, such as pooling between blocks, are ignored. The path is empty
+    if no module contains all others.
     """
     layers = [i for i, node in enumerate(nodes) if row.layer(node)]
     nodes = nodes[layers[0] : layers[-1] + 1]
@@ -238,13 +256,16 @@ def _path(row: _Line, nodes: Sequence[fx.Node], blocks: set[str]) -> str:
 
 
 def module_of_piece(piece: Piece, captured: Captured) -> fx.GraphModule:
-    """A piece as a module; targets inside the module that it is named after are relative to that."""
+    """Returns a piece as a module.
+
+    A piece may have the name of a module of the model. Paths of layers inside that module are then relative to it.
+    """
     graph = fx.Graph()
     values: dict[fx.Node, fx.Node] = {piece.source: graph.placeholder("state")}
     targets: dict[str, Any] = {}
 
     def value(source: fx.Node) -> fx.Node:
-        if source not in values:  # a constant: each piece reads its own
+        if source not in values:  # a constant: each piece has its own node for it
             values[source] = copied(source)
         return values[source]
 
@@ -259,7 +280,7 @@ def module_of_piece(piece: Piece, captured: Captured) -> fx.GraphModule:
     for node in piece.nodes:
         values[node] = copied(node)
     graph.output(values[piece.result])
-    # The head of an exit may read the state that comes in, too.
+    # The head of an exit may read the incoming state as well, so the piece must not change it.
     spare_inputs(graph, lambda node: targets[str(node.target)] if node.op == "call_module" else None)
     return fx.GraphModule(targets, graph, class_name="Segment")
 

@@ -1,4 +1,4 @@
-"""Networks without memory for their weights, where only shapes are wanted."""
+"""Builds networks without memory for their weights, for uses that need only shapes."""
 
 from __future__ import annotations
 
@@ -26,9 +26,10 @@ _CHOICES = [[2, 2], [3, 3], [4, 4], [5, 5]]
 
 @contextmanager
 def parameters_on_meta() -> Iterator[None]:
-    """Modules made inside have their parameters on the meta device; buffers and all else are as ever.
+    """Modules that are built inside the ``with`` block have their parameters on the meta device.
 
-    (Under ``torch.device("meta")`` builders that compute widths with tensors, such as RegNet's, would fail.)
+    Buffers and other tensors are built as usual. ``torch.device("meta")`` would put them on the meta device as well.
+    Builders that compute widths with tensors, such as RegNet's, would then fail.
     """
     register = nn.Module.register_parameter
 
@@ -46,10 +47,10 @@ def parameters_on_meta() -> Iterator[None]:
 
 
 def resolve_shapes(spec: SpaceSpec) -> SearchSpace:
-    """The search space resolved against its network, of which only shapes are made.
+    """Returns the search space resolved against its network. Weights get no memory if the network allows it.
 
     Raises:
-        UserError: As `build_network`.
+        UserError: As for `build_network`.
     """
     return _on_meta(lambda: resolve_space(spec)[0], spec.network.name)
 
@@ -61,15 +62,15 @@ def _on_meta(make: Callable[[], T], name: str) -> T:
     except UserError:
         if name.startswith(PREFIX) or ":" not in name:
             raise
-        return make()  # code of the user's may look at weights; if it still fails, the weights are not why
+        return make()  # the user's code may read weights; if it fails again, weights are not the reason
 
 
 def space_of(name: str, input_shape: str | None = None, segments: int | None = None) -> SpaceSpec:
-    """A search space over a network of one's own, with the paper's choices and otherwise with defaults.
+    """Returns a search space over the user's own network, with the bit choices of the paper and default settings.
 
     Args:
         name: ``"torchvision:NAME"`` or ``"package.module:function"``.
-        input_shape: ``"CxHxW"``; its own size unless given.
+        input_shape: ``"CxHxW"``; None: the size that the network was made for.
         segments: As in `NetworkSpec`.
 
     Raises:

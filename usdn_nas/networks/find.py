@@ -1,4 +1,4 @@
-"""Finds networks of one's own: torchvision's classifiers by name, and whatever a function returns."""
+"""Finds the user's own networks: torchvision's classifiers by name, and models that a function returns."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ _WHERE = "network.name"
 
 @functools.cache
 def torchvision_names() -> tuple[str, ...]:
-    """Names of torchvision's classification models."""
+    """Returns the names of torchvision's classification models."""
     return tuple(torchvision.models.list_models(module=torchvision.models))
 
 
 def is_own(name: str) -> bool:
-    """Whether ``name`` is one of torchvision's models or names a function."""
+    """Returns whether ``name`` stands for a torchvision model or a function."""
     return ":" in name
 
 
 def own_size(name: str) -> tuple[int, int, int]:
-    """(C, H, W) that a torchvision model is made for; 3x224x224 of anything else.
+    """Returns the image size (C, H, W) that a torchvision model was made for; (3, 224, 224) for other networks.
 
     Raises:
         UserError: torchvision has no such model.
@@ -52,10 +52,11 @@ def _check_torchvision(name: str) -> None:
 
 
 def make_model(spec: NetworkSpec) -> nn.Module:
-    """The model that ``spec.name`` names, with the weights of ``spec.weights`` where they are given.
+    """Returns the model that ``spec.name`` stands for. If ``spec.weights`` is given, that file is loaded into it.
 
     Raises:
-        UserError: There is no such model or function, it fails, or returns something else; or the weights do not fit.
+        UserError: There is no such model or function, the function fails or does not return a model, or the weights do
+            not fit.
     """
     for setting in ("depth", "width", "stem_stride", "stem"):
         if getattr(spec, setting) is not None:
@@ -79,18 +80,18 @@ def _torchvision(spec: NetworkSpec) -> nn.Module:
     if "input_size" in known or spec.name == f"{PREFIX}maxvit_t":
         options["input_size"] = (height, width)
     if spec.name in (f"{PREFIX}googlenet", f"{PREFIX}inception_v3"):
-        options["init_weights"] = True  # their default, of which they warn that it will change
+        options["init_weights"] = True  # the default; torchvision warns that it will change
     try:
         return builder(weights=None, **options)
-    except (ValueError, AssertionError) as error:  # of those that must know the size of their images
+    except (ValueError, AssertionError) as error:  # raised by models that depend on the size of their images
         raise UserError(f"{spec.name}: {error}", where="network.input_shape") from None
 
 
 def call_function(name: str, num_classes: int | None) -> nn.Module:
-    """The network that a function of the user's returns; ``num_classes`` is handed over where it takes that.
+    """Calls the user's function and returns its network. ``num_classes`` is passed on if the function has it.
 
     Raises:
-        UserError: There is no such function, it may not be called, it fails, or returns something else.
+        UserError: There is no such function, it may not be called, it fails, or it does not return a module.
     """
     function = find_function(name, where=_WHERE, classes=(nn.Module,))
     try:
@@ -103,7 +104,7 @@ def call_function(name: str, num_classes: int | None) -> nn.Module:
             model = function(**keywords)
     except UserError:
         raise
-    except Exception as error:  # the user's code
+    except Exception as error:  # the user's code may raise anything
         raise UserError(f"{name}({_given(keywords)}) failed: {what_was_raised(error)}", where=_WHERE) from None
     if not isinstance(model, nn.Module):
         raise UserError(f"{name} returned {type(model).__name__}, expected a torch.nn.Module", where=_WHERE)

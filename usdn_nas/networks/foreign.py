@@ -1,4 +1,4 @@
-"""Pretrained weights from files that others wrote, read without executing anything."""
+"""Reads pretrained weights from files of other programs. Nothing in the files is executed."""
 
 from __future__ import annotations
 
@@ -24,12 +24,13 @@ _SHOWN = 5
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The named tensors of a ``.pth`` or safetensors file; a state dict may lie under "state_dict" or "model".
+    """Returns the named tensors of a ``.pth`` or safetensors file.
 
-    A common prefix ``module.``, which DataParallel leaves, is taken off.
+    The state dict may be nested under the key "state_dict", "model" or "model_state_dict". If all names start with
+    ``module.``, as DataParallel writes them, the prefix is removed.
 
     Raises:
-        UserError: The file is missing, damaged, needs code to be executed, or holds something else.
+        UserError: The file is missing or damaged, could be read only by executing code, or does not hold a state dict.
     """
     check_path(path, "network.weights")
     if not path.is_file():
@@ -57,7 +58,7 @@ def _safetensors(path: Path) -> dict[str, Tensor]:
 def _unpickled(path: Path) -> Any:
     try:
         found = torch.load(path, map_location="cpu", weights_only=True)
-        damaged = zipfile.ZipFile(path).testzip() if zipfile.is_zipfile(path) else None  # torch does not look
+        damaged = zipfile.ZipFile(path).testzip() if zipfile.is_zipfile(path) else None  # torch does not check
         if damaged is not None:
             raise UserError(f"damaged: '{damaged}' does not agree with its checksum", where=path)
         return found
@@ -70,20 +71,21 @@ def _unpickled(path: Path) -> Any:
             where=path,
             remedy="save the model's state_dict()",
         ) from None
-    except Exception as error:  # of many kinds: not a zip file, cut off, empty
+    except Exception as error:  # torch raises many kinds of errors for damaged files
         why = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(f"expected weights written by torch.save: {why}", where=path) from None
 
 
 def load_foreign(model: nn.Module, path: Path) -> None:
-    """Puts the weights of a file into ``model``; all names and shapes must agree. (On the meta device it only checks.)
+    """Loads the weights of a file into ``model``. All names and shapes must agree.
 
-    BatchNorm's counters (``num_batches_tracked``) may be missing: torch up to 0.4.0 did not write them, and nothing
-    that a network computes depends on them. They keep the values that they have in ``model``.
+    If ``model`` is on the meta device, the file is only checked. BatchNorm's counters (``num_batches_tracked``) may be
+    missing, because torch up to 0.4.0 did not write them and no result of a network depends on them. They then keep
+    their values in ``model``.
 
     Raises:
-        UserError: The file cannot be read, names, shapes or kinds of numbers differ (they are named), or it holds
-            values that no trained network has.
+        UserError: The file cannot be read, does not fit ``model``, or holds values that no trained network has. The
+            message lists names, shapes and kinds of numbers that differ.
     """
     given = read_tensors(path)
     wanted = model.state_dict()
@@ -120,7 +122,7 @@ def _listed(what: str, names: list[str]) -> str:
 
 
 def _kind(tensor: Tensor) -> str:
-    """Whole, real or complex numbers; how many bits they have does not matter."""
+    """Returns the kind of numbers: "whole", "real" or "complex". The number of bits does not matter."""
     return "complex" if tensor.is_complex() else "real" if tensor.is_floating_point() else "whole"
 
 

@@ -1,7 +1,7 @@
-"""What `torch.fx` says of one part of a chain: its layers, which BatchNorm a layer feeds, signs, shapes.
+"""Analyzes one part of a chain with `torch.fx`: its layers, the BatchNorm of each layer, signs and shapes.
 
-What computes multiply-accumulates and is no convolution or linear layer that can be switched is opaque: it stays at
-full precision. Its multiply-accumulates are those that torch's own counter finds.
+An operation that costs multiply-accumulates (MACs) but is not a convolution or linear layer that can be switched is
+called opaque. It stays at full precision. Its MACs are counted by torch's own counter.
 """
 
 from __future__ import annotations
@@ -44,12 +44,12 @@ class PartGraph:
     """A segment or head as a graph.
 
     Attributes:
-        layers: Its convolutions and linear layers, and what is opaque, in the order they run. ``LayerRecord.name``
-            carries the prefix.
-        norm_of: Path of a BatchNorm -> path of the layer whose (W, A) it follows: the one that feeds it, else the
-            one it feeds through an activation.
-        operators: Name -> calls, of what is neither a convolution nor a linear layer and computes something.
-        outputs: The state (or logits) it returns, as meta tensors with a batch of one.
+        layers: Its convolutions, linear layers and opaque operations, in the order in which they run. Each
+            ``LayerRecord.name`` starts with the prefix.
+        norm_of: Path of a BatchNorm -> path of the layer that it is switched with. This is the layer that feeds it, or
+            else the layer that it feeds, directly or through an activation.
+        operators: Name -> number of calls, for operators that compute something but are not in ``layers``.
+        outputs: The state (or logits) that it returns, as meta tensors with a batch of one.
         non_negative: For each of ``outputs``: whether it can never be negative.
     """
 
@@ -61,7 +61,10 @@ class PartGraph:
 
 
 def is_layer(module: object) -> bool:
-    """Whether ``module`` is a convolution or linear layer that can be switched: torch's own, its weight a parameter."""
+    """Returns whether ``module`` is a convolution or linear layer that can be switched.
+
+    It must have torch's own ``forward``, and its weight must be a plain parameter.
+    """
     if isinstance(module, nn.Conv2d | nn.Linear):
         own = type(module).forward in (nn.Conv2d.forward, nn.Linear.forward)
         return own and isinstance(module.weight, nn.Parameter) and not parametrize.is_parametrized(module)
@@ -69,7 +72,7 @@ def is_layer(module: object) -> bool:
 
 
 def meta_copy(module: nn.Module) -> nn.Module:
-    """A copy on the meta device, floating point as float32; no memory is taken for its tensors."""
+    """Returns a copy on the meta device, which needs no memory for tensors. Floating-point tensors become float32."""
     memo: dict[int, object] = {}
     for tensor in (*module.parameters(), *module.buffers()):
         kind = torch.float32 if tensor.is_floating_point() else tensor.dtype
@@ -79,7 +82,7 @@ def meta_copy(module: nn.Module) -> nn.Module:
 
 
 class _Propagate(fx.Interpreter):
-    """Puts down the value of every node and the multiply-accumulates that it took."""
+    """Runs a graph and stores each node's value and multiply-accumulates in ``node.meta``."""
 
     def __init__(self, module: fx.GraphModule, counter: FlopCounterMode) -> None:
         super().__init__(module)
@@ -94,7 +97,7 @@ class _Propagate(fx.Interpreter):
     def call_module(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         try:
             return super().call_module(target, args, kwargs)
-        except Exception:  # code that looks at values, which there are none of on the meta device
+        except Exception:  # the code reads values, and meta tensors have none
             module = self.fetch_attr(target)
             if not isinstance(module, Kept):
                 raise
@@ -102,7 +105,7 @@ class _Propagate(fx.Interpreter):
 
 
 def _with_values(module: nn.Module, args: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
-    """What ``module`` returns on the CPU for images and weights of some values, as meta tensors."""
+    """Runs ``module`` on the CPU with random inputs and constant weights, and returns its outputs as meta tensors."""
     generator = torch.Generator().manual_seed(0)
 
     def valued(x: Any) -> Any:
@@ -118,24 +121,24 @@ def _with_values(module: nn.Module, args: tuple[Any, ...], keywords: dict[str, A
 
 
 def propagate(module: fx.GraphModule, *state: Tensor) -> None:
-    """Runs a graph on the meta device; nodes then have ``meta["value"]`` and ``meta["macs"]``."""
+    """Runs a graph on the meta device. All nodes then have ``meta["value"]`` and ``meta["macs"]``."""
     with FlopCounterMode(display=False) as counter, torch.device("meta"), torch.enable_grad():
         _Propagate(module.eval(), counter).run(*state)
 
 
 def _graph_module(module: nn.Module) -> fx.GraphModule:
-    """A copy on the meta device as a graph; one that already is a graph is not traced again."""
+    """Returns a copy on the meta device as a graph. A module that already is a graph is not traced again."""
     twin = meta_copy(module).train()
     return twin if isinstance(twin, fx.GraphModule) else fx.GraphModule(twin, Tracer().trace(twin))
 
 
 def analyze(module: nn.Module, prefix: str, state: Sequence[Tensor], non_negative: Sequence[bool]) -> PartGraph:
-    """Traces ``module`` with `torch.fx` and propagates shapes (on the meta device) and signs.
+    """Traces ``module`` with `torch.fx` and propagates shapes and signs. Shapes are propagated on the meta device.
 
     Args:
-        module: A segment or head; its leaves are torch.nn modules, or `Kept`.
-        prefix: Goes before the layers' names, with a dot.
-        state: Meta tensors with a batch of one, its arguments.
+        module: A segment or head. Its leaves are torch.nn modules or `Kept`.
+        prefix: Put before the names of layers, followed by a dot.
+        state: The arguments of the module, as meta tensors with a batch of one.
         non_negative: For each of ``state``: whether it can never be negative.
     """
     traced = _graph_module(module)
@@ -162,7 +165,7 @@ def _shape(node: fx.Node) -> torch.Size:
 
 
 def _keeps_sign(node: fx.Node, name: str) -> bool:
-    """Whether what ``node`` gives is not negative where none of its tensors is."""
+    """Returns whether ``node`` preserves non-negativity: non-negative inputs give a non-negative output."""
     if name not in _SIGN_KEEPING:
         return False
     given = (*node.args, *node.kwargs.values()) if name in _ARITHMETIC else ()
@@ -211,13 +214,16 @@ def _opaque(node: fx.Node, leaf: nn.Module | None, prefix: str, known: set[str])
     tensors = leaf.parameters() if leaf is not None else [source.meta["value"] for source in node.all_input_nodes]
     weights = sum(t.numel() for t in tensors if isinstance(t, nn.Parameter))
     name = f"{prefix}.{node.name if leaf is None else node.target}"
-    if name in known:  # called once more
+    if name in known:  # the module is called more than once
         name = f"{prefix}.{node.name}"
     return LayerRecord(name, OPAQUE, node.meta["macs"], weights, reads="", signed=True, feature_count=0)
 
 
 def _neighbour(norm: fx.Node, leaves: dict[str, nn.Module]) -> str | None:
-    """The layer that feeds a BatchNorm, else the one that it feeds through an activation."""
+    """Returns the path of the layer that a BatchNorm is switched with; None if there is none.
+
+    This is the layer that feeds the BatchNorm, or else the layer that it feeds, directly or through one other node.
+    """
 
     def layer(node: fx.Node) -> str | None:
         leaf = leaves.get(str(node.target)) if node.op == "call_module" else None

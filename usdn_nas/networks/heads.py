@@ -1,4 +1,7 @@
-"""Internal classifiers (IC heads) by name, for a state whose last tensor is (B, C, H, W) or can be seen so."""
+"""Builds internal classifiers (IC heads) by name.
+
+They read the last tensor of a state, which is (B, C, H, W) or can be rearranged to that shape.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,7 @@ class Head(nn.Sequential):
 
 
 class MixedPool(nn.Module):
-    """SDN's feature reduction: max- and average-pooling mixed by a learned scalar (Kaya et al., 2019)."""
+    """Mixes max pooling and average pooling by a learned scalar: the feature reduction of SDN (Kaya et al., 2019)."""
 
     def __init__(self, kernel: int) -> None:
         super().__init__()
@@ -33,14 +36,18 @@ class MixedPool(nn.Module):
 
 
 class ChannelsFirst(nn.Module):
-    """(B, H, W, C) -> (B, C, H, W)."""
+    """Rearranges (B, H, W, C) to (B, C, H, W)."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x.permute(0, 3, 1, 2)
 
 
 class TokensToMap(nn.Module):
-    """(B, N, C) -> (B, C, H, W): N is H x H, or one more for a class token in front, which is left out; else H x 1."""
+    """Rearranges N tokens (B, N, C) to a map (B, C, H, W).
+
+    If N is a square, the map is square. If N - 1 is a square, the first token is a class token; it is left out, and the
+    map is square. Otherwise the map is N x 1.
+    """
 
     def __init__(self, tokens: int) -> None:
         super().__init__()
@@ -55,10 +62,13 @@ class TokensToMap(nn.Module):
 
 
 def map_of(shape: tuple[int, ...], channels_last: bool) -> tuple[nn.Module | None, tuple[int, int, int]]:
-    """What makes (B, C, H, W) of a state, None where it is so already, and (C, H, W).
+    """Returns a module that rearranges a state to (B, C, H, W), and the shape (C, H, W) after it.
+
+    The module is None if the state already has this layout.
 
     Args:
-        shape: (C, H, W), or (H, W, C) with ``channels_last``, or (N, C) of N tokens.
+        shape: (C, H, W); or (H, W, C) with ``channels_last``; or (N, C) for N tokens.
+        channels_last: Whether ``shape`` is (H, W, C).
     """
     if len(shape) == 2:
         tokens = TokensToMap(shape[0])
@@ -69,7 +79,7 @@ def map_of(shape: tuple[int, ...], channels_last: bool) -> tuple[nn.Module | Non
 
 
 def conv_norm_relu(channels: int, width: int, stride: int) -> list[tuple[str, nn.Module]]:
-    """3x3 convolution without bias, BatchNorm, ReLU."""
+    """Returns a 3x3 convolution without bias, a BatchNorm and a ReLU, as (name, module)."""
     return [
         ("conv", nn.Conv2d(channels, width, 3, stride=stride, padding=1, bias=False)),
         ("bn", nn.BatchNorm2d(width)),
@@ -100,18 +110,29 @@ def build_head(
     stem_width: int,
     channels_last: bool = False,
 ) -> nn.Module:
-    """A head for a state whose last tensor is ``shape`` = (C, H, W); returns logits (B, num_classes).
+    """Builds a head for a state. The head returns logits (B, num_classes).
 
-    ``linear``: global average pooling, linear. ``sdn``: max and average pooling of kernel floor(size / 4) mixed by
-    a learned scalar, linear; linear alone where that is below 2 (Kaya et al., 2019). ``conv``: 3x3 convolution, then as
-    ``linear``. ``msdnet``: two stride-2 3x3 convolutions, average pooling of 2, linear (Huang et al., 2018).
-    ``conv3``: three stride-2 3x3 convolutions, then as ``linear``; with 64 channels its cost agrees with Table I of the
-    USDN supplement at exit 0, and not at the later exits. Convolutions are followed by BatchNorm and ReLU.
+    The kinds are:
+
+    - ``linear``: global average pooling, then a linear layer.
+    - ``sdn``: max and average pooling mixed by a learned scalar, then a linear layer (Kaya et al., 2019). The kernel
+      is floor(size / 4), where size is the smaller of H and W. Pooling is left out if the kernel would be below 2.
+    - ``conv``: a 3x3 convolution, then as ``linear``.
+    - ``msdnet``: two 3x3 convolutions of stride 2, average pooling with kernel 2, then a linear layer (Huang et al.,
+      2018).
+    - ``conv3``: three 3x3 convolutions of stride 2, then as ``linear``. With 64 channels its cost agrees with Table I
+      of the USDN supplement at exit 0, but not at the later exits.
+
+    BatchNorm and ReLU follow every convolution.
 
     Args:
-        shape: Or (N, C) of tokens, or (H, W, C).
+        kind: One of the kinds above.
+        shape: Shape of the state's last tensor for one image: (C, H, W); or (H, W, C) with ``channels_last``; or (N, C)
+            for N tokens.
+        num_classes: Number of logits.
         width: Channels of the head's convolutions; None: ``stem_width`` for ``conv3``, else C.
-        channels_last: ``shape`` is (H, W, C).
+        stem_width: Channels that the network's stem returns.
+        channels_last: Whether ``shape`` is (H, W, C).
     """
     view, shape = map_of(shape, channels_last)
     seen = {} if view is None else {"map": view}

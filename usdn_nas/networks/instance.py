@@ -34,10 +34,10 @@ def search_space(
     head_linear_bits: tuple[int, int] = (8, 8),
     segments: int | None = None,
 ) -> SearchSpace:
-    """Returns what can be chosen for ``model``: the bits of every group of layers, and where samples may exit.
+    """Returns the search space of ``model``: the choices of bits for every group of layers, and the candidate exits.
 
-    The model is traced with `torch.fx` and cut into segments wherever a single tensor crosses. It is neither changed
-    nor copied into the result, which holds names and numbers alone.
+    The model is traced with `torch.fx` and cut into segments at places where only a single tensor passes on. The model
+    is not changed. The result holds only names and numbers, not the model.
 
     Args:
         model: Any image classifier, trained or not; it takes images (B, C, H, W) and returns logits (B, classes).
@@ -46,16 +46,18 @@ def search_space(
             32 for full precision.
         weights: Bit-widths of weights, chosen independently of ``activations``. Give both, or ``bits``.
         activations: Bit-widths of layers' inputs.
-        granularity: What shares a choice: the layers of a block, each layer alone, or the whole network.
+        granularity: Which layers share one choice: the layers of a block, only the layer itself, or the whole network.
         fixed: Name of a layer, or a pattern of names such as ``"layer4.*"`` -> its (weight bits, activation bits). The
-            first and the last layer have (8, 8) unless this says otherwise.
-        exits: Where samples may leave: after every block, after the segments named, or where these shares of the
-            network's multiply-accumulates are spent.
-        head: What an internal classifier is made of.
+            first and the last layer have (8, 8) unless they are given here.
+        exits: Where samples may exit: after every block, after the named segments, or after the segments at which the
+            given shares of the network's multiply-accumulates are spent.
+        head: Layers of the internal classifier at each exit: ``"linear"`` (pooling and a linear layer), ``"conv"`` or
+            ``"conv3"`` (the same after one or three convolutions), ``"sdn"`` (Kaya et al., 2019), or ``"msdnet"``
+            (Huang et al., 2018).
         head_width: Channels of a head's convolutions; None: the head's own default.
         head_bits: Bits of the heads' convolutions, or "search".
         head_linear_bits: Bits of the heads' linear layers.
-        segments: About how many segments of equal cost to cut; None: one for each block.
+        segments: Approximate number of segments of equal cost; None: one for each block.
 
     Raises:
         UserError: The model cannot be traced or cut, or an argument is out of range; the message names it.

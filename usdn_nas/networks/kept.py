@@ -1,4 +1,4 @@
-"""Modules of a cut network that run as they stand, at full precision: leaves wherever it is traced again."""
+"""Modules of a cut network that run unchanged, at full precision. They are leaves whenever the network is traced."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["ByMode", "Kept"]
 
 
 class Kept(nn.Module):
-    """A module that is not looked into: it cannot be traced, or is called more than once."""
+    """Wraps a module that tracing must not enter, because it cannot be traced or has more than one use."""
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
@@ -22,12 +22,12 @@ class Kept(nn.Module):
 
 
 class ByMode(Kept):
-    """A function that is told whether it is called in training, such as `torch.nn.functional.dropout`.
+    """Calls a function with the current mode as an argument, such as ``training`` of `torch.nn.functional.dropout`.
 
     Args:
         function: The function.
-        positions: Of its arguments that are the module's ``training``.
-        names: Of its keywords that are.
+        positions: Positions of the arguments that get this module's ``training`` flag.
+        names: Names of the keyword arguments that get it.
     """
 
     def __init__(self, function: Callable[..., Any], positions: Sequence[int], names: Sequence[str]) -> None:

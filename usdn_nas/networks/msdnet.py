@@ -1,6 +1,7 @@
-"""MSDNet (Huang et al., 2018) as a chain: a state holds the feature maps of all scales, the coarsest last.
+"""MSDNet (Huang et al., 2018) as a chain. A state holds the feature maps of all scales, the coarsest last.
 
-Layers, widths and where scales end are those of github.com/kalviny/MSDNet-PyTorch with ``prune = "max"``.
+The layers, their widths and the layers at which scales end are those of github.com/kalviny/MSDNet-PyTorch with
+``prune = "max"``.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ class Stack(nn.Sequential):
 
 
 def _bottleneck(channels: int, width: int, factor: int, stride: int) -> Stack:
-    """1x1 to at most ``factor`` x ``width`` channels, then 3x3 to ``width``."""
+    """Returns a 1x1 convolution to at most ``factor`` x ``width`` channels, then a 3x3 convolution to ``width``."""
     inner = min(channels, factor * width)
     return Stack(
         nn.Conv2d(channels, inner, 1, bias=False),
@@ -45,9 +46,9 @@ def _bottleneck(channels: int, width: int, factor: int, stride: int) -> Stack:
 
 
 class Scales(nn.Module):
-    """The rest of the first layer: from the stem's map, each further scale by a stride-2 convolution of the one before.
+    """The rest of the first layer. It makes the map of each further scale from the previous scale.
 
-    (x,) -> one map a scale.
+    A convolution of stride 2 does this. The input is the stem's map; the output is one map for each scale.
     """
 
     def __init__(self, widths: tuple[int, ...]) -> None:
@@ -64,7 +65,7 @@ class Scales(nn.Module):
 
 
 class Grow(nn.Module):
-    """New features of one scale, from its own map and, where there is one, from the next finer map."""
+    """Appends new features to the map of one scale. They come from this map, and from the finer map if there is one."""
 
     def __init__(self, normal: Stack, down: Stack | None) -> None:
         super().__init__()
@@ -81,12 +82,13 @@ class Grow(nn.Module):
 class DenseLayer(nn.Module):
     """One layer over all scales, and the transition after it, if there is one.
 
-    (B, C_s, H_s, W_s) for each of its scales -> as many, or one fewer where the finest ends here.
+    It reads one map (B, C_s, H_s, W_s) for each scale. It returns the same number of maps, or one fewer if the finest
+    scale ends here.
 
     Args:
-        grow: Name of each scale that goes on -> its new features.
-        transition: Name of each scale -> 1x1 convolution; empty: no transition.
-        drops: The finest scale that it reads ends here.
+        grow: Name of each scale that continues -> module that adds its new features.
+        transition: Name of each scale -> 1x1 convolution. Empty if there is no transition.
+        drops: Whether the finest scale that the layer reads ends here.
     """
 
     def __init__(self, grow: dict[str, Grow], transition: dict[str, Stack], drops: bool) -> None:
@@ -98,7 +100,7 @@ class DenseLayer(nn.Module):
         self.names, self.drops, self.reduces = list(grow), drops, bool(transition)
 
     def forward(self, *state: Tensor) -> tuple[Tensor, ...]:
-        # One reference for each map: what reads the same tensor shares its quantizer.
+        # Each map is read from ``state`` once, so that layers that read the same tensor share its quantizer.
         maps: list[Tensor | None] = [state[i] for i in range(len(self.names) + self.drops)]
         if not self.drops:
             maps = [None, *maps]
@@ -110,15 +112,16 @@ class DenseLayer(nn.Module):
 
 @dataclass(frozen=True)
 class Plan:
-    """A layer as the settings give it.
+    """The settings of one layer. Channels are in units of a scale's factor.
 
     Attributes:
-        block, index: It is layer ``index`` of block ``block``, both from 0.
-        first: Number of the finest scale that it gives, 0 for the finest of all.
-        drops: It reads one scale more, which ends here.
-        channels: Channels that it reads, and (``grown``) has before a transition, in units of a scale's factor.
-        left: Channels that it gives; fewer than ``grown`` where a transition follows.
-        last: It is the last of its block: an exit follows.
+        block, index: This is layer ``index`` of block ``block``. Both count from 0.
+        first: Number of the finest scale that it returns; 0 is the finest scale of the network.
+        drops: Whether it also reads the next finer scale, which ends here.
+        channels: Channels that it reads.
+        grown: Channels before the transition.
+        left: Channels that it returns. Fewer than ``grown`` if a transition follows.
+        last: Whether it is the last layer of its block. An exit follows this layer.
     """
 
     block: int
@@ -132,12 +135,12 @@ class Plan:
 
     @property
     def name(self) -> str:
-        """Of its segment."""
+        """Name of its segment."""
         return f"block{self.block}.{self.index}"
 
 
 def plan(spec: MsdnetSpec) -> Iterator[Plan]:
-    """All layers after the first. A scale ends after each ``ceil(layers / scales)`` of them."""
+    """Yields the settings of all layers after the first. A scale ends after every ``ceil(layers / scales)`` layers."""
     more = [spec.step if spec.step_mode == "even" else spec.step * i + 1 for i in range(1, spec.blocks)]
     depths = [spec.base, *more]
     scales = len(spec.factors)
@@ -186,17 +189,17 @@ def _coarsest(side: int, spec: MsdnetSpec, stride: int) -> int:
 
 
 def msdnet(spec: NetworkSpec) -> Backbone:
-    """An MSDNet by the settings of ``network.msdnet``: 5 blocks of 4 layers on four scales unless told otherwise.
+    """Builds an MSDNet with the settings of ``network.msdnet``. The default has 5 blocks of 4 layers on four scales.
 
-    Segments: ``stem`` (the first convolution), ``scales`` (the rest of the first layer), ``block0.0`` ...; a transition
-    belongs to the layer before it. The network's own exits follow the last layer of each block. At 3x224x224 its
-    exits cost 337.2, 681.7, 1003.7, 1249.6 and 1355.6 M MACs.
+    The segments are ``stem`` (the first convolution), ``scales`` (the rest of the first layer), ``block0.0`` and so on.
+    A transition belongs to the layer before it. The network's own exits follow the last layer of each block. With the
+    default settings at 3x224x224, its exits cost 337.2, 681.7, 1003.7, 1249.6 and 1355.6 M multiply-accumulates.
 
-    ``network.weights`` is a checkpoint of kalviny/MSDNet-PyTorch. ``network.stem_stride``: of the stem ``"cifar"``, 1
-    unless given.
+    ``network.weights`` is a checkpoint of kalviny/MSDNet-PyTorch. ``network.stem_stride`` is allowed only for the stem
+    ``"cifar"``; its default is 1.
 
     Raises:
-        UserError: A setting of another network is given, factors do not fit, or the weights are of another network.
+        UserError: A setting is given that MSDNet does not have, or the weights belong to another network.
     """
     settings = spec.msdnet or MsdnetSpec()
     fixed = () if settings.stem == "cifar" else ("stem_stride",)

@@ -1,8 +1,9 @@
-"""Checkpoints of github.com/kalviny/MSDNet-PyTorch: where each of their keys belongs.
+"""Reads checkpoints of github.com/kalviny/MSDNet-PyTorch. Maps each of their keys to a layer of our network.
 
 A checkpoint is a file of `torch.save` whose "state_dict" has keys such as
-``module.blocks.1.2.layers.0.conv_normal.net.3.weight``: block 1, its part 2 (the first block's part 0 is the first
-layer; a transition is a part of its own), scale 0 of those that part gives, second convolution.
+``module.blocks.1.2.layers.0.conv_normal.net.3.weight``. This key means: block 1, part 2 of the block, scale 0 of those
+that the part returns, second convolution. In the first block, part 0 is the first layer. A transition is a part of its
+own.
 """
 
 from __future__ import annotations
@@ -18,23 +19,24 @@ __all__ = ["load_official", "official"]
 
 
 def load_official(segments: Mapping[str, nn.Module], heads: Mapping[str, nn.Module], path: Path) -> None:
-    """Puts a checkpoint's weights into the network; every key must be there, and no other.
+    """Loads the weights of a checkpoint into the network. The file must have every key of the network and no other.
 
     Only BatchNorm's counters (``num_batches_tracked``) may be missing, as in files of torch 0.4.0 and older. They then
     stay 0, as in the authors' code.
 
     Args:
-        segments: As `msdnet` names them.
-        heads: One for each block, in order, the classifier last.
+        segments: The segments, with the names that `msdnet` gives them.
+        heads: The heads in order, one for each block. The last one is the classifier.
+        path: The checkpoint.
 
     Raises:
-        UserError: The file cannot be read without executing it, or keys or shapes differ; they are named.
+        UserError: The file could be read only by executing code, or keys or shapes differ; the message lists them.
     """
     load_foreign(official(segments, heads), path)
 
 
 def official(segments: Mapping[str, nn.Module], heads: Mapping[str, nn.Module]) -> nn.Module:
-    """A module with the same layers under the official names; it holds parameters and cannot be called."""
+    """Returns a module with the same layers under the official names. It only holds parameters; it cannot be called."""
     root = nn.Module()
     for path, layer in _names(segments, heads):
         *parents, name = path.split(".")
@@ -48,7 +50,7 @@ def official(segments: Mapping[str, nn.Module], heads: Mapping[str, nn.Module]) 
 
 
 def _names(segments: Mapping[str, nn.Module], heads: Mapping[str, nn.Module]) -> Iterator[tuple[str, nn.Module]]:
-    """Official path -> layer."""
+    """Yields (official path, layer) for each layer."""
     stem = dict(segments["stem"].named_children())
     nest = "" if "maxpool" in stem else "net."
     yield f"blocks.0.0.layers.0.{nest}0", stem["conv0"]
@@ -80,7 +82,10 @@ def _names(segments: Mapping[str, nn.Module], heads: Mapping[str, nn.Module]) ->
 
 
 def _stack(path: str, stack: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Convolution and BatchNorm stand at 0 and 1, those of a second convolution at 3 and 4."""
+    """Yields (official path, layer) for the layers of a stack.
+
+    In the official code, the first convolution and its BatchNorm have the numbers 0 and 1, the second ones 3 and 4.
+    """
     for name, layer in stack.named_children():
         kind, number = name[:-1], int(name[-1])
         if kind != "relu":

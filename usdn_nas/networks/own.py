@@ -1,4 +1,4 @@
-"""Networks of one's own as chains: traced, propagated, cut."""
+"""Turns the user's own network into a chain: traces it, computes shapes and cost, and cuts it into segments."""
 
 from __future__ import annotations
 
@@ -20,19 +20,21 @@ __all__ = ["backbone_of", "classes_of", "classes_of_model", "own_backbone"]
 
 
 def classes_of(name: str, input_shape: tuple[int, int, int]) -> int:
-    """How many classes a model tells apart unless told otherwise."""
+    """Returns the number of classes of a model that is built with its default settings."""
     if name.startswith(PREFIX):
-        own_size(name)  # refuses names that there are not
+        own_size(name)  # raises an error for an unknown name
         return 1000
     model = call_function(name, None)
     return classes_of_model(model, name, input_shape)
 
 
 def classes_of_model(model: nn.Module, name: str, input_shape: tuple[int, int, int]) -> int:
-    """Returns how many logits ``model`` gives for an image of ``input_shape``.
+    """Returns how many logits ``model`` returns for an image of ``input_shape``.
 
     Args:
-        name: What messages call the model.
+        model: The model.
+        name: Name of the model in messages.
+        input_shape: (C, H, W) of an image.
 
     Raises:
         UserError: The model cannot be traced, or does not take such images.
@@ -43,17 +45,17 @@ def classes_of_model(model: nn.Module, name: str, input_shape: tuple[int, int, i
 
 
 def _captured(model: nn.Module, name: str, input_shape: tuple[int, int, int]) -> Captured:
-    """The model's graph, propagated on the meta device."""
+    """Returns the model's graph. Its nodes have values and MACs, computed on the meta device."""
     captured = capture(model, name)
     _propagate(captured, torch.empty(1, *input_shape, device="meta"), name)
     return captured
 
 
 def _propagate(captured: Captured, images: Tensor, name: str) -> None:
-    """Puts values and MACs down at every node.
+    """Stores the value and the multiply-accumulates (MACs) of every node in ``node.meta``.
 
     Raises:
-        UserError: The model does not take such images; where, and why.
+        UserError: The model does not take such images; the message says where and why it failed.
     """
     for node in captured.graph.nodes:
         node.meta.pop("value", None)
@@ -62,7 +64,7 @@ def _propagate(captured: Captured, images: Tensor, name: str) -> None:
     try:
         with warnings.catch_warnings(action="ignore"):
             propagate(twin, images)
-    except Exception as error:  # any operator of the model
+    except Exception as error:  # any operator of the model may fail, with any error
         at = next(
             (node for node in twin.graph.nodes if node.op not in ("placeholder",) and "value" not in node.meta), None
         )
@@ -84,10 +86,10 @@ def _logits(captured: Captured) -> Tensor:
 
 
 def own_backbone(spec: NetworkSpec) -> Backbone:
-    """Returns the chain of the network that ``spec.name`` names.
+    """Returns the chain of the network that ``spec.name`` stands for.
 
     Raises:
-        UserError: The network is not found, or as for `backbone_of`.
+        UserError: The network is not found, or cannot be turned into a chain (see `backbone_of`).
     """
     return backbone_of(make_model(spec), spec)
 
@@ -96,9 +98,9 @@ def backbone_of(model: nn.Module, spec: NetworkSpec) -> Backbone:
     """Returns ``model`` as a chain. Its modules are used, not copied.
 
     Raises:
-        UserError: The model cannot be traced or cut, or it gives something else than ``num_classes`` logits.
+        UserError: The model cannot be traced or cut, or it does not return ``num_classes`` logits.
     """
-    with users_code(spec.name, "network.name"):  # to trace a model is to run its forward
+    with users_code(spec.name, "network.name"):  # tracing a model runs its forward
         captured = _captured(model, spec.name, spec.input_shape)
     logits = tuple(_logits(captured).shape)
     if logits != (1, spec.num_classes):
@@ -122,7 +124,10 @@ def backbone_of(model: nn.Module, spec: NetworkSpec) -> Backbone:
 
 
 def _channels_last(captured: Captured, pieces: list[Piece], input_shape: tuple[int, int, int]) -> frozenset[str]:
-    """Segments whose state is (B, H, W, C): seen from which sides grow with the image."""
+    """Returns the segments whose state is (B, H, W, C).
+
+    They are found by doubling the image: dimensions 1 and 2 of such a state then grow.
+    """
     if all(piece.result.meta["value"].ndim != 4 for piece in pieces):
         return frozenset()
     before = {piece.name: tuple(piece.result.meta["value"].shape) for piece in pieces}
@@ -131,7 +136,7 @@ def _channels_last(captured: Captured, pieces: list[Piece], input_shape: tuple[i
     try:
         _propagate(captured, torch.empty(1, channels, 2 * height, 2 * width, device="meta"), "")
         after = {piece.name: tuple(piece.result.meta["value"].shape) for piece in pieces}
-    except UserError:  # made for one size: then the usual order is taken for granted
+    except UserError:  # the model takes only one size; the state is then assumed to be (B, C, H, W)
         after = before
     for node, meta in values:
         node.meta = meta

@@ -1,4 +1,4 @@
-"""Backbones as chains: CIFAR-style ResNets and torchvision's ResNet-18."""
+"""Builds ResNets as chains: those for CIFAR-size images, and torchvision's ResNet-18."""
 
 from __future__ import annotations
 
@@ -20,14 +20,16 @@ __all__ = ["Backbone", "cifar_resnet", "initialize", "torchvision_resnet18"]
 
 @dataclass
 class Backbone:
-    """Segments in order (the first is the stem), and the classifier that reads the last one's state.
+    """A network without the heads of exits: segments and a classifier.
 
     Attributes:
-        stem_width: Channels that the stem gives.
+        segments: Name -> module, in order. The first is the stem.
+        classifier: The module that reads the state of the last segment.
+        stem_width: Channels that the stem returns.
         dropped: Modules of the original network that are not in the chain.
-        kept: Path of a module that is run as it stands -> why.
+        kept: Path of a module that runs unchanged, at full precision -> the reason.
         channels_last: Segments whose state is (B, H, W, C).
-        heads: The network's own exits: segment that one follows -> module that reads its state. (``head = "own"``)
+        heads: The network's own exits, used with ``head = "own"``: name of a segment -> module that reads its state.
     """
 
     segments: dict[str, nn.Module]
@@ -40,7 +42,7 @@ class Backbone:
 
 
 class CifarBlock(nn.Module):
-    """Basic residual block whose shortcut has no parameters (option A of He et al., 2016)."""
+    """A basic residual block whose shortcut has no parameters (option A of He et al., 2016)."""
 
     def __init__(self, channels: int, width: int, stride: int) -> None:
         super().__init__()
@@ -63,17 +65,17 @@ class CifarBlock(nn.Module):
 
 
 def initialize(module: nn.Module) -> None:
-    """Draws the weights of convolutions as He et al. (2015), by what they give."""
+    """Draws the weights of convolutions as in He et al. (2015), scaled by fan-out."""
     for layer in module.modules():
         if isinstance(layer, nn.Conv2d):
             nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
 
 
 def cifar_resnet(spec: NetworkSpec) -> Backbone:
-    """A ResNet for small images (He et al., 2016): ``depth`` = 6n+2 layers, stages of width w, 2w, 4w.
+    """Builds a ResNet for small images (He et al., 2016). It has 6n+2 layers and stages of width w, 2w and 4w.
 
-    ``depth`` is 20, ``width`` 16 and ``stem_stride`` 1 unless given. Segments: ``stem``, ``layer1.0`` ...
-    ``layer3.{n-1}``; with width 16 and 32x32 colour images ResNet-20 has 40.55 M MACs.
+    By default, ``depth`` is 20, ``width`` is 16 and ``stem_stride`` is 1. The segments are ``stem``, and ``layer1.0``
+    to ``layer3.{n-1}``. ResNet-20 of width 16 costs 40.55 M multiply-accumulates for a 32x32 colour image.
 
     Raises:
         UserError: ``depth`` is not 6n+2.
@@ -100,10 +102,11 @@ def cifar_resnet(spec: NetworkSpec) -> Backbone:
 
 
 def torchvision_resnet18(spec: NetworkSpec) -> Backbone:
-    """Torchvision's ResNet-18: segments ``stem`` (conv, BatchNorm, ReLU, max-pool), ``layer1.0`` ... ``layer4.1``.
+    """Builds torchvision's ResNet-18.
 
-    With ``stem = "cifar"`` the stem is a 3x3 convolution of stride 1, BatchNorm and ReLU, as is usual at 32x32, where
-    it has 555.42 M MACs.
+    The segments are ``stem`` (convolution, BatchNorm, ReLU, max pooling) and ``layer1.0`` to ``layer4.1``. With
+    ``stem = "cifar"`` the stem is a 3x3 convolution of stride 1, BatchNorm and ReLU, as is usual for 32x32 images. The
+    network then costs 555.42 M multiply-accumulates for such an image.
     """
     for name in ("depth", "width", "stem_stride"):
         if getattr(spec, name) is not None:

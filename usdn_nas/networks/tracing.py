@@ -1,9 +1,9 @@
 """The one `torch.fx` tracer of the package, and the one table of operations that change their input in place.
 
-A graph is called *functional* here if every value is read as it was when its node ran. Python code need not be: after
-``x.relu_()`` the name ``x`` means the changed tensor, but its node in the graph still stands for the earlier value.
-`make_functional` redirects later readers to the node that made the change. From then on any in-place operation may be
-replaced by its out-of-place form without changing a result.
+Here a graph is called *functional* if every reader of a node gets the value that the node computed. Code with in-place
+operations breaks this: after ``x.relu_()`` the name ``x`` means the changed tensor, but its node in the graph still
+stands for the earlier value. `make_functional` redirects later readers to the node that made the change. After that,
+any in-place operation can be replaced by its out-of-place form, and all results stay the same.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ OUT_OF_PLACE: Mapping[Any, Callable[..., Any]] = {
     operator.irshift: operator.rshift,
     operator.imatmul: operator.matmul,
 }
-"""Python's in-place operators, each with the operator that computes the same in new memory."""
+"""Python's in-place operators, each with the operator that computes the same result in new memory."""
 
 _VIEWS = frozenset(
     (
@@ -79,12 +79,12 @@ _VIEW_MODULES = (
 
 
 class Tracer(fx.Tracer):
-    """Traces a module down to torch's own modules.
+    """Traces a module. Calls of torch's own modules are leaves: they become nodes, and tracing does not enter them.
 
     Args:
-        leaf_types: Further types of modules that are called and not looked into.
-        leaf_paths: Paths of modules that are called and not looked into.
-        arity: Number of tensors that the module is called with, whatever its signature; None: as its signature says.
+        leaf_types: Further types of modules that are leaves.
+        leaf_paths: Paths of modules that are leaves.
+        arity: Number of tensors that the module is called with. It overrides the signature; None: use the signature.
 
     Attributes:
         failed: Path of the innermost module in which tracing failed; None if it did not fail in a module.
@@ -120,7 +120,7 @@ class Tracer(fx.Tracer):
 
 
 def changed_input(node: fx.Node, module: nn.Module | None) -> fx.Node | None:
-    """The value that ``node`` may change in place; None if it changes nothing.
+    """Returns the node whose value ``node`` may change in place; None if it changes nothing.
 
     Args:
         node: A node of a graph.
@@ -141,15 +141,15 @@ def changed_input(node: fx.Node, module: nn.Module | None) -> fx.Node | None:
 
 
 def make_functional(graph: fx.Graph, module_of: Callable[[fx.Node], nn.Module | None]) -> fx.Node | None:
-    """Lets every node that runs after an in-place change read the changed value.
+    """Makes every node that runs after an in-place change read the changed value.
 
     Args:
-        graph: It is changed.
-        module_of: Node -> the module that it calls; None if it calls none.
+        graph: The graph to change.
+        module_of: Returns the module that a node calls; None if it calls none.
 
     Returns:
-        None if the graph is functional now. Otherwise the first node that changes memory which later nodes read through
-        another view, as ``x[:, 1:].relu_()`` does; such a change cannot be expressed without changing the code.
+        None if the graph is functional now. Otherwise the first node with an in-place change that later nodes read
+        through another view, as after ``x[:, 1:].relu_()``. A functional graph cannot express such a change.
     """
     memory = memory_of(graph, module_of)
     order = {node: number for number, node in enumerate(graph.nodes)}
@@ -167,7 +167,10 @@ def make_functional(graph: fx.Graph, module_of: Callable[[fx.Node], nn.Module | 
 
 
 def memory_of(graph: fx.Graph, module_of: Callable[[fx.Node], nn.Module | None]) -> dict[fx.Node, fx.Node]:
-    """For each node, the node that owns the memory of its value: itself, unless it may be a view of another's."""
+    """Returns, for each node, the node that owns the memory of its value.
+
+    This is the node itself, unless its value may be a view of another node's value.
+    """
     owner: dict[fx.Node, fx.Node] = {}
     for node in graph.nodes:
         source = changed_input(node, module_of(node))
@@ -178,7 +181,7 @@ def memory_of(graph: fx.Graph, module_of: Callable[[fx.Node], nn.Module | None])
 
 
 def _reads_no_value(node: fx.Node) -> bool:
-    """Whether ``node`` asks for a shape or a type alone."""
+    """Returns whether ``node`` reads only a shape, a type or another attribute that is independent of values."""
     return name_of(node) in ("size", "dim", "numel") or (node.target is getattr and not _is_view(node, None))
 
 
@@ -191,9 +194,9 @@ def _is_view(node: fx.Node, module: nn.Module | None) -> bool:
 
 
 def spare_inputs(graph: fx.Graph, module_of: Callable[[fx.Node], nn.Module | None]) -> None:
-    """Makes a functional graph leave the tensors that it is called with unchanged, because others read them too.
+    """Makes a functional graph leave its input tensors unchanged, because they may have other readers.
 
-    A module that is not looked into (`Kept`) may change what it is given, so it is given a clone.
+    A `Kept` module may change its inputs in place, so it gets clones of the graph's inputs.
     """
     memory = memory_of(graph, module_of)
     for node in list(graph.nodes):
@@ -205,10 +208,10 @@ def spare_inputs(graph: fx.Graph, module_of: Callable[[fx.Node], nn.Module | Non
 
 
 def change_nothing(node: fx.Node, module: nn.Module | None) -> None:
-    """Makes a node of a functional graph leave its input alone. The result is the same value in new memory.
+    """Makes a node of a functional graph leave its input unchanged. The result is the same value in new memory.
 
-    Operators and functions with a flag ``inplace`` are called in their out-of-place form; a module with such a flag is
-    told so for good; everything else works on a clone.
+    In-place operators, and functions with an argument ``inplace`` or ``out``, are called in their out-of-place form.
+    The attribute ``inplace`` of a module is set to False permanently. All other operations work on a clone.
     """
     source = changed_input(node, module)
     if source is None:
@@ -231,18 +234,18 @@ def _clone(node: fx.Node, source: fx.Node) -> None:
 
 
 def name_of(node: fx.Node) -> str:
-    """Name of the function or method that ``node`` calls."""
+    """Returns the name of the function or method that ``node`` calls."""
     return str(node.target if isinstance(node.target, str) else getattr(node.target, "__name__", ""))
 
 
 def _flag(node: fx.Node, module: nn.Module | None) -> int | str | None:
-    """Position or name of an argument ``inplace`` that a function is called with and that is true; None otherwise."""
+    """Returns the position or name of an argument ``inplace`` that is true in the call of ``node``; None otherwise."""
     function = module.function if isinstance(module, ByMode) else node.target
     if node.op == "call_method" or not callable(function):
         return None
     try:
         parameters = inspect.signature(function).parameters
-    except (TypeError, ValueError):  # written in C++; their names tell whether they work in place
+    except (TypeError, ValueError):  # functions written in C++; their names show whether they work in place
         return None
     if "inplace" not in parameters:
         return None

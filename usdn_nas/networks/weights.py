@@ -1,4 +1,4 @@
-"""Weights on disk: safetensors, written atomically, read without executing anything."""
+"""Writes and reads weights as safetensors files. Writing is atomic, and reading executes nothing from the file."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["load_weights", "save_weights"]
 
 
 def save_weights(network: nn.Module, path: Path) -> None:
-    """Writes all parameters and buffers; tensors that modules share are written once."""
+    """Writes all parameters and buffers to a file. Tensors that modules share are written once."""
     with atomic_path(path) as temporary:
         try:
             save_model(network, str(temporary))
@@ -31,11 +31,11 @@ def save_weights(network: nn.Module, path: Path) -> None:
 
 
 def load_weights(network: nn.Module, path: Path) -> None:
-    """Reads what `save_weights` wrote into ``network``, on whichever device that is.
+    """Loads a file that `save_weights` wrote into ``network``. The network may be on any device.
 
     Raises:
-        UserError: The file is missing, truncated, of another network (the first key that differs is named), or holds
-            values that no trained network has.
+        UserError: The file is missing or truncated, belongs to another network (the message names the first key that
+            differs), or holds values that no trained network has.
     """
     try:
         values = load_file(path)
@@ -53,7 +53,7 @@ def load_weights(network: nn.Module, path: Path) -> None:
 
 
 def _check(network: nn.Module, values: Mapping[str, Tensor], path: Path) -> None:
-    """Refuses tensors of another type than the network's, and impossible values."""
+    """Raises an error if a tensor's type differs from the network's, or if a value is impossible."""
     expected = network.state_dict()
     for name, value in values.items():
         if name in expected and value.dtype != expected[name].dtype:

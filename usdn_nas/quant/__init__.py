@@ -1,1 +1,1 @@
-"""Quantizers, switchable layers, the supernet, and what is materialized from it."""
+"""Quantizers, switchable layers, the supernet, and the extraction of standalone networks from it."""

@@ -1,4 +1,4 @@
-"""What a supernet's quantizers do in training: step sizes over time, oscillating weights, and what went wrong."""
+"""Observes a supernet's quantizers in training: step sizes over time, oscillating weights, and typical failures."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ __all__ = ["INPUTS", "WEIGHTS", "QuantizerWatch"]
 
 WEIGHTS, INPUTS = "weights", "inputs"
 SAMPLE = 1024
-"""Most weights of a layer that are watched, evenly spaced."""
+"""Largest number of weights of a layer that are watched. They are evenly spaced."""
 MOMENTUM, OSCILLATES = 0.01, 0.005
-"""Of the frequency, and above which a weight counts as oscillating: as Nagel et al. (2022) have them."""
+"""Momentum m of the oscillation frequency, and the frequency above which a weight oscillates (Nagel et al., 2022)."""
 COLLAPSED = 0.01
-"""A step has collapsed below this share of its start."""
+"""A step size counts as collapsed if it is below this share of its initial value."""
 
 
 class _Oscillations:
-    """How often the codes of weights go back and forth at one width.
+    """Measures how often the codes of weights go back and forth at one bit-width.
 
-    A code that changes, and in the other direction than when it last changed, oscillates: o = 1. Its frequency is
-    f <- m o + (1 - m) f with m = .01 (Nagel et al., 2022, Eq. 6).
+    A code oscillates (o = 1) if it changes in the opposite direction to its last change; otherwise o = 0. Its frequency
+    is f <- m o + (1 - m) f with m = 0.01 (Nagel et al., 2022, Eq. 6).
 
     Args:
         steps: The quantizers of L layers at this width.
-        counts: (L,) weights watched of each layer.
+        counts: (L,) number of watched weights of each layer.
     """
 
     def __init__(self, steps: list[LSQQuantizer], counts: list[int]) -> None:
@@ -43,7 +43,7 @@ class _Oscillations:
         self.frequency = torch.zeros(sum(counts), device=device)
 
     def observe(self, weights: Tensor) -> None:
-        """Looks at the weights, those of all layers one after the other."""
+        """Updates the frequencies from the current weights: the watched weights of all layers, concatenated."""
         sizes = torch.stack([step.step for step in self.steps]).abs().repeat_interleave(self._counts)
         codes = (weights / sizes).round_().clamp_(self.steps[0].low, self.steps[0].high).to(torch.int16)
         if self.codes is not None:
@@ -54,23 +54,23 @@ class _Oscillations:
         self.codes = codes
 
     def shares(self) -> list[float]:
-        """Of the weights of each layer, how many oscillate."""
+        """Returns the share of oscillating weights for each layer."""
         return [float((part > OSCILLATES).float().mean()) for part in self.frequency.split(self.counts)]
 
     def state_dict(self) -> dict[str, Tensor | None]:
         return {"codes": self.codes, "direction": self.direction, "frequency": self.frequency}
 
     def load_state_dict(self, state: dict[str, Tensor | None]) -> None:
-        """Goes on from a state.
+        """Restores a state that `state_dict` returned.
 
         Raises:
-            ValueError: It is a state of other weights, or one that cannot come about.
+            ValueError: The state belongs to other weights, or holds impossible values.
         """
         types = {"codes": torch.int16, "direction": torch.int8, "frequency": self.frequency.dtype}
         if set(state) != set(types):
             raise ValueError("oscillations without codes, direction or frequency")
         for name, value in state.items():
-            if value is None and name == "codes":  # no step was watched yet
+            if value is None and name == "codes":  # saved before the first training step
                 continue
             if not isinstance(value, Tensor) or value.shape != self.frequency.shape or value.dtype != types[name]:
                 raise ValueError(f"oscillations of other weights ({name})")
@@ -82,15 +82,16 @@ class _Oscillations:
 
 
 class QuantizerWatch:
-    """Follows the quantizers of a supernet in training.
+    """Observes the quantizers of a supernet in training.
 
     Args:
-        supernet: Before its first step: its step sizes are the start that later ones are compared with.
+        supernet: The supernet before its first training step. Later step sizes are compared with its present ones.
 
     Attributes:
-        quantizers: Records of R quantizers: ``layer``, ``tensor`` (``"weights"``, or ``"inputs"`` with the first layer
-            that reads them), ``bits``, ``start``, and for each epoch so far ``step`` and, of weights, ``oscillating``,
-            the share of them whose frequency is above .005.
+        quantizers: Records of R quantizers. Each has ``layer``, ``tensor`` (``"weights"`` or ``"inputs"``), ``bits``,
+            ``start`` (the initial step size) and ``step`` (the step size after each epoch). ``layer`` of shared inputs
+            is the first layer that reads them. Records of weights also have ``oscillating``: after each epoch, the
+            share of weights whose frequency is above 0.005.
     """
 
     def __init__(self, supernet: Supernet) -> None:
@@ -106,7 +107,7 @@ class QuantizerWatch:
                 self._members.setdefault(step.width, []).append(number)
                 self._add(name, WEIGHTS, step)
             for step in layer.input_quantizer.widths():
-                if not any(step is known for known in self._steps):  # another layer may read the same
+                if not any(step is known for known in self._steps):  # layers may share an input quantizer
                     self._add(name, INPUTS, step)
         self._norms = _trained_norms(supernet)
         self._updates = {name: int(norm.num_batches_tracked) for name, norm in self._norms.items()}  # type: ignore[arg-type]
@@ -127,13 +128,13 @@ class QuantizerWatch:
 
     @torch.no_grad()
     def after_step(self) -> None:
-        """Looks at the weights after a step of the optimizer."""
+        """Updates the frequencies of oscillation. Call it after each step of the optimizer."""
         sampled = [weight.reshape(-1)[index] for weight, index in self._samples]
         for width, members in self._members.items():
             self._oscillations[width].observe(torch.cat([sampled[number] for number in members]))
 
     def end_epoch(self) -> None:
-        """Adds an epoch to the records."""
+        """Adds an epoch to the records. Call it at the end of each epoch."""
         shares = {width: iter(found.shares()) for width, found in self._oscillations.items()}
         for record, step in zip(self.quantizers, self._steps, strict=True):
             record["step"].append(float(step.step.detach().abs()))
@@ -141,23 +142,26 @@ class QuantizerWatch:
                 record["oscillating"].append(next(shares[record["bits"]]))
 
     def collapsed(self) -> list[dict[str, Any]]:
-        """Records whose last step is below a hundredth of its start."""
+        """Returns the records whose last step size is below a hundredth of its initial value."""
         return [record for record in self.quantizers if record["step"][-1] < COLLAPSED * record["start"]]
 
     def stale(self) -> list[str]:
-        """BatchNorms, as ``"<layer>: w2a2"``, whose statistics no step has updated though their bits can be chosen."""
+        """Returns the BatchNorms whose bits can be chosen but whose statistics no training step has updated.
+
+        Each is named ``"<layer>: w2a2"``.
+        """
         return [name for name, norm in self._norms.items() if int(norm.num_batches_tracked) == self._updates[name]]  # type: ignore[arg-type]
 
     def state_dict(self) -> dict[str, Any]:
-        """All that it needs to go on."""
+        """Returns the records and the state of the oscillations, for `load_state_dict`."""
         oscillations = {width: found.state_dict() for width, found in self._oscillations.items()}
         return {"quantizers": self.quantizers, "oscillations": oscillations}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes on from a state of the same supernet.
+        """Restores a state that `state_dict` returned for the same supernet.
 
         Raises:
-            ValueError: It is a state of another supernet, or one that cannot come about.
+            ValueError: The state belongs to another supernet, or holds impossible values.
         """
         _check_records(state["quantizers"], self.quantizers)
         if set(state["oscillations"]) != set(self._oscillations):
@@ -168,10 +172,10 @@ class QuantizerWatch:
 
 
 def _check_records(records: Any, own: list[dict[str, Any]]) -> None:
-    """Checks stored records of quantizers against those of the supernet that is trained.
+    """Checks stored records of quantizers against ``own``, the records of the supernet in training.
 
     Raises:
-        ValueError: They are of other quantizers, or hold impossible figures.
+        ValueError: The records belong to other quantizers, or hold impossible numbers.
     """
     if not isinstance(records, list) or len(records) != len(own):
         raise ValueError("records of other quantizers")
@@ -186,7 +190,7 @@ def _check_records(records: Any, own: list[dict[str, Any]]) -> None:
 
 
 def _trained_norms(supernet: Supernet) -> dict[str, nn.BatchNorm2d]:
-    """The copies of BatchNorms, with running statistics, for the bits that their layers can take."""
+    """Returns the BatchNorm copies for all bits that their layers can take, without those that keep no statistics."""
     space = supernet.space
     choices = {group.name: group.choices for group in space.groups}
     found: dict[str, nn.BatchNorm2d] = {}

@@ -1,7 +1,7 @@
-"""Quantized convolutions and linear layers: switchable ones for the supernet, fixed ones for what is exported.
+"""Quantized convolutions and linear layers: switchable ones for the supernet, fixed ones for standalone networks.
 
-A layer quantizes its own input and its weights; BatchNorm follows the (W, A) of the layer it belongs to. 32 bits
-mean full precision.
+A layer quantizes its own input and its own weights. A BatchNorm is switched together with the layer that it belongs to.
+(W, A) stands for weight bits and activation bits; 32 bits mean full precision.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ FULL_PRECISION: Bits = (32, 32)
 
 
 class SwitchableQuantizer(nn.Module):
-    """A `LSQQuantizer` for each bit-width; at 32 bits the tensor passes unchanged."""
+    """Holds one `LSQQuantizer` for each bit-width. At 32 bits the tensor passes unchanged."""
 
     def __init__(self, widths: Iterable[int], *, signed: bool, offset: bool, count: int) -> None:
         super().__init__()
@@ -39,11 +39,11 @@ class SwitchableQuantizer(nn.Module):
         )
 
     def at(self, width: int) -> nn.Module:
-        """The quantizer for ``width`` bits."""
+        """Returns the quantizer for ``width`` bits; an identity for 32 bits."""
         return nn.Identity() if width == 32 else self.steps[str(width)]
 
     def widths(self) -> list[LSQQuantizer]:
-        """The quantizers of all bit-widths."""
+        """Returns the quantizers of all bit-widths."""
         return [cast(LSQQuantizer, step) for step in self.steps.values()]
 
     def forward(self, x: Tensor, width: int) -> Tensor:
@@ -54,9 +54,9 @@ class SwitchableLayer(nn.Module):
     """A convolution or linear layer whose (W, A) is switched by setting ``bits``.
 
     Args:
-        layer: The full-precision layer; its parameters are used, not copied.
-        choices: The (W, A) pairs it must be able to take.
-        input_quantizer: Quantizer of its input, perhaps shared with layers of the same group that read the same.
+        layer: The full-precision layer. Its parameters are used, not copied.
+        choices: The (W, A) pairs that the layer can be switched to.
+        input_quantizer: Quantizer of its input. Layers of the same group that read the same tensor may share it.
     """
 
     def __init__(
@@ -71,20 +71,20 @@ class SwitchableLayer(nn.Module):
         self._quantized: dict[int, tuple[int, int, Tensor]] = {}
 
     def quantized_weight(self) -> Tensor:
-        """The weights at the current W; in evaluation they are kept until a parameter changes."""
+        """Returns the weights at the current W. In evaluation mode they are cached until a parameter changes."""
         width = self.bits[0]
         if self.training or width == 32:
             return self.weight_quantizer(self.layer.weight, width)
         quantizer = self.weight_quantizer.at(width)
         key = (self.layer.weight._version, quantizer.step._version)
         if self._quantized.get(width, (None, None))[:2] != key:
-            # An inference tensor could not be used in a later pass that records gradients.
+            # A tensor made in inference mode could not be used in a later pass that records gradients.
             with torch.inference_mode(False), torch.no_grad():
                 self._quantized[width] = (*key, quantizer(self.layer.weight))
         return self._quantized[width][2]
 
     def _apply(self, fn: Callable[..., Tensor], recurse: bool = True) -> SwitchableLayer:
-        self._quantized.clear()  # another device or type leaves a parameter's version as it was
+        self._quantized.clear()  # a new device or type does not change a parameter's version
         return super()._apply(fn, recurse)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -96,7 +96,7 @@ class SwitchableLayer(nn.Module):
 
 
 class SwitchableBatchNorm2d(nn.Module):
-    """A BatchNorm for each (W, A) of the layer it belongs to, and one for full precision."""
+    """Holds one BatchNorm for each (W, A) of the layer that it belongs to, and one for full precision."""
 
     def __init__(self, norm: nn.BatchNorm2d, choices: Iterable[Bits]) -> None:
         super().__init__()
@@ -105,11 +105,11 @@ class SwitchableBatchNorm2d(nn.Module):
 
     @staticmethod
     def key(bits: Bits) -> str:
-        """Name of the copy for (W, A)."""
+        """Returns the name of the copy for (W, A), such as ``"w4a4"``."""
         return f"w{bits[0]}a{bits[1]}"
 
     def at(self, bits: Bits) -> nn.BatchNorm2d:
-        """The copy for (W, A)."""
+        """Returns the copy for (W, A)."""
         norm = self.norms[self.key(bits)]
         assert isinstance(norm, nn.BatchNorm2d)
         return norm
@@ -123,7 +123,10 @@ def _copy(norm: nn.BatchNorm2d) -> nn.BatchNorm2d:
 
 
 def _take_parameters(layer: nn.Module, source: nn.Module) -> None:
-    """Copies of the parameters of ``source``, where they are: nothing is made elsewhere first, or initialized."""
+    """Gives ``layer`` copies of the parameters of ``source``, on the same device.
+
+    ``layer`` itself is on the meta device, so no other memory is used and nothing is initialized at random.
+    """
     layer.load_state_dict({name: value.clone() for name, value in source.state_dict().items()}, assign=True)
     layer.train(source.training)
 
@@ -153,7 +156,7 @@ class QuantConv2d(nn.Conv2d):
 
 
 class QuantLinear(nn.Linear):
-    """A linear layer at fixed bit-widths."""
+    """A linear layer at fixed bit-widths: ``linear(input_quantizer(x), weight_quantizer(weight)) + bias``."""
 
     def __init__(self, source: nn.Linear, weight_quantizer: nn.Module, input_quantizer: nn.Module) -> None:
         super().__init__(source.in_features, source.out_features, source.bias is not None, device="meta")

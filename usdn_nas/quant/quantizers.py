@@ -15,18 +15,19 @@ _HAIR = 1e-4
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:
-    """Sum of products; 4-d tensors that are channels-last are read in that order, without a copy."""
+    """Returns the sum of products. Tensors in channels-last layout are read in that order, which avoids a copy."""
     if a.ndim == 4 and a.is_contiguous(memory_format=torch.channels_last):
         a, b = a.permute(0, 2, 3, 1), b.permute(0, 2, 3, 1)
     return torch.dot(a.reshape(-1), b.reshape(-1))
 
 
 class _Quantize(torch.autograd.Function):
-    """clamp(round(x / s), n, p) * s with LSQ's gradients; n and p shift with the zero-point where there is one.
+    """Computes clamp(round(x / s), n, p) * s with the gradients of LSQ.
 
-    d/dx: 1 inside [n, p], else 0. d/ds: round(x/s) - x/s inside, the unshifted bound outside (LSQ, Eq. 3; LSQ+, Eq. 5:
-    the zero-point -offset / s moves with s). d/d offset: 0 inside, 1 outside (LSQ+, Eq. 6). The last two are multiplied
-    by ``gradient_scale``.
+    n and p are ``low`` and ``high`` minus the zero-point. The gradient of x is 1 inside [n, p], else 0. The gradient of
+    s is round(x/s) - x/s inside; outside it is ``low`` or ``high`` (LSQ, Eq. 3; LSQ+, Eq. 5), because the zero-point
+    -offset / s moves with s. The gradient of the offset is 0 inside and 1 outside (LSQ+, Eq. 6). The gradients of s and
+    of the offset are multiplied by ``gradient_scale``.
     """
 
     @staticmethod
@@ -45,7 +46,8 @@ class _Quantize(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         scaled, quantized, step = ctx.saved_tensors
         low, high = ctx.bounds
-        # One fused pass; hardtanh's interval is open, so the bounds, which are whole numbers, move out by a hair.
+        # hardtanh's backward pass does this in one fused operation. Its interval is open, and the bounds are whole
+        # numbers, so they are moved outwards by a tiny amount.
         inside = torch.ops.aten.hardtanh_backward(gradient, scaled, low - _HAIR, high + _HAIR)
         of_step = _dot(gradient, quantized) / step - _dot(inside, scaled)
         if ctx.zero is None:
@@ -58,21 +60,21 @@ class _Quantize(torch.autograd.Function):
 class LSQQuantizer(nn.Module):
     """A quantizer of one tensor at one bit-width.
 
-    Values are multiples of ``|step|``: signed codes -2^(b-1) .. 2^(b-1)-1 for weights, unsigned codes 0 .. 2^b-1 for
-    inputs that cannot be negative. Where they can (``offset=True``), 2^b unsigned codes are shifted by a learned
-    offset. Unlike LSQ+, the offset is rounded to a whole number of steps and kept where 0 has a code, so that zero
-    padding is exact.
+    Quantized values are multiples of ``|step|``, the step size. Weights have signed codes -2^(b-1) .. 2^(b-1)-1. Inputs
+    that cannot be negative have unsigned codes 0 .. 2^b-1. For inputs that can be negative (``offset=True``), 2^b
+    unsigned codes are shifted by a learned offset. Unlike in LSQ+, the offset is rounded to a whole number of steps and
+    limited so that 0 always has a code. Zero padding is therefore exact.
 
     Args:
         width: Bits, 2 to 16.
-        signed: Signed codes (weights); not together with ``offset``.
-        offset: Learn an offset.
-        count: N of LSQ's gradient scale 1 / sqrt(N Q_p): the weights of a weight tensor, the features of one sample
-            of an input.
+        signed: Whether codes are signed, as for weights. Not allowed together with ``offset``.
+        offset: Whether an offset is learned.
+        count: N in LSQ's gradient scale 1 / sqrt(N Q_p): the number of weights in a weight tensor, or the number of
+            features of one sample of an input.
     """
 
     never_zero = ("step",)
-    """Values are divided by it; `usdn_nas.networks.values` refuses a file in which it is zero."""
+    """Parameters that values are divided by. `usdn_nas.networks.values` refuses a file in which one of them is zero."""
 
     def __init__(self, width: int, *, signed: bool, offset: bool, count: int) -> None:
         super().__init__()
@@ -84,23 +86,26 @@ class LSQQuantizer(nn.Module):
         self.offset = nn.Parameter(torch.zeros(())) if offset else None
 
     def zero_point(self) -> int:
-        """The code of 0: the offset in whole steps, kept among the codes; 0 without an offset."""
+        """Returns the code of 0: -offset / step, rounded and clamped to the range of codes; 0 without an offset."""
         if self.offset is None:
             return 0
         zero = round(-self.offset.item() / max(abs(self.step.item()), 1e-12))
         return min(max(zero, self.low), self.high)
 
     def bounds(self) -> tuple[int, int]:
-        """Lowest and highest code, the zero-point taken off."""
+        """Returns the lowest and the highest code, minus the zero-point."""
         zero = self.zero_point()
         return self.low - zero, self.high - zero
 
     def codes(self, x: Tensor) -> Tensor:
-        """Codes of ``x``, the zero-point taken off: whole numbers that stand for code x ``|step|``; no gradient."""
+        """Returns the codes of ``x`` minus the zero-point: whole numbers that stand for code x ``|step|``.
+
+        Gradients do not pass through.
+        """
         return (x / self.step.abs()).round_().clamp_(*self.bounds())
 
     def forward(self, x: Tensor) -> Tensor:
-        """``x`` on the grid, same shape; differentiable as LSQ has it."""
+        """Returns ``x`` rounded to multiples of ``|step|``, in the same shape. Gradients are those of LSQ."""
         step = self.step.abs()
         if not torch.is_grad_enabled():
             return self.codes(x).mul_(step)
@@ -108,10 +113,10 @@ class LSQQuantizer(nn.Module):
 
     @torch.no_grad()
     def initialize(self, x: Tensor, candidates: int = 40) -> None:
-        """Sets step (and offset) to the pair that quantizes ``x`` with the least squared error.
+        """Sets step (and offset) to the candidate that quantizes ``x`` with the smallest squared error.
 
-        Tried are ``candidates`` ranges, from the whole range of ``x`` down to a fortieth of it. (LSQ's own start,
-        2 mean|x| / sqrt(Q_p), clips far too much at 5 bits and above.)
+        There are ``candidates`` ranges, evenly spaced from the whole range of ``x`` down to 1 / ``candidates`` of it.
+        LSQ's own initial value, 2 mean|x| / sqrt(Q_p), is not used: it clips far too much at 5 bits and above.
         """
         x = x.flatten()
         lowest, highest = min(float(x.min()), 0.0), max(float(x.max()), 0.0)

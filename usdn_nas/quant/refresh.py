@@ -1,10 +1,10 @@
 """Recomputes the BatchNorm statistics of a trained supernet over images and configurations.
 
 In training, the running statistics of a BatchNorm copy come from the last few configurations that used it. Here every
-copy gets the mean and the variance of all values that it sees, over all batches and all configurations that are run:
-what `torch.var` would give if these values lay in one tensor. fvcore's precise BatchNorm does the same. A mean of the
-batches' variances would leave out how far the batches' means are from each other, and they differ because every batch
-runs on several configurations.
+copy gets the mean and the variance of all values that it reads, over all batches and all configurations. The result is
+the same as `torch.var` of one tensor with all these values. fvcore's precise BatchNorm does the same. The mean of the
+batches' variances would be too small: it ignores that the means of batches differ, and they do differ because every
+batch runs on several configurations.
 """
 
 from __future__ import annotations
@@ -23,11 +23,13 @@ __all__ = ["recalibrate_bn"]
 
 @torch.no_grad()
 def recalibrate_bn(supernet: Supernet, batches: Iterable[Tensor], draw: Callable[[], list[dict[str, Bits]]]) -> None:
-    """Replaces the running statistics by those of all values seen; a copy whose bits did not come up keeps its own.
+    """Replaces the running statistics of every BatchNorm copy by those of all values that it reads.
 
-    Every value counts alike, so a smaller batch counts less. The supernet is left in training mode.
+    A copy whose bits are never drawn keeps its statistics. Every value has the same weight, so a smaller batch counts
+    less. The supernet is left in training mode.
 
     Args:
+        supernet: The trained supernet.
         batches: Images (B, C, H, W) of the training split.
         draw: Draws the configurations of a batch.
     """
@@ -43,16 +45,16 @@ def recalibrate_bn(supernet: Supernet, batches: Iterable[Tensor], draw: Callable
 
 
 class _Population:
-    """Count, mean and sum of squared deviations of all values that a BatchNorm reads, channel by channel.
+    """Collects count, mean and sum of squared deviations of all values that a BatchNorm reads, for each channel.
 
-    Each batch is merged by the formula of Chan, Golub and LeVeque (1983) in float64, which loses no digits where the
-    mean is large beside the deviation.
+    Each batch is merged by the formula of Chan, Golub and LeVeque (1983) in float64. It loses no digits if the mean is
+    much larger than the deviation.
     """
 
     def __init__(self, norm: nn.BatchNorm2d) -> None:
         self._norm = norm
         self._own = [buffer.clone() for buffer in norm.buffers()]
-        self._momentum, norm.momentum = norm.momentum, 1.0  # the running statistics are then those of the last batch
+        self._momentum, norm.momentum = norm.momentum, 1.0  # running statistics then come from the last batch alone
         norm.reset_running_stats()
         self._count = 0
         self._mean = torch.zeros(norm.num_features, dtype=torch.float64)
@@ -70,7 +72,7 @@ class _Population:
         self._count = total
 
     def finish(self) -> None:
-        """Gives the BatchNorm the statistics, in its own convention (unbiased), and its former settings."""
+        """Restores the BatchNorm's settings and gives it the new statistics. Its variance is the unbiased one."""
         self._hook.remove()
         self._norm.momentum = self._momentum
         for buffer, own in zip(self._norm.buffers(), self._own, strict=True):

@@ -1,4 +1,4 @@
-"""From a full-precision chain to a weight-sharing quantized supernet, and from that to one architecture."""
+"""Makes a weight-sharing quantized supernet from a full-precision chain, and extracts one architecture from it."""
 
 from __future__ import annotations
 
@@ -29,19 +29,21 @@ from usdn_nas.space.search_space import SearchSpace
 __all__ = ["VALUES_PER_IMAGE", "Supernet", "extract_chain"]
 
 VALUES_PER_IMAGE = 100
-"""Most values of a layer's input that an image gives to calibration."""
+"""Calibration reads at most this many values of a layer's input for each image."""
 
 
 class Supernet(nn.Module):
-    """A network in which every layer can take each of its (W, A) choices. Switch with `set_bits`.
+    """A network in which every layer can take each of its choices of weight and activation bits.
+
+    Switch between choices with `set_bits`.
 
     Args:
-        network: The model that ``space`` was made for, or its chain with all candidate exits. It is copied. The heads
-            of a model's exits draw their weights from torch's global generator.
+        network: The model that ``space`` was made for, or its chain with all candidate exits. It is copied. If it is a
+            model, new exit heads draw their weights from torch's global generator.
         space: The search space.
 
     Raises:
-        UserError: The model cannot be cut as ``space`` says.
+        UserError: The model cannot be cut into the segments that ``space`` describes.
     """
 
     def __init__(self, network: nn.Module, space: SearchSpace) -> None:
@@ -52,7 +54,7 @@ class Supernet(nn.Module):
             network = self.chain = build_network(space.spec, network)
         self.space = space
         self.layers: dict[str, SwitchableLayer] = {}
-        """Layer name -> layer."""
+        """Switchable layers: layer name -> layer."""
         self._norms: list[tuple[str, SwitchableBatchNorm2d]] = []
         self._convert(list(analyze_chain(network, space.spec.network.input_shape)))
         self.set_bits(None)
@@ -84,15 +86,19 @@ class Supernet(nn.Module):
                 part.set_submodule(path, norm)
 
     def set_bits(self, bits: Mapping[str, Bits] | None) -> None:
-        """Switches the network to ``bits`` (group name -> (W, A)); None: everything at full precision.
+        """Switches the whole network to a bit configuration.
 
-        The one place where bits are switched.
+        Args:
+            bits: Group name -> (weight bits W, activation bits A). None: full precision everywhere.
         """
         chosen = {} if bits is None else self.space.layer_bits(bits)
         self.set_layer_bits({name: chosen.get(name, FULL_PRECISION) for name in self.layers})
 
     def set_layer_bits(self, by_layer: Mapping[str, Bits]) -> None:
-        """Switches the layers named, and the BatchNorms that follow them: for a part that runs by itself."""
+        """Switches the named layers, and the BatchNorms that belong to them. Other layers keep their bits.
+
+        Use it to run one part of the network by itself.
+        """
         for name, pair in by_layer.items():
             self.layers[name].bits = pair
         for owner, norm in self._norms:
@@ -106,34 +112,36 @@ class Supernet(nn.Module):
         return min([*(i for i, found in enumerate(searched) if found), chain.exits[0].segment])
 
     def norm_owners(self) -> dict[SwitchableBatchNorm2d, str]:
-        """BatchNorm -> name of the layer whose (W, A) it follows."""
+        """Returns the owner of each BatchNorm: BatchNorm -> name of the layer that it is switched with."""
         return {norm: owner for owner, norm in self._norms}
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Logits of all exits, E tensors (B, C)."""
+        """Returns the logits of all E exits, one tensor (B, C) each."""
         return cast(tuple[Tensor, ...], self.chain(images))
 
     def calibrate(self, images_and_labels: Iterable[tuple[Tensor, Tensor]], images: int = 512) -> Supernet:
-        """Sets every quantizer's scale from the weights, and from what layers read on the first images.
+        """Sets every quantizer's step size from the weights, and from the inputs of layers on the first images.
 
         Args:
             images_and_labels: Batches of training images (B, C, H, W), normalized as in training, with their labels.
-            images: How many images are enough.
+            images: Number of images to use; later ones are not read.
 
         Returns:
             The supernet itself.
 
         Raises:
-            UserError: No batch comes.
+            UserError: There is no batch.
         """
         self.initialize_steps(_first(images_and_labels, images, next(self.parameters()).device))
         return self
 
     @torch.no_grad()
     def initialize_steps(self, batches: Iterable[Tensor]) -> None:
-        """Sets every step size: weights from the weights, inputs from what they are at full precision on ``batches``.
+        """Sets the step sizes of all quantizers.
 
-        Every image gives as many values, `VALUES_PER_IMAGE` at most, however the images are batched.
+        Those of weights are computed from the weights. Those of inputs are computed from the inputs at full precision
+        on ``batches``. Every image contributes the same number of values, at most `VALUES_PER_IMAGE`. The batch size
+        does not matter.
 
         Args:
             batches: Images (B, C, H, W) of the training split.
@@ -175,16 +183,19 @@ def _first(batches: Iterable[tuple[Tensor, Tensor]], count: int, device: torch.d
 
 
 def _values(inputs: Tensor, generator: torch.Generator) -> Tensor:
-    """Values of a layer's inputs (B, ...), as many of each image, one after the other."""
+    """Returns values of a layer's inputs (B, ...) as one vector, with the same number of values from each image."""
     rows = inputs.reshape(len(inputs), -1)
-    if rows.shape[1] > VALUES_PER_IMAGE:  # drawn rather than strided: a stride can fall in step with the image's rows
+    if rows.shape[1] > VALUES_PER_IMAGE:  # drawn at random: a fixed stride could always hit the same columns
         index = torch.randint(rows.shape[1], (len(rows), VALUES_PER_IMAGE), generator=generator)
         rows = rows.gather(1, index.to(rows.device))
     return rows.flatten()
 
 
 def extract_chain(supernet: Supernet, architecture: Architecture) -> MultiExitNetwork:
-    """The standalone network of ``architecture``: plain fixed-bit layers, placed exits alone, parameters copied."""
+    """Returns the standalone network of ``architecture``.
+
+    It has layers with fixed bits and only the exits of the architecture. Parameters are copied.
+    """
     chain = copy.deepcopy(supernet.chain.place(architecture.exits))
     by_layer = supernet.space.layer_bits(architecture.bits)
     names = {id(layer): name for name, layer in supernet.layers.items()}

@@ -1,1 +1,1 @@
-"""What can be chosen, and what it costs. No torch in here."""
+"""The search space: the choices of bits and exits, and their costs. No module in here imports torch."""

@@ -1,4 +1,4 @@
-"""The frozen choice that a search makes: bits per group, placed exits, thresholds."""
+"""An architecture, which is the result of a search: bits of each group, placed exits, thresholds."""
 
 from __future__ import annotations
 
@@ -11,12 +11,14 @@ from usdn_nas._util.files import digest
 __all__ = ["Architecture", "Bits", "Rule"]
 
 Bits = tuple[int, int]
-"""(W, A): bit-widths of a layer's weights and of its input."""
+"""(W, A): the bit-widths of a layer's weights and of its input."""
 
 Rule = Literal["threshold", "most-confident"]
-"""``threshold``: the final exit answers whatever reaches it. ``most-confident``: a sample that was confident at no
-placed exit is answered by its most confident exit, the final one included, the first of equals (SDN, Kaya et al.
-2019)."""
+"""Which exit answers a sample that no placed exit is confident of.
+
+``threshold``: the final exit. ``most-confident``: the most confident of all placed exits and the final one; if several
+are equally confident, the first (SDN, Kaya et al. 2019).
+"""
 
 
 @dataclass(frozen=True)
@@ -26,9 +28,9 @@ class Architecture:
     Attributes:
         bits: Group name -> (W, A).
         exits: Names of the placed exits in the order of the chain, without the final one.
-        thresholds: One for each of ``exits``: a sample leaves where its confidence is at least this. In [0, 1];
-            the final exit has none, it accepts every sample.
-        rule: Which exit answers what was confident at none, see `Rule`.
+        thresholds: One for each of ``exits``, in [0, 1]. A sample leaves at an exit if its confidence there is at least
+            the threshold. The final exit has no threshold, because it accepts every sample.
+        rule: Which exit answers a sample that no placed exit is confident of, see `Rule`.
     """
 
     bits: Mapping[str, Bits]
@@ -41,13 +43,14 @@ class Architecture:
             raise ValueError(f"{len(self.exits)} exits need as many thresholds, got {len(self.thresholds)}")
 
     def with_thresholds(self, thresholds: Sequence[float]) -> Architecture:
-        """The same bits and exits with other thresholds."""
+        """Returns an architecture with the same bits and exits, but other thresholds."""
         return replace(self, thresholds=tuple(float(t) for t in thresholds))
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON's own types: ``{"bits": {group: [W, A]}, "exits": [...], "thresholds": [...]}``.
+        """Returns JSON's own types: ``{"bits": {group: [W, A]}, "exits": [...], "thresholds": [...]}``.
 
-        ``"rule"`` is among it where it is not ``threshold``: it came later, and digests of older files still hold.
+        The key ``"rule"`` is present only if the rule is not ``threshold``. It was added later, and the digests of
+        older files must still hold.
         """
         written = {
             "bits": {group: list(pair) for group, pair in self.bits.items()},
@@ -63,5 +66,5 @@ class Architecture:
 
     @property
     def network_digest(self) -> str:
-        """SHA-256 over bits and exits alone: what weights depend on, thresholds and rule left out."""
+        """SHA-256 of bits and exits, which are all that the network's weights depend on."""
         return digest({key: value for key, value in self.to_dict().items() if key in ("bits", "exits")})

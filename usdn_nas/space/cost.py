@@ -1,7 +1,7 @@
-"""MACs and BOPs as arithmetic over layer records.
+"""Costs, computed from layer records: multiply-accumulates (MACs) and bit operations (BOPs).
 
-BOPs of a layer = MACs x W bits x A bits (A: of the layer's input), summed over convolutions and linear layers, and
-over what is opaque at 32 x 32.
+The BOPs of a layer are its MACs x the bits W of its weights x the bits A of its input. They are summed over
+convolutions and linear layers. Opaque layers, which stay at full precision, count with 32 x 32 bits.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class ExitCosts:
 
     Attributes:
         names: E exit names.
-        chain: (E,) int64, BOPs of the segments up to and including the one that exit e follows (cumulative).
+        chain: (E,) int64, BOPs of all segments up to the one that exit e follows, that one included.
         heads: (E,) int64, BOPs of exit e's own head.
     """
 
@@ -44,13 +44,13 @@ class ExitCosts:
     heads: NDArray[np.int64]
 
     def placed(self, exits: Sequence[str]) -> ExitCosts:
-        """The costs with only ``exits`` (and the final one) placed: E' = len(exits) + 1."""
+        """Returns the costs of ``exits`` and the final exit only: len(exits) + 1 exits."""
         keep = [i for i, name in enumerate(self.names) if name in exits or name == FINAL_EXIT]
         return ExitCosts(tuple(self.names[i] for i in keep), self.chain[keep], self.heads[keep])
 
     @property
     def cumulative(self) -> NDArray[np.int64]:
-        """(E,) int64: what a sample that leaves at exit e has cost, heads of all exits up to e included."""
+        """(E,) int64: BOPs of a sample that leaves at exit e, with the heads of all exits up to e."""
         return self.chain + np.cumsum(self.heads)
 
 
@@ -59,7 +59,10 @@ def _bops(layers: Sequence[LayerRecord], bits: Mapping[str, Bits]) -> int:
 
 
 def exit_costs(space: SearchSpace, bits: Mapping[str, Bits] | None) -> ExitCosts:
-    """Costs of all exits of ``space`` under ``bits`` (group name -> (W, A)); None: full precision, 32/32 everywhere."""
+    """Returns the costs of all exits of ``space`` under ``bits`` (group name -> (W, A)).
+
+    None stands for full precision, with 32/32 bits everywhere.
+    """
     by_layer = {layer.name: (32, 32) for layer in space.chain.layers()} if bits is None else space.layer_bits(bits)
     prefix = np.cumsum([_bops(segment.layers, by_layer) for segment in space.chain.segments], dtype=np.int64)
     exits = space.chain.exits
@@ -71,23 +74,28 @@ def exit_costs(space: SearchSpace, bits: Mapping[str, Bits] | None) -> ExitCosts
 
 
 def full_bops(space: SearchSpace, bits: Mapping[str, Bits]) -> int:
-    """BOPs of the network without internal classifiers."""
+    """Returns the BOPs of the network without internal classifiers."""
     costs = exit_costs(space, bits)
     return int(costs.chain[-1] + costs.heads[-1])
 
 
 def least_bops(space: SearchSpace) -> int:
-    """No policy of ``space`` has fewer average BOPs: the cheapest bits, every sample leaving at the cheapest exit."""
+    """Returns the lowest average BOPs in ``space``: cheapest bits, and every sample leaves at the cheapest exit."""
     cheapest = {group.name: min(group.choices, key=lambda pair: pair[0] * pair[1]) for group in space.groups}
     costs = exit_costs(space, cheapest)
     return int((costs.chain + costs.heads).min())
 
 
 def uniform_bops(space: SearchSpace, width: int, *, ends: int | None = 8) -> int:
-    """BOPs without internal classifiers, every layer between the ends at ``width``/``width``, what is opaque at 32/32.
+    """Returns the BOPs of the network at uniform bits, without internal classifiers.
+
+    Every layer has ``width``/``width`` bits, except the ends and opaque layers, which have 32/32. ``bits.fixed`` of the
+    search space is ignored.
 
     Args:
-        ends: Bits of the stem and the final classifier; None: ``width`` there too. ``bits.fixed`` is not heeded.
+        space: The search space.
+        width: Bits of all layers between the ends.
+        ends: Bits of the ends, which are the stem and the final classifier. None gives them ``width`` too.
     """
     inner = [layer for segment in space.chain.segments[1:] for layer in segment.layers]
     outer = [*space.chain.segments[0].layers, *space.chain.exits[-1].layers]
@@ -98,15 +106,17 @@ def uniform_bops(space: SearchSpace, width: int, *, ends: int | None = 8) -> int
 
 
 def reference_bops(space: SearchSpace) -> int:
-    """The reference of relative costs: the network without internal classifiers at 4/4 with 8-bit ends."""
+    """Returns the reference of relative BOPs: those of the network at 4/4 bits, with 8-bit ends and without internal
+    classifiers.
+    """
     return uniform_bops(space, 4)
 
 
 def layer_table(space: SearchSpace, architecture: Architecture) -> list[dict[str, Any]]:
-    """One row a layer that the architecture runs: the segments' layers, placed heads, final classifier.
+    """Returns one row for each layer that the architecture runs: layers of segments, placed heads, final classifier.
 
-    Keys: ``name``, ``part`` (segment or exit), ``exit`` (bool), ``group`` (or None), ``kind``, ``macs``,
-    ``weight_bits``, ``activation_bits``, ``bops``.
+    Keys: ``name``, ``part`` (name of the segment or exit), ``exit`` (True for a layer of an exit), ``group`` (None if
+    the bits are fixed), ``kind``, ``macs``, ``weight_bits``, ``activation_bits``, ``bops``.
     """
     by_layer = space.layer_bits(architecture.bits)
     exits = [e for e in space.chain.exits if e.name in architecture.exits or e.name == FINAL_EXIT]
@@ -132,7 +142,7 @@ def layer_table(space: SearchSpace, architecture: Architecture) -> list[dict[str
 
 
 def mean_bits(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """Plain and MAC-weighted means of W and A over rows of `layer_table`."""
+    """Returns the plain and the MAC-weighted means of W and A over rows of `layer_table`."""
     macs = np.array([row["macs"] for row in rows], dtype=np.float64)
     out = {}
     for key in ("weight_bits", "activation_bits"):

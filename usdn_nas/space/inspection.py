@@ -1,4 +1,4 @@
-"""What ``usdn-nas inspect`` tells of a search space, as JSON's own types."""
+"""The figures about a search space that ``usdn-nas inspect`` prints, as JSON's own types."""
 
 from __future__ import annotations
 
@@ -14,11 +14,13 @@ UNIFORM = (2, 3, 4, 5, 6, 8)
 
 
 def inspect_space(space: SearchSpace) -> dict[str, Any]:
-    """The chain, its groups, the size of the space, and the BOPs of the uniform bit-widths.
+    """Returns the chain, its groups, the size of the space, and the bit operations (BOPs) at uniform bit-widths.
 
-    ``macs`` and ``uniform_bops`` are without internal classifiers; ``uniform_bops`` has 8-bit ends,
-    ``uniform_bops_all_layers`` has none. ``opaque`` lists what stays at full precision, with its share of ``macs``;
-    ``quantized_share`` is the rest. ``kept`` says why modules are run as they stand, ``dropped`` which are left out.
+    ``macs`` (multiply-accumulates) and ``uniform_bops`` do not include internal classifiers. ``uniform_bops`` has
+    8-bit ends (stem and final classifier); ``uniform_bops_all_layers`` gives the uniform bits to the ends too.
+    ``opaque`` lists the layers that stay at full precision, with their shares of ``macs``; ``quantized_share`` is the
+    share of all other layers. ``kept`` names modules that run unchanged, with the reason. ``dropped`` lists modules
+    that are left out.
     """
     chain = space.chain
     names = [segment.name for segment in chain.segments]

@@ -1,7 +1,7 @@
-"""What a chain is made of, as numbers: layers with their MACs, segments, exits. No torch in here.
+"""Records of a network as a chain: its segments and exits, and their layers with multiply-accumulates (MACs).
 
-One multiply-accumulate counts one. Counted are convolutions and linear layers; every other operator is listed
-by name and number of calls in `ChainRecord.not_counted`.
+One multiply-accumulate counts as one. MACs are counted for convolutions, linear layers and opaque layers. Every other
+operator is listed in `ChainRecord.not_counted`, by name and number of calls. This module does not import torch.
 """
 
 from __future__ import annotations
@@ -16,21 +16,23 @@ FINAL_EXIT = "final"
 """Name of the last exit: the network's own classifier. It is always placed and accepts every sample."""
 
 OPAQUE = "opaque"
-"""Kind of what computes multiply-accumulates but stays at full precision, such as attention in one call."""
+"""Kind of an operation that computes multiply-accumulates but stays at full precision, such as attention in one call.
+"""
 
 
 @dataclass(frozen=True)
 class LayerRecord:
-    """A convolution or linear layer, or something opaque that stays at full precision.
+    """A convolution, a linear layer, or an opaque operation that stays at full precision.
 
     Attributes:
-        name: Qualified by its segment (``"layer1.0.conv1"``) or exit (``"exit:layer1.0.conv0"``).
-        kind: ``"conv"``, ``"linear"`` or `OPAQUE` (of which ``reads``, ``signed`` and ``feature_count`` say nothing).
+        name: Name with its segment (``"layer1.0.conv1"``) or its exit (``"exit:layer1.0.conv0"``) in front.
+        kind: ``"conv"``, ``"linear"`` or `OPAQUE`. For `OPAQUE`, ``reads``, ``signed`` and ``feature_count`` have no
+            meaning.
         macs: Multiply-accumulates for one sample.
-        weights: Number of weights, bias not among them.
-        reads: Name of the tensor it reads; layers of a group that read the same one share its quantizer.
-        signed: Whether that tensor can be negative.
-        feature_count: Elements of that tensor for one sample.
+        weights: Number of weights, without biases.
+        reads: Name of the tensor that the layer reads. Layers of a group that read the same tensor share its quantizer.
+        signed: True if that tensor can be negative.
+        feature_count: Number of elements of that tensor for one sample.
     """
 
     name: str
@@ -44,7 +46,7 @@ class LayerRecord:
 
 @dataclass(frozen=True)
 class SegmentRecord:
-    """A stretch of the chain between two boundaries."""
+    """A segment of the chain: the layers between two places where an exit can follow."""
 
     name: str
     layers: tuple[LayerRecord, ...]
@@ -52,7 +54,7 @@ class SegmentRecord:
 
 @dataclass(frozen=True)
 class ExitRecord:
-    """A candidate exit: the head that reads the state after segment number ``segment`` (0-based)."""
+    """A candidate exit. Its head reads the output of the segment with index ``segment``, counted from 0."""
 
     name: str
     segment: int
@@ -64,9 +66,14 @@ class ChainRecord:
     """A network as an ordered chain. The last of ``exits`` is `FINAL_EXIT` and follows the last segment.
 
     Attributes:
+        network: Name of the network.
+        input_shape: Shape of one image, (channels, height, width).
+        num_classes: Number of classes.
+        segments: The segments in order.
+        exits: The exits in order.
         not_counted: Operator name -> number of calls in one forward pass through all segments and exits.
         dropped: Modules of the original network that are not in the chain, such as auxiliary heads.
-        kept: Path of a module that is run as it stands -> why.
+        kept: Path of a module that runs unchanged -> the reason for that.
     """
 
     network: str
@@ -80,34 +87,34 @@ class ChainRecord:
 
     @property
     def candidates(self) -> tuple[str, ...]:
-        """Names of the exits that may be placed or not, in order: all but the final one."""
+        """Names of the candidate exits in order: all exits but the final one."""
         return tuple(exit_.name for exit_ in self.exits[:-1])
 
     def layers(self) -> Iterator[LayerRecord]:
-        """All layers: those of the segments in order, then those of the exits in order."""
+        """Yields all layers: those of the segments in order, then those of the exits in order."""
         parts: tuple[SegmentRecord | ExitRecord, ...] = (*self.segments, *self.exits)
         for part in parts:
             yield from part.layers
 
     @property
     def macs(self) -> int:
-        """MACs of the network without internal classifiers: all segments and the final exit."""
+        """MACs of all segments and the final exit, which is the network without internal classifiers."""
         parts: tuple[SegmentRecord | ExitRecord, ...] = (*self.segments, self.exits[-1])
         return sum(layer.macs for part in parts for layer in part.layers)
 
     @property
     def opaque_macs(self) -> int:
-        """Of `macs`, those that stay at full precision because they are opaque."""
+        """The part of `macs` that belongs to opaque layers, which stay at full precision."""
         parts: tuple[SegmentRecord | ExitRecord, ...] = (*self.segments, self.exits[-1])
         return sum(layer.macs for part in parts for layer in part.layers if layer.kind == OPAQUE)
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON's own types (tuples become lists when written)."""
+        """Returns the record as dictionaries, tuples, strings and numbers, which JSON can hold."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, payload: Mapping[str, Any]) -> ChainRecord:
-        """The record that `to_dict` gave ``payload`` of, also after a round through JSON."""
+        """Returns the record that `to_dict` turned into ``payload``. It also works after ``payload`` was JSON."""
         return cls(
             network=payload["network"],
             input_shape=tuple(payload["input_shape"]),

@@ -1,4 +1,4 @@
-"""Search spaces: `SpaceSpec` is the TOML file, `SearchSpace` that file resolved against a network's layers."""
+"""Search spaces. `SpaceSpec` models the TOML file; `SearchSpace` applies it to the layers of a network."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def _bit_width(width: int) -> int:
 
 
 BitWidth = Annotated[int, AfterValidator(_bit_width)]
-"""2 to 16, or 32 for full precision."""
+"""A number of bits: 2 to 16, or 32 for full precision."""
 BitPair = Annotated[tuple[BitWidth, BitWidth], Pair]
 Share = Annotated[float, Field(gt=0, lt=1)]
 Width = Annotated[int, Field(ge=1, le=65_536)]
@@ -51,10 +51,10 @@ Side = Annotated[int, Field(ge=1, le=16_384)]
 """Height or width of an image."""
 
 _LAYERS = 100
-"""Most layers of an MSDNet, all scales together counted once; the authors' deepest has 38."""
+"""Largest number of layers of an MSDNet, where a layer spans all scales. The authors' deepest network has 38."""
 
 _PIXELS = 2**28
-"""Most numbers of one image: a gigabyte in single precision."""
+"""Largest number of values in one image. In single precision they take one gigabyte."""
 
 
 class _Strict(BaseModel):
@@ -62,17 +62,18 @@ class _Strict(BaseModel):
 
 
 Factors = Annotated[tuple[Annotated[int, Field(ge=1, le=64)], ...], Field(min_length=2, max_length=8), Pair]
-"""A factor for each scale."""
+"""One factor for each scale."""
 
 
 class MsdnetSpec(_Strict):
-    """An MSDNet, in the terms of kalviny/MSDNet-PyTorch; the defaults are its network for ImageNet.
+    """An MSDNet, described with the settings of kalviny/MSDNet-PyTorch. The defaults are its network for ImageNet.
 
-    ``blocks`` end with an exit each; the first has ``base`` layers, the others ``step`` (``"even"``), or block i has
-    ``step`` x i + 1 (``"lin_grow"``). Scale s has ``channels`` x ``factors[s]`` channels at first and grows by
-    ``growth`` x ``factors[s]`` a layer; ``bottlenecks`` bound the width of its 1x1 convolutions. Where a scale ends, a
-    transition leaves the share ``reduction`` of the channels. ``head_width``: channels of the classifiers'
-    convolutions, those of their input unless given.
+    The network has ``blocks`` blocks, and each ends with an exit. The first block has ``base`` layers. Every other one
+    has ``step`` layers (``step_mode = "even"``), or block i has ``step`` x i + 1 (``"lin_grow"``). Scale s begins with
+    ``channels`` x ``factors[s]`` channels, and every layer adds ``growth`` x ``factors[s]``. ``bottlenecks`` bound the
+    width of its 1x1 convolutions. Where a scale ends, a transition keeps the share ``reduction`` of the channels.
+    ``head_width`` is the number of channels of the classifiers' convolutions; without it, they have as many channels
+    as their input.
     """
 
     blocks: int = Field(default=5, ge=2, le=_LAYERS)
@@ -106,12 +107,15 @@ _LATER = ("segments", "weights", "msdnet", "stem")
 
 
 class NetworkSpec(_Strict):
-    """Which network. ``depth`` is 6n+2 and ``width`` the channels of the first stage of a CIFAR-style ResNet.
+    """Names the network and its settings.
 
-    ``stem = "cifar"`` gives torchvision's ResNet-18 a 3x3 convolution of stride 1 without pooling, for small images.
-    Of a network of one's own (``"torchvision:NAME"``, ``"package.module:function"``): ``segments`` is about how many
-    of equal MACs lie between stem and classifier, one for every block unless given; ``weights`` is a file of
-    pretrained weights, ``.pth`` or safetensors. ``msdnet``: settings of ``"msdnet"``.
+    For a CIFAR-style ResNet, ``depth`` is 6n+2 and ``width`` is the number of channels of the first stage.
+    For torchvision's ResNet-18, ``stem = "cifar"`` begins with a 3x3 convolution of stride 1 and no pooling, which
+    suits small images.
+    For an imported network (``"torchvision:NAME"``, ``"package.module:function"``), ``segments`` is the approximate
+    number of segments between stem and classifier, of about equally many multiply-accumulates (MACs); without it,
+    every block is a segment. ``weights`` is a file of pretrained weights, ``.pth`` or safetensors.
+    For ``"msdnet"``, ``msdnet`` holds its settings.
     """
 
     name: Text
@@ -134,7 +138,7 @@ class NetworkSpec(_Strict):
 
     @model_serializer(mode="wrap")
     def _without_what_is_not_given(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leaves out settings that came later, where they are not used: the digests of older files still hold."""
+        """Leaves out settings that were added later and are not used, so that the digests of older files still hold."""
         written: dict[str, Any] = handler(self)
         return {k: v for k, v in written.items() if v is not None or k not in _LATER}
 
@@ -144,14 +148,16 @@ Widths = Annotated[tuple[BitWidth, ...], Field(min_length=1, max_length=16), Pai
 
 
 class BitsSpec(_Strict):
-    """What may be chosen: pairs (W, A), or W and A apart; and what may not (``fixed``).
+    """Bits that may be chosen for the weights (W) and the inputs (A) of layers, and bits that are fixed.
 
-    ``granularity``: what shares a choice: the layers of a ``"block"`` (a head is one too), each ``"layer"`` alone, or
-    all searched layers of the ``"network"``, heads included where their bits are searched: uniform bits.
-    ``fixed`` maps a layer's name, or a pattern of names (``"layer4.*"``), to its (W, A). The stem and the
-    final classifier are 8/8 unless it says otherwise. ``allowed`` maps a group's name, or a pattern of names, to the
-    pairs among the choices that it may take; of several patterns that match, the last counts. A group is named after
-    its block, or its layer where ``granularity`` is ``"layer"``; ``usdn-nas inspect`` lists them.
+    Give the choices as pairs (W, A), in ``choices``, or as independent lists, in ``weights`` and ``activations``.
+    ``granularity`` says which layers share one choice. ``"block"``: the layers of a block; a head counts as a block.
+    ``"layer"``: every layer has its own choice. ``"network"``: all searched layers share it, which gives uniform bits;
+    heads are among them if their bits are searched.
+    ``fixed`` maps the name of a layer, or a pattern of names (``"layer4.*"``), to its (W, A). The stem and the final
+    classifier have 8/8 unless ``fixed`` says otherwise. ``allowed`` maps the name of a group, or a pattern of names,
+    to those of the choices that the group may take. If several patterns match, the last one counts. A group has the
+    name of its block, or of its layer if ``granularity`` is ``"layer"``. ``usdn-nas inspect`` lists the groups.
     """
 
     granularity: Literal["block", "layer", "network"] = "block"
@@ -163,13 +169,13 @@ class BitsSpec(_Strict):
 
     @property
     def pairs(self) -> tuple[Bits, ...]:
-        """All (W, A), by rising product W x A (then W)."""
+        """All pairs (W, A) that may be chosen, by rising product W x A, then by rising W."""
         pairs = self.choices or itertools.product(self.weights or (), self.activations or ())
         return tuple(sorted(pairs, key=lambda pair: (pair[0] * pair[1], pair[0])))
 
     @model_serializer(mode="wrap")
     def _without_what_is_not_given(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leaves out ``allowed``, which came later, where it is empty: the digests of older files still hold."""
+        """Leaves out ``allowed`` if it is empty: it was added later, and the digests of older files must still hold."""
         written: dict[str, Any] = handler(self)
         return {k: v for k, v in written.items() if v or k != "allowed"}
 
@@ -198,11 +204,13 @@ class BitsSpec(_Strict):
 
 
 class ExitsSpec(_Strict):
-    """Where exits may be and what their heads are. ``head_bits`` are those of the heads' convolutions.
+    """Says where exits may be placed, and what their heads consist of.
 
-    ``candidates``: after every block, or after the segments named, or where these shares of the network's MACs are
-    spent, each after the segment that comes nearest ([0.15, 0.3, 0.45, 0.6, 0.75, 0.9] are SDN's).
-    ``head = "own"``: the network's own exits and heads, such as an MSDNet's.
+    ``candidates`` lists the places: after every block (``"every-block"``), after the segments that are named, or
+    after given shares of the network's multiply-accumulates (MACs). For a share, the exit follows the segment that
+    comes nearest to it; SDN (Shallow-Deep Networks) uses [0.15, 0.3, 0.45, 0.6, 0.75, 0.9].
+    ``head`` is the kind of head. ``"own"`` uses the exits and heads that the network already has, such as an MSDNet's.
+    ``head_bits`` are the bits of the heads' convolutions, and ``head_linear_bits`` those of their linear layers.
     """
 
     candidates: Literal["every-block"] | Annotated[tuple[str, ...], Pair] | Annotated[tuple[Share, ...], Pair] = (
@@ -215,7 +223,7 @@ class ExitsSpec(_Strict):
 
 
 class SpaceSpec(_Strict):
-    """A search space as written in TOML."""
+    """A search space as written in TOML: the network, the bits to choose from, and the candidate exits."""
 
     network: NetworkSpec
     bits: BitsSpec
@@ -223,7 +231,7 @@ class SpaceSpec(_Strict):
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the canonical JSON."""
+        """SHA-256 of the canonical JSON of this specification."""
         return digest(self.model_dump(mode="json"))
 
 
@@ -231,11 +239,13 @@ def load_space(path: Path, *, trust_code: bool = False) -> SpaceSpec:
     """Reads a search space from TOML.
 
     Args:
-        trust_code: Accept a network that is code of its own (``package.module:function``); to build it runs that code.
+        path: The TOML file.
+        trust_code: Accept a network that is the user's code (``package.module:function``), which runs when the network
+            is built.
 
     Raises:
-        ConsentError: The network is code of its own, and ``trust_code`` is False.
-        UserError: The file is missing, is not TOML, or holds something else than a search space.
+        ConsentError: The network is the user's code, and ``trust_code`` is False.
+        UserError: The file is missing, is not TOML, or does not describe a search space.
     """
     payload = read_toml(path)
     spec = validate(SpaceSpec, payload, where=path)
@@ -245,12 +255,14 @@ def load_space(path: Path, *, trust_code: bool = False) -> SpaceSpec:
 
 @dataclass(frozen=True)
 class Group:
-    """Layers that share a choice.
+    """Layers that share one choice of bits.
 
     Attributes:
-        choices: The (W, A) pairs it may take, by rising product W x A (then W).
-        weights, activations: The lists where W and A are chosen apart (``choices`` is then their product), or None;
-            None too where ``bits.allowed`` has a list for the group.
+        name: Name of the group: of its block, of its layer, or ``"network"``.
+        layers: Names of the layers.
+        choices: The (W, A) pairs that the group may take, by rising product W x A, then by rising W.
+        weights, activations: The lists of W and of A if the two are chosen independently; ``choices`` is then their
+            product. None if pairs are chosen, or if ``bits.allowed`` has a list for the group.
     """
 
     name: str
@@ -268,17 +280,17 @@ class SearchSpace:
         chain: Layer records of the network that ``spec`` names, with all its candidate exits.
 
     Raises:
-        UserError: A pattern in ``bits.fixed`` matches no layer, one in ``bits.allowed`` no group, or everything is
-            fixed.
+        UserError: A pattern in ``bits.fixed`` matches no layer, a pattern in ``bits.allowed`` matches no group, or the
+            bits of every layer are fixed.
     """
 
     def __init__(self, spec: SpaceSpec, chain: ChainRecord) -> None:
         self.spec = spec
         self.chain = chain
         self.fixed: dict[str, Bits] = {}
-        """Layer name -> (W, A) of the layers that are not searched."""
+        """Layer name -> (W, A), for the layers whose bits are not searched."""
         self.groups: tuple[Group, ...] = ()
-        """The searched groups in the order of the chain."""
+        """The groups whose bits are searched, in the order of the chain."""
         self._resolve()
 
     def _resolve(self) -> None:
@@ -320,7 +332,7 @@ class SearchSpace:
         )
 
     def _allowed(self, groups: list[str]) -> dict[str, tuple[Bits, ...]]:
-        """Group name -> its own choices, for the groups that ``bits.allowed`` names."""
+        """Returns group name -> choices, for the groups that ``bits.allowed`` gives a list of their own."""
         found: dict[str, tuple[Bits, ...]] = {}
         for pattern, pairs in self.spec.bits.allowed.items():
             names = fnmatch.filter(groups, pattern)
@@ -334,7 +346,7 @@ class SearchSpace:
         return found
 
     def _group_names(self) -> Iterator[tuple[str | Bits, LayerRecord]]:
-        """Every layer with the name of its group, or with its fixed bits."""
+        """Yields every layer with the name of its group, or with its bits if they are fixed."""
         exits, granularity = self.spec.exits, self.spec.bits.granularity
 
         def group(layer: LayerRecord, block: str) -> str:
@@ -356,7 +368,7 @@ class SearchSpace:
 
     @cached_property
     def group_of(self) -> dict[str, str]:
-        """Layer name -> group name, for the searched layers."""
+        """Layer name -> group name, for the layers whose bits are searched."""
         return {layer: group.name for group in self.groups for layer in group.layers}
 
     @property
@@ -371,14 +383,15 @@ class SearchSpace:
 
     @property
     def size(self) -> int:
-        """Number of bit configurations times placements of exits (thresholds not counted)."""
+        """Number of bit configurations times the number of sets of exits. Thresholds are not counted."""
         return self.bit_configurations * 2 ** len(self.candidates)
 
     @cached_property
     def prefixes(self) -> tuple[int, ...]:
-        """Distinct beginnings of bit configurations up to each segment, from the first segment with a choice on.
+        """For each segment, the number of ways to choose all bits up to its end. The first entry is for the first
+        segment that has a choice.
 
-        Their sum is the number of segment runs that an enumeration in prefix order needs, heads not counted.
+        The sum of the entries is the number of segments that an enumeration in prefix order runs, without heads.
         """
         count, counts = 1, []
         known: set[str] = set()
@@ -391,7 +404,7 @@ class SearchSpace:
         return tuple(counts)
 
     def layer_bits(self, bits: Mapping[str, Bits]) -> dict[str, Bits]:
-        """Layer name -> (W, A) for every layer of the chain, heads included.
+        """Returns layer name -> (W, A) for every layer of the chain, heads included.
 
         Args:
             bits: Group name -> (W, A).
@@ -400,13 +413,14 @@ class SearchSpace:
         return {layer.name: chosen.get(layer.name) or self.fixed[layer.name] for layer in self.chain.layers()}
 
     def choice_bits(self, indices: Sequence[int]) -> dict[str, Bits]:
-        """Group name -> (W, A) from one index into ``choices`` for each group."""
+        """Returns group name -> (W, A), from one index into ``choices`` for each group."""
         return {group.name: group.choices[index] for group, index in zip(self.groups, indices, strict=True)}
 
     def ladder(self) -> list[dict[str, Bits]]:
-        """Uniform configurations, cheapest first: every (b, b) that all groups have, given to all of them.
+        """Returns the uniform configurations, cheapest first: every pair (b, b) that all groups may take.
 
-        Where there is none, every pair that all have; perhaps none.
+        If there is no such pair, it returns one configuration for every pair that all groups may take. The list is
+        empty if the groups have no pair in common.
         """
         common = [pair for pair in self.groups[0].choices if all(pair in group.choices for group in self.groups)]
         return [{group.name: pair for group in self.groups} for pair in common if pair[0] == pair[1]] or [
@@ -414,15 +428,15 @@ class SearchSpace:
         ]
 
     def sample(self, generator: np.random.Generator) -> dict[str, Bits]:
-        """A bit configuration, uniform over the choices of each group."""
+        """Returns a random bit configuration. The choices of each group are equally likely and independent."""
         return self.choice_bits([int(generator.integers(len(group.choices))) for group in self.groups])
 
     def stratified(self, generator: np.random.Generator, count: int) -> list[dict[str, Bits]]:
-        """``count`` random bit configurations spread over the range from the cheapest to the dearest.
+        """Returns ``count`` random bit configurations, spread over the range from the cheapest to the most expensive.
 
-        The level of the i-th is uniform in the i-th of ``count`` equal parts of [0, 1]; each group of n choices takes
-        number Binomial(n - 1, level), counted from 0. Over all levels every choice of a group is as likely as the
-        others, as with `sample`, but the groups agree more.
+        Configuration i has a level that is uniform in part i of ``count`` equal parts of [0, 1]. Each group of n
+        choices takes the one with index Binomial(n - 1, level). Over all levels the choices of a group are equally
+        likely, as with `sample`, but the groups of one configuration tend to be cheap or expensive together.
         """
         levels = ((i + generator.random()) / count for i in range(count))
         return [
@@ -431,7 +445,10 @@ class SearchSpace:
         ]
 
     def covering(self, generator: np.random.Generator) -> list[dict[str, Bits]]:
-        """As many random configurations as the longest list has choices: each group takes all of its own in turn."""
+        """Returns random configurations in which every group takes each of its choices at least once.
+
+        There are as many of them as the largest group has choices.
+        """
         count = max(len(group.choices) for group in self.groups)
         orders = [np.resize(generator.permutation(len(group.choices)), count) for group in self.groups]
         return [self.choice_bits([int(order[i]) for order in orders]) for i in range(count)]
@@ -440,8 +457,8 @@ class SearchSpace:
         """Checks that ``architecture`` is a point of this space.
 
         Raises:
-            UserError: A group is missing or unknown, a pair is not among its choices, an exit is unknown, out of
-                order or twice, or a threshold is outside [0, 1].
+            UserError: A group is missing or unknown, a pair is not among the choices of its group, an exit is unknown,
+                out of order or named twice, or a threshold is outside [0, 1].
         """
         groups = {group.name: group for group in self.groups}
         for name, pair in architecture.bits.items():
@@ -466,7 +483,7 @@ class SearchSpace:
 
     @property
     def digest(self) -> str:
-        """SHA-256 over the spec and the resolved groups and layers."""
+        """SHA-256 over the specification, the groups, and the names and MACs (multiply-accumulates) of the layers."""
         layers: list[Any] = [[layer.name, layer.macs] for layer in self.chain.layers()]
         groups = [[group.name, list(group.layers), [list(c) for c in group.choices]] for group in self.groups]
         return digest([self.spec.model_dump(mode="json"), groups, layers])

@@ -1,4 +1,4 @@
-"""The search, through Optuna: parameters, objectives, samplers, storage, resuming, and what a study has found.
+"""The search, which runs as an Optuna study: parameters, objectives, samplers, storage, resuming, and results.
 
-The storage is the only truth: whatever is asked of a study (`points`, `tables`) is derived from its trials.
+All results (`points`, `tables`) are derived from the trials in the storage. Nothing else holds them.
 """

@@ -21,14 +21,16 @@ _WHERE = "search.storage"
 _EXAMPLE = "for example sqlite:///study.db"
 _VARIABLE = "env:"
 _CREATING_S = 15.0
-"""For how long the creation of tables is repeated where other processes create them at the same moment."""
+"""The creation of tables is tried again for this time if other processes create them at the same moment."""
 
 
 def resolve(given: str) -> str:
-    """The URL or path that ``search.storage`` means: itself, or the value of the environment variable it names.
+    """Returns the URL or path that ``search.storage`` stands for.
+
+    That is ``given`` itself, or the value of the environment variable that ``given`` names (``env:NAME``).
 
     Raises:
-        UserError: There is no such variable, or the password is missing because it is not kept in files.
+        UserError: There is no such variable, or the password is masked because passwords are not written to files.
     """
     url = given
     if given.startswith(_VARIABLE):
@@ -47,13 +49,18 @@ def resolve(given: str) -> str:
 
 
 def open_database(url: str, patience_s: float, say: Say) -> BaseStorage:
-    """Opens a database and creates its tables where they are missing.
+    """Opens a database and creates its tables if they are missing.
 
     Several processes may do this at the same moment. Most databases then let one of them create the tables and report
     an error to the others, which try again here.
 
+    Args:
+        url: URL in the form of SQLAlchemy.
+        patience_s: Time in seconds for which an unreachable database is tried again.
+        say: Called with messages about that.
+
     Raises:
-        UserError: It cannot be opened.
+        UserError: The database cannot be opened.
     """
     shown = masked_url(url)
     if "://" not in url:
@@ -77,7 +84,7 @@ def open_database(url: str, patience_s: float, say: Say) -> BaseStorage:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return _CachedStorage(patience.run(lambda: _created(url, patience)))
-    except Exception as error:  # SQLAlchemy's, the driver's, Optuna's: whatever it is, the URL is what we were given
+    except Exception as error:  # SQLAlchemy, the driver or Optuna may raise anything; the user's URL is the reason
         found = error.__context__ if isinstance(error, RunError) and error.__context__ else error
         raise UserError(f"cannot open '{shown}': {first_line(found)}", where=_WHERE, remedy=_EXAMPLE) from None
 
@@ -94,7 +101,7 @@ def _created(url: str, patience: Patience) -> Database:
 
 
 def _by_another(error: Exception) -> bool:
-    """Whether another process may just have created the same table, type, index or row, or holds the lock for it."""
+    """True if another process may just have created the same table, type, index or row, or holds the lock for it."""
     from sqlalchemy import exc
 
     cause = cause_of(error)

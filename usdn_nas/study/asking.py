@@ -1,4 +1,4 @@
-"""Which trials a worker runs next: abandoned ones, those that somebody enqueued, new ones; a batch at a time."""
+"""Chooses the next batch of trials of a worker: abandoned trials, then enqueued ones, then new ones."""
 
 from __future__ import annotations
 
@@ -28,27 +28,27 @@ class ClaimedTrial:
 
 @dataclass(frozen=True)
 class Batch:
-    """Of which numbers the trials are that are asked together.
+    """Trial numbers that are proposed together.
 
     Attributes:
-        size: Most trials of a batch.
-        aligned: The batch of a number ends at the next multiple of ``size``, so that it is the same however often
-            the search was interrupted; else it has ``size`` numbers from the first on.
+        size: Largest number of trials in a batch.
+        aligned: If True, a batch ends before the next multiple of ``size``, so that the batches are the same however
+            often the search was interrupted. If False, a batch has ``size`` numbers, whatever its first number is.
     """
 
     size: int
     aligned: bool = True
 
     def end(self, first: int) -> int:
-        """The number after the last of the batch that begins with ``first``."""
+        """Returns the trial number after the last one of the batch that begins with number ``first``."""
         return (first // self.size + 1) * self.size if self.aligned else first + self.size
 
 
 def open_trials(trials: Collection[FrozenTrial], worker: str) -> tuple[list[FrozenTrial], int]:
-    """Trials that ``worker`` may take over, by number; and how many are under way elsewhere.
+    """Returns the trials that ``worker`` may take over, sorted by number, and the number of trials that others run.
 
-    A worker asks when it has no trial under way. A running trial with its lease was created or claimed by an attempt
-    that failed half-way, or whose success it never heard of.
+    A worker calls this when it runs no trial. A RUNNING trial with the worker's own lease therefore comes from an
+    earlier attempt to take trials. That attempt failed half-way, or it succeeded and its acknowledgement was lost.
     """
     running = [trial for trial in trials if trial.state == TrialState.RUNNING]
     free = [trial for trial in running if is_of(trial, worker) or adoptable(trial)]
@@ -65,21 +65,21 @@ def take(
     missing: int,
     worker: str,
 ) -> list[ClaimedTrial]:
-    """Takes over and creates trials, all of one batch, and gives each its parameters. To be called while `asking`.
+    """Takes over and creates trials of one batch, and gives each its parameters. Call it inside `asking`.
 
-    If the database fails in the middle of it, it may be called again: it finds the trials that it had already taken.
+    If the database fails in the middle of it, it may be called again. It then finds the trials already taken.
 
     Args:
         study: The study.
-        parameters: All that a trial has.
-        batch: What belongs together.
-        trials: At least all that are not finished.
-        count: Of all trials.
-        missing: Trials yet to be completed, those under way included.
-        worker: Name of the worker, in the leases of its trials.
+        parameters: Distributions of all parameters of a trial.
+        batch: The trial numbers that are proposed together.
+        trials: Trials of the study; at least all that are not finished.
+        count: Number of all trials of the study.
+        missing: Number of trials yet to be completed, running ones included.
+        worker: Name of the worker, which is written into the leases of its trials.
 
     Returns:
-        None of them where others are at the rest.
+        The trials. The list is empty if other workers already run all trials that are missing.
     """
     storage, free, under_way = study._storage, *open_trials(trials, worker)
     room = missing - under_way
@@ -95,7 +95,7 @@ def take(
         asked = [_with_parameters(study, trial_id, parameters) for trial_id in taken]
         number = count
         while number < end and len(taken) < room:
-            # Created with its lease in one write, so that a kill leaves either no trial or one that can be adopted.
+            # One write creates the trial with its lease, so that a kill leaves no trial, or one that can be adopted.
             template = optuna.trial.create_trial(state=TrialState.RUNNING, user_attrs={LEASE: new_lease(worker)})
             taken.append(storage.create_new_trial(study._study_id, template_trial=template))
             asked.append(_with_parameters(study, taken[-1], parameters))
@@ -107,23 +107,23 @@ def take(
 
 
 def _claimed(storage: BaseStorage, trial_id: int, lease: dict[str, Any]) -> bool:
-    """Takes a waiting trial; False if another worker was faster.
+    """Takes a waiting trial. Returns False if another worker was faster.
 
-    The lease comes first: if only the acknowledgement of the claim is lost, the next attempt finds the trial as this
-    worker's own.
+    The lease is written first. If only the acknowledgement of the claim is lost, the next attempt then sees that this
+    worker owns the trial.
     """
     one_write(storage, lambda: storage.set_trial_user_attr(trial_id, LEASE, lease))
     return storage.set_trial_state_values(trial_id, TrialState.RUNNING)
 
 
 def _with_parameters(study: optuna.Study, trial_id: int, parameters: Mapping[str, BaseDistribution]) -> ClaimedTrial:
-    """Gives the trial the parameters that it lacks, in one write."""
+    """Gives the trial the parameters that it does not have yet, in one write."""
     storage = study._storage
     trial = storage.get_trial(trial_id)
     params = dict(trial.params)
     missing = {name: parameters[name] for name in parameters if name not in params}
     if missing:
-        # ClaimedTrial for enqueued trials too: genetic samplers count generations there.
+        # The sampler is asked for enqueued trials too, because genetic samplers count generations when they are asked.
         proposed = study.sampler.sample_relative(study, trial, dict(parameters))
         fixed = trial.system_attrs.get("fixed_params", {})
         for name, distribution in missing.items():

@@ -1,4 +1,7 @@
-"""Configurations worth asking the surrogate about: all of them in small spaces, else the most promising ones."""
+"""Chooses the configurations that the surrogate is evaluated on: all in a small space, else the most promising ones.
+
+Shapes: n configurations, P parameters. A configuration is a row of P ranks, each an index into a parameter's values.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from usdn_nas.study.surrogate import Surrogate
 __all__ = ["EXACT_LIMIT", "best_sums", "everything", "neighbours", "promising"]
 
 EXACT_LIMIT = 1 << 13
-"""Up to so many configurations, the surrogate is asked about every one."""
+"""In spaces of up to this many configurations, the surrogate is evaluated on every one."""
 
 _TRADE_OFFS = 6
 _BEST_OF_EACH = 64
@@ -26,14 +29,15 @@ Codes = NDArray[np.int64]
 
 
 def everything(sizes: Sequence[int]) -> Codes:
-    """(n, P): all configurations, the last parameter changing fastest."""
+    """Returns all configurations, (n, P). The last parameter changes fastest."""
     return np.stack(np.unravel_index(np.arange(int(np.prod(sizes))), sizes), axis=1)
 
 
 def best_sums(scores: Sequence[Array], count: int) -> Codes:
-    """(n, P): the ``count`` choices of one entry from each of ``scores`` with the greatest sums, best first; exact.
+    """Returns the ``count`` configurations with the greatest sums of scores, best first, (n, P).
 
-    Dynamic programming along the parameters: what is not among the best ``count`` beginnings begins none of the best.
+    Each parameter contributes one entry of its row in ``scores`` to the sum. The result is exact. It is found by
+    dynamic programming along the parameters: the best configurations begin with one of the best ``count`` beginnings.
     """
     total, codes = np.zeros(1), np.zeros((1, 0), dtype=np.int64)
     for score in scores:
@@ -45,7 +49,7 @@ def best_sums(scores: Sequence[Array], count: int) -> Codes:
 
 
 def neighbours(codes: Codes, sizes: Sequence[int]) -> Codes:
-    """(n, P): all configurations that differ from one of ``codes`` (m, P) in one parameter."""
+    """Returns all configurations (n, P) that differ from one of ``codes`` (m, P) in exactly one parameter."""
     moved = []
     for p, size in enumerate(sizes):
         for rank in range(size):
@@ -63,11 +67,19 @@ def promising(
     champions: Codes,
     generator: np.random.Generator,
 ) -> Codes:
-    """Distinct configurations (n, P) for a large space.
+    """Returns distinct configurations (n, P) of a large space among which the best one is likely to be.
 
-    The greatest sums of the surrogate's first order at the trade-offs of greatest weight, the ``champions`` (the best
-    trial at each trade-off) with one and two parameters changed, random ones; then, a few times, what lies beside the
-    best of these by predicted improvement.
+    They are: the configurations with the greatest sums of the surrogate's first-order effects, at the trade-offs of
+    greatest weight; the ``champions`` themselves, and with one or two parameters changed; random configurations; and
+    finally, in a few rounds, the neighbours of those with the greatest predicted improvement.
+
+    Args:
+        sizes: (P,) number of values of each parameter.
+        surrogate: The fitted model.
+        weights: (L,) weights of the trade-offs.
+        best: (L,) best value so far at each trade-off.
+        champions: The configurations of the best trial at each trade-off.
+        generator: Random generator.
     """
     effects = surrogate.first_order(max(sizes))
     heavy = np.argsort(-weights, kind="stable")[:_TRADE_OFFS]
@@ -86,7 +98,7 @@ def promising(
 
 
 def _changed(codes: Codes, sizes: Sequence[int], generator: np.random.Generator) -> Codes:
-    """``codes`` with a random parameter of each drawn anew."""
+    """Returns ``codes`` with one random parameter of each configuration drawn anew."""
     changed = codes.copy()
     which = generator.integers(len(sizes), size=len(codes))
     changed[np.arange(len(codes)), which] = generator.integers(np.asarray(sizes)[which])

@@ -1,4 +1,4 @@
-"""What a worker keeps from batch to batch: which trials are complete, and how many it asks for next."""
+"""Counters that a worker keeps between batches: the complete trials, and the size of the next batch."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _SECONDS_OF_A_BATCH = 20.0
 
 
 class Complete:
-    """Which trials are complete: kept from look to look, for finished trials do not change."""
+    """Counts the complete trials. It remembers finished trials between calls, because they do not change."""
 
     def __init__(self, space: SearchSpace, distinct: bool) -> None:
         self._space = space
@@ -28,7 +28,11 @@ class Complete:
         self._settled = 0
 
     def look(self, trials: Sequence[FrozenTrial]) -> Sequence[FrozenTrial]:
-        """Adds those of all ``trials`` that are new; gives those behind the finished ones at the front."""
+        """Counts the trials among all ``trials`` that are newly complete.
+
+        Returns:
+            ``trials`` without the finished ones at its beginning.
+        """
         for trial in trials[self._settled :]:
             if trial.state == TrialState.COMPLETE and trial.number not in self._keys:
                 self.add(trial.number, trial.params)
@@ -37,7 +41,7 @@ class Complete:
         return trials[self._settled :]
 
     def add(self, number: int, params: dict[str, Any]) -> None:
-        """Adds one."""
+        """Counts one complete trial."""
         self._keys[number] = indices_of(self._space, params)
         self._distinct.add(self._keys[number])
 
@@ -53,14 +57,20 @@ class Complete:
 
     @property
     def count(self) -> int:
-        """What counts for the goal: where exits are solved exactly, a configuration run again brings nothing new."""
+        """Number that is compared with the goal of the search.
+
+        If exits are solved exactly, it is the number of distinct configurations, because running one again brings
+        nothing new. Otherwise it is the number of trials.
+        """
         return self.configurations if self._counts_distinct else self.trials
 
 
 class Sizes:
-    """Sizes of the batches. An enumeration's grow: its proposals do not depend on them.
+    """Chooses the sizes of the batches.
 
-    They grow up to some seconds' work, which a kill may cost, and till their outputs take a quarter of the memory.
+    The batches of an enumeration grow, because its proposals do not depend on their size. They double until one takes
+    ten seconds or more, since a kill may lose the work of one batch, or until the outputs of the doubled batch would
+    take more than a quarter of the memory.
     """
 
     def __init__(self, config: SearchConfig, grows: bool) -> None:
@@ -70,11 +80,11 @@ class Sizes:
 
     @property
     def batch(self) -> Batch:
-        """Of the next trials."""
+        """The batch of the next trials."""
         return Batch(self._size, aligned=not self._grows)
 
     def took(self, trials: int, seconds: float, bytes_of_one: int) -> None:
-        """Notes how long a batch took, and the size of one configuration's outputs."""
+        """Notes how long a batch of ``trials`` took, and the size of one configuration's outputs, in bytes."""
         full, short = trials >= self._size, seconds < _SECONDS_OF_A_BATCH / 2
         if self._grows and full and short and 2 * self._size * bytes_of_one <= self._most_bytes:
             self._size *= 2

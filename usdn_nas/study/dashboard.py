@@ -1,4 +1,4 @@
-"""A study in optuna-dashboard, with a note of ours and our figures attached to it."""
+"""Shows a study in optuna-dashboard, with a note and figures attached to it."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ def _dashboard() -> ModuleType:
 def attach(
     study: optuna.Study, pictures: Sequence[Path], note: Callable[[Mapping[str, str]], str], folder: Path
 ) -> None:
-    """Attaches pictures and a note to a study; both replace those of an earlier time.
+    """Attaches pictures and a note to a study. Both replace those of an earlier call.
 
     Args:
-        study: Whose storage takes them.
-        pictures: Files; each is known by its name.
-        note: From the pictures' addresses, by name, to Markdown.
-        folder: Where the pictures' copies lie, the ``--artifact-dir`` of optuna-dashboard.
+        study: The study; its storage holds the note.
+        pictures: Picture files. A picture replaces an earlier one with the same file name.
+        note: Function that takes name -> address of the pictures and returns the note in Markdown.
+        folder: Folder for copies of the pictures; it is the ``--artifact-dir`` of optuna-dashboard.
 
     Raises:
         UserError: optuna-dashboard is not installed.
@@ -58,7 +58,7 @@ def serve(study: optuna.Study, folder: Path, host: str, port: int) -> None:
     """Serves optuna-dashboard on the study's storage until it is interrupted.
 
     Raises:
-        UserError: optuna-dashboard is not installed, or it cannot listen there.
+        UserError: optuna-dashboard is not installed, or it cannot listen at this host and port.
     """
     try:
         _dashboard().run_server(study._storage, host=host, port=port, artifact_store=FileSystemArtifactStore(folder))

@@ -1,7 +1,8 @@
-"""Optuna's database storage, made patient: transactions of many changes, and repeats when the connection is lost.
+"""Optuna's database storage, extended by transactions of many changes and by repeats when the connection is lost.
 
-Optuna commits every change by itself, and raises if the server is away. Here a thread may make many changes in one
-transaction, and every access is repeated as `Patience` says. A transaction is repeated as a whole or not at all.
+Optuna commits every change by itself, and raises an error if the server cannot be reached. Here a thread may make many
+changes in one transaction, and `Patience` repeats every access that fails. A transaction is repeated as a whole or not
+at all.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 _LOCK = threading.RLock()
 
 _CONNECT_TIMEOUT_S = 10
-"""A server that accepts a connection and does not answer must not stop a search for ever."""
+"""Limit for opening a connection, so that a server that accepts it but never answers cannot block a search."""
 
 
 def _engine_settings(url: str) -> dict[str, Any]:
@@ -41,26 +42,26 @@ def _engine_settings(url: str) -> dict[str, Any]:
 
 
 class Database(RDBStorage):
-    """A database by its URL.
+    """Optuna's storage in the database at a URL.
 
     Args:
-        url: SQLAlchemy's.
-        patience: How long, and how loudly, it goes on trying.
+        url: URL in the form of SQLAlchemy.
+        patience: Says how long failed accesses are repeated, and reports it.
     """
 
     def __init__(self, url: str, patience: Patience) -> None:
         self.patience = patience
-        # Optuna tries a slower query where a connection is lost, and warns of it.
+        # When a connection is lost, Optuna falls back to a slower query and warns of it.
         logging.getLogger("optuna.storages._rdb.storage").setLevel(logging.ERROR)
-        with patience.impatient():  # whoever opens it decides whether that is repeated
+        with patience.impatient():  # the caller decides whether the opening is repeated
             super().__init__(url.replace("{", "{{").replace("}", "}}"), _engine_settings(url))
 
     @contextlib.contextmanager
     def one_transaction(self) -> Iterator[None]:
-        """What this thread changes inside is committed when the block ends, or not at all.
+        """Makes all changes of this thread inside the block one transaction, which is committed when the block ends.
 
-        Optuna asks ``scoped_session`` for a session at every change and commits it afterwards; inside, this thread
-        always gets the same session. Other threads get their own.
+        Optuna gets a session from ``scoped_session`` for every change, and commits it afterwards. Inside the block this
+        thread always gets the same session. Other threads get their own.
         """
         with _LOCK:
             own = self.scoped_session
@@ -73,7 +74,7 @@ class Database(RDBStorage):
                 yield
                 joined.commit_all()
             except BaseException:
-                with contextlib.suppress(Exception):  # a lost connection cannot be rolled back, and needs not be
+                with contextlib.suppress(Exception):  # a lost connection cannot be rolled back; the server does it
                     session.rollback()
                 raise
             finally:
@@ -81,17 +82,20 @@ class Database(RDBStorage):
                 session.close()
 
     def _create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> FrozenTrial:
-        """Creates a trial in one attempt. Optuna's own five attempts would make a second trial if only the
-        acknowledgement of the first was lost; whoever creates trials here looks for it before the next attempt.
+        """Creates a trial in a single attempt.
+
+        Optuna itself makes up to five attempts. It would create a second trial if only the acknowledgement of the
+        first was lost. Callers in this package look for the first one before they try again.
         """
         with self.one_transaction():
             return super()._create_new_trial(study_id, template_trial)
 
 
 class _Joined:
-    """A session that leaves commit and close to the transaction it has joined.
+    """A session that takes part in a transaction, and leaves commit and close to that transaction.
 
-    Where a change fails, Optuna rolls back and sometimes goes on. Of a transaction nothing is left then: it is broken.
+    When a change fails, Optuna rolls back and sometimes continues. Here a rollback undoes the whole transaction, which
+    is broken from then on: every further use raises `BrokenTransactionError`.
     """
 
     def __init__(self, session: Any) -> None:
@@ -144,10 +148,10 @@ _REPEATABLE = (
     "_get_best_trial_id",
     "_get_trials",
 )
-"""Methods that do no harm when they run twice. The others are called inside work that is repeated as a whole."""
+"""Methods that may safely run twice. The other methods are called inside work that is repeated as a whole."""
 
 _LOOKING = ("get_study_id_from_name", "get_study_name_from_id", "get_trial", "get_trial_id_from_study_id_trial_number")
-"""Methods whose `KeyError` says that there is no such study or trial."""
+"""Methods that raise `KeyError` if there is no such study or trial."""
 
 
 def _repeated(method: F) -> F:
@@ -158,7 +162,7 @@ def _repeated(method: F) -> F:
         except (LookupError, ValueError, TypeError, AttributeError, AssertionError) as error:
             if isinstance(error, KeyError) and method.__name__ in _LOOKING:
                 raise
-            # SQLAlchemy and Optuna take rows as they are: a damaged one raises whatever it leads to.
+            # SQLAlchemy and Optuna do not check rows, so that a damaged row may raise any of these errors.
             raise UserError(
                 f"the database is damaged: {type(error).__name__}: {error}",
                 where=self.patience.place,

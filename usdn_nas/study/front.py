@@ -1,4 +1,7 @@
-"""The Pareto front of a study as a table, and the choice of one architecture from it."""
+"""The Pareto front of a study as a table, and the choice of one architecture from it.
+
+BOPs are bit operations: multiply-accumulates x W bits x A bits.
+"""
 
 from __future__ import annotations
 
@@ -17,18 +20,19 @@ __all__ = ["pareto_front", "select"]
 
 
 def pareto_front(study: optuna.Study) -> pd.DataFrame:
-    """Returns the policies that no other policy of the study beats, by rising cost and rising accuracy.
+    """Returns the non-dominated exit policies of a study, by rising cost and rising accuracy.
 
-    Every trial contributes all exits and thresholds that were scored for its bits, so that the front has more points
-    than Optuna's ``study.best_trials``.
+    Every trial contributes all policies (exits and thresholds) that were kept of its own front. The result therefore
+    has more points than Optuna's ``study.best_trials``.
 
     Args:
         study: A study whose trials were run by `Objective`, with ``study.optimize`` or with `search`.
 
     Returns:
-        One row a policy. Columns: ``trial`` ("12.3" is policy 3 of trial 12), ``accuracy`` (a fraction, on the search
-        images), ``bops`` (average bit operations of a sample), ``relative_bops`` (of the network at 4/4 with 8-bit
-        ends), ``exits`` (a tuple of names), ``thresholds`` (a tuple of numbers), and for each group its bits, "W/A".
+        One row for each policy. Columns: ``trial`` ("12.3" is policy 3 of trial 12), ``accuracy`` (a fraction, on the
+        search images), ``bops`` (average BOPs of a sample), ``relative_bops`` (as a fraction of the BOPs of the network
+        at 4/4 bits with 8-bit ends), ``exits`` (a tuple of names), ``thresholds`` (a tuple of numbers), and one column
+        for each group with its bits, "W/A".
 
     Raises:
         UserError: No trial was run by an `Objective`.
@@ -57,15 +61,17 @@ def select(
 ) -> Architecture:
     """Returns one architecture of a study: bits, exits and thresholds.
 
+    Give at most one of ``max_bops``, ``tr`` and ``trial``. Without any of them, the most accurate architecture is
+    returned.
+
     Args:
-        study: As for `pareto_front`.
-        max_bops: Take the most accurate of those with at most so many average bit operations a sample.
-        tr: Take the greatest accuracy - ``tr`` x average BOPs / reference BOPs.
-        trial: Take the policy of this name, "12.3", or the one that stands for a trial, "12".
-            Without any of the three: the most accurate.
+        study: The same as for `pareto_front`.
+        max_bops: Take the most accurate architecture with at most this many average BOPs of a sample.
+        tr: Take the one with the greatest accuracy - ``tr`` x average BOPs / reference BOPs.
+        trial: Take the policy of this name ("12.3"), or the policy that was chosen for this trial ("12").
 
     Raises:
-        UserError: More than one choice is named, or nothing fits.
+        UserError: More than one of the three is given, or no architecture fits.
     """
     if sum(value is not None for value in (max_bops, tr, trial)) > 1:
         raise UserError("give one of 'max_bops', 'tr' and 'trial'", where="select")

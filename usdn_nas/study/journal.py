@@ -1,4 +1,4 @@
-"""The embedded storage: Optuna's journal file, with a lock that dies with its owner and fewer waits for the disk."""
+"""The default storage: Optuna's journal file, with a lock that the system releases and with fewer disk flushes."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ __all__ = ["Journal", "JournalLock", "StudyJournal"]
 
 SECONDS_BETWEEN_SYNCS = 1.0
 _HEAD = b'{"op_code":'
-"""How every line of a journal begins."""
+"""The beginning of every line of a journal."""
 
 
 class JournalLock(JournalFileOpenLock):
-    """Lock of a journal that dies with its owner, and mends the journal on the way in.
+    """Lock of a journal. The system releases it when its owner dies, and taking it repairs the journal.
 
-    Optuna's own locks are files that a killed worker leaves behind; the next one then waits 30 seconds. This one is
-    ``flock``, which the kernel gives back (on Windows, Optuna's serves). A last line without its end was torn by a
-    kill: the next append would grow onto it and make the journal unreadable, so it is cut off, under the lock,
-    before anything is written.
+    Optuna's own locks are files. A killed worker leaves its file behind, and the next worker then waits 30 seconds.
+    This lock uses ``flock``, which the kernel releases by itself. (On Windows, Optuna's lock is used.)
+    A last line without a line end was cut short by a kill. The next append would continue that line and make the
+    journal unreadable. The incomplete line is therefore removed under the lock, before anything is written.
     """
 
     def __init__(self, path: Path) -> None:
@@ -48,7 +48,7 @@ class JournalLock(JournalFileOpenLock):
         self._handle: int | None = None
 
     def acquire(self) -> bool:
-        """Waits for the lock, then mends the journal."""
+        """Waits for the lock, then removes an incomplete last line."""
         if sys.platform == "win32":
             super().acquire()
         else:
@@ -67,7 +67,7 @@ class JournalLock(JournalFileOpenLock):
         return True
 
     def release(self) -> None:
-        """Gives the lock back."""
+        """Releases the lock."""
         if sys.platform == "win32":
             super().release()
         elif self._handle is not None:
@@ -76,17 +76,17 @@ class JournalLock(JournalFileOpenLock):
 
 
 class Journal(JournalFileBackend):
-    """A journal file, in Optuna's format: optuna-dashboard opens it (``--storage-class JournalFileStorage``).
+    """A journal file in Optuna's format. optuna-dashboard can open it (``--storage-class JournalFileStorage``).
 
-    Optuna waits for the disk after each write; here only a change of a trial's state does, which takes all writes
-    before it along, and at most once a second. A killed process loses nothing; a power cut, the trials of the last
-    second and the one under way.
+    Optuna flushes the file to the disk after each write. This class flushes only after a change of a trial's state, and
+    at most once a second; a flush includes all earlier writes. A killed process loses nothing. A power cut loses the
+    trials of the last second and the trial that was running.
 
     Args:
-        path: An existing file. It is mended at once if its last line is torn.
+        path: An existing file. If its last line is incomplete, that line is removed at once.
 
     Raises:
-        ValueError: The file is no journal, so that its last line must not be cut off.
+        ValueError: The file is not a journal. Its last line is then left alone.
     """
 
     def __init__(self, path: Path) -> None:
@@ -101,10 +101,10 @@ class Journal(JournalFileBackend):
         super().__init__(str(path), lock_obj=self._own_lock)
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
-        """Appends a line for each of ``logs``.
+        """Appends one line for each of ``logs``.
 
         Raises:
-            RunError: The disk is full, or the file cannot be written. It is as it was before.
+            RunError: The disk is full, or the file cannot be written. The file is then unchanged.
         """
         lines = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs)
         with writing(self._path):
@@ -126,7 +126,7 @@ class Journal(JournalFileBackend):
 
 
 class StudyJournal(JournalStorage):
-    """Optuna's storage over a `Journal`, which can make many changes in one append."""
+    """Optuna's storage in a `Journal`. It can write many changes in one append."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -136,17 +136,18 @@ class StudyJournal(JournalStorage):
         self._held: list[dict[str, Any]] = []
         self._settled: dict[int, list[FrozenTrial]] = {}
         super().__init__(self._journal)
-        # Every line names its worker; Optuna's name for it is half as long as the line.
+        # Every line names its worker. Optuna's name for a worker is half as long as a line, so a shorter one is used.
         self._worker_id_prefix = self._replay_result._worker_id_prefix = f"{uuid.uuid4().hex[:12]}-"
 
     @contextlib.contextmanager
     def one_append(self) -> Iterator[None]:
-        """What this thread writes within is appended when it ends, at once; till then it is not seen.
+        """Collects what this thread writes inside the block, and appends all of it at once when the block ends.
 
-        Not for creating studies or trials, whose number the journal gives.
+        Nobody sees the changes before. Studies and trials must not be created inside, because the journal gives them
+        their numbers.
 
         Raises:
-            UpdateFinishedTrialError: A trial among them is finished: nothing was changed of it, but of the others.
+            UpdateFinishedTrialError: One of the trials is finished. That trial is unchanged; the others are changed.
         """
         with self._writing:
             self._writer = threading.get_ident()
@@ -162,10 +163,10 @@ class StudyJournal(JournalStorage):
     def get_all_trials(
         self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None
     ) -> list[FrozenTrial]:
-        """As Optuna's, without looking up again the finished trials at the front, which do not change."""
+        """Returns the trials of a study. Finished trials at the beginning are cached, because they do not change."""
         with self._thread_lock:
             self._sync_with_backend()
-            self._replay_result.get_study(study_id)  # raises where there is none
+            self._replay_result.get_study(study_id)  # raises KeyError if there is no such study
             ids, trials = self._replay_result._study_id_to_trial_ids[study_id], self._replay_result._trials
             settled = self._settled.setdefault(study_id, [])
             while len(settled) < len(ids) and trials[ids[len(settled)]].state.is_finished():
@@ -180,7 +181,10 @@ class StudyJournal(JournalStorage):
         self._journal.sync()
 
     def _read_to_the_end(self) -> None:
-        """Past every line of ours that was refused, one of which would stop Optuna's reading."""
+        """Reads to the end of the journal, even if a line of this worker is refused.
+
+        Optuna stops reading at such a line. The error is raised again once everything is read.
+        """
         refused: UpdateFinishedTrialError | None = None
         while True:
             try:
@@ -199,10 +203,10 @@ class StudyJournal(JournalStorage):
             super()._write_log(op_code, extra_fields)
 
     def _sync_with_backend(self) -> None:
-        """Reads what others appended.
+        """Reads the lines that other workers appended.
 
         Raises:
-            UserError: A line is not what any worker writes.
+            UserError: A line is damaged: no worker writes such a line.
         """
         if self._writer == threading.get_ident():
             return
@@ -210,7 +214,7 @@ class StudyJournal(JournalStorage):
             super()._sync_with_backend()
         except (OptunaError, UsdnError, OSError):
             raise
-        except Exception as error:  # Optuna replays lines without a check: a damaged one raises whatever it leads to
+        except Exception as error:  # Optuna replays lines without a check, so that a damaged line may raise anything
             raise UserError(
                 f"the journal is damaged: {type(error).__name__}: {error}",
                 where=self.path,
@@ -219,7 +223,7 @@ class StudyJournal(JournalStorage):
 
 
 def _append(path: Path, data: bytes) -> None:
-    """Appends ``data`` whole, or not at all: what a full disk had room for is cut off again."""
+    """Appends ``data`` as a whole or not at all. If the disk becomes full, the part already written is removed."""
     with path.open("ab", buffering=0) as file:
         before, left = file.seek(0, os.SEEK_END), memoryview(data)
         try:

@@ -1,9 +1,9 @@
-"""Who runs a trial, and whether it is still alive.
+"""Leases: they say which worker runs a trial, and show whether that worker is still alive.
 
-Optuna's heartbeats work only inside ``study.optimize``. Here every RUNNING trial carries a lease: its owner and
-when it expires; while a batch runs, its leases are renewed. A trial whose owner is known to be dead, or whose lease
-has expired, may be adopted: evaluated and told by another worker. Two workers that adopt one trial do double work
-and no harm: the second to tell is ignored.
+Optuna's heartbeats work only inside ``study.optimize``. Here every RUNNING trial carries a lease, which names its owner
+and the time when it expires. While a batch runs, its leases are renewed. If the owner of a trial is known to be dead,
+or the lease has expired, another worker may adopt the trial: it evaluates the trial and records the result. If two
+workers adopt the same trial, the work is done twice and the second result is ignored.
 """
 
 from __future__ import annotations
@@ -25,10 +25,11 @@ from usdn_nas.study.storage import one_write
 __all__ = ["LEASE", "LEASE_SECONDS", "adoptable", "give_up", "is_of", "lease_trials", "new_lease", "renewed"]
 
 LEASE = "lease"
-"""Name of the user attribute."""
+"""Name of the user attribute that holds the lease of a trial."""
 
 LEASE_SECONDS = 180.0
-"""After this time others take a worker for dead of which they cannot know: one on another machine."""
+"""A worker is considered dead when its lease has not been renewed for this time. This decides for workers on other
+machines, whose processes cannot be looked up."""
 
 
 def _read(path: str) -> str | None:
@@ -39,16 +40,19 @@ def _read(path: str) -> str | None:
 
 
 def _process_start(pid: int) -> str | None:
-    """Clock ticks after boot at which a process started (Linux); None where unknown, gone, or a zombie."""
+    """Returns the start time of a process in clock ticks since boot (Linux).
+
+    None if the time is unknown, or if the process is gone or a zombie.
+    """
     stat = _read(f"/proc/{pid}/stat")
     if stat is None:
         return None
-    fields = stat.rpartition(")")[2].split()  # the name before it may hold spaces and brackets
+    fields = stat.rpartition(")")[2].split()  # the process name in brackets may itself hold spaces and brackets
     return None if fields[0] in ("Z", "X") else fields[19]
 
 
 def _place() -> dict[str, Any]:
-    """This machine since its boot, and the process numbers' own world in it (containers have one each)."""
+    """Identifies this machine, its last boot, and the namespace of process numbers (every container has its own)."""
     try:
         processes: str | None = os.readlink("/proc/self/ns/pid")
     except OSError:
@@ -57,14 +61,14 @@ def _place() -> dict[str, Any]:
 
 
 def new_lease(worker: str) -> dict[str, Any]:
-    """The lease of a worker in this process, from now on. ``worker``: a name that no other worker has."""
+    """Returns a lease that begins now, for a worker in this process. No other worker may have the name ``worker``."""
     pid = os.getpid()
     expires = time.time() + LEASE_SECONDS
     return {**_place(), "pid": pid, "started": _process_start(pid), "worker": worker, "expires": expires}
 
 
 def is_of(trial: FrozenTrial, worker: str) -> bool:
-    """Whether the trial's lease is this worker's."""
+    """True if the lease of the trial belongs to ``worker``."""
     lease = trial.user_attrs.get(LEASE)
     return lease is not None and lease.get("worker") == worker
 
@@ -72,7 +76,7 @@ def is_of(trial: FrozenTrial, worker: str) -> bool:
 def lease_trials(
     storage: BaseStorage, trial_ids: Collection[int], lease: dict[str, Any], *, impatient: bool = False
 ) -> None:
-    """Gives RUNNING trials ``lease``, in one write. ``impatient``: as in `one_write`."""
+    """Writes ``lease`` into RUNNING trials, in one write. ``impatient`` means the same as in `one_write`."""
 
     def write() -> None:
         for trial_id in trial_ids:
@@ -82,21 +86,25 @@ def lease_trials(
 
 
 def give_up(storage: BaseStorage, trial_ids: Collection[int], worker: str) -> None:
-    """Lets anyone adopt the trials at once: their worker ends in good order."""
+    """Ends the leases of a worker that stops, so that other workers can adopt its trials at once."""
     if trial_ids:
-        with contextlib.suppress(Exception):  # something worse is being raised, and a lease ends by itself
+        with contextlib.suppress(Exception):  # the caller raises a more important error, and a lease ends by itself
             lease_trials(storage, trial_ids, {**new_lease(worker), "expires": 0.0}, impatient=True)
 
 
 @contextlib.contextmanager
 def renewed(storage: BaseStorage, trial_ids: Collection[int], worker: str) -> Iterator[None]:
-    """Renews the leases of ``trial_ids``, which may shrink meanwhile, from another thread, until the block ends."""
+    """Renews the leases of ``trial_ids`` in another thread until the block ends.
+
+    The caller may remove trials from ``trial_ids`` meanwhile; their leases are not renewed any more.
+    """
     ended = threading.Event()
 
     def renew() -> None:
         while not ended.wait(LEASE_SECONDS / 3):
             for trial_id in list(trial_ids):
-                # Told this moment, or the storage is away: then the lease may end, and the next round renews it.
+                # This fails if the trial was finished this moment, or if the storage cannot be reached. In the second
+                # case the lease may expire, and the next round renews it.
                 with contextlib.suppress(Exception):
                     lease_trials(storage, [trial_id], new_lease(worker), impatient=True)
 
@@ -110,7 +118,7 @@ def renewed(storage: BaseStorage, trial_ids: Collection[int], worker: str) -> It
 
 
 def _dead(lease: dict[str, Any]) -> bool:
-    """Whether the owner is surely gone; False where this cannot be told from here."""
+    """True if the owner is certainly dead. False if it lives, or if this cannot be found out from this process."""
     here = _place()
     if lease.get("host") != here["host"] or os.name != "posix":
         return False
@@ -131,7 +139,7 @@ def _dead(lease: dict[str, Any]) -> bool:
 
 
 def adoptable(trial: FrozenTrial) -> bool:
-    """Whether a RUNNING ``trial`` may be adopted. One without a lease counts as leased when it was started."""
+    """True if a RUNNING ``trial`` may be adopted. A trial without a lease counts as leased at the time it started."""
     lease = trial.user_attrs.get(LEASE)
     if lease is None:
         started = trial.datetime_start.timestamp() if trial.datetime_start else 0.0

@@ -1,7 +1,7 @@
-"""The right to propose, which one worker of a study holds at a time: a proposal then sees all earlier ones.
+"""A lock that lets only one worker of a study propose trials at a time, so that it sees all earlier proposals.
 
-The lock only saves work. Two workers that propose at the same moment may propose the same bits; nothing is lost by
-that. A worker therefore goes on without the lock when it has waited for a while, and says so.
+The lock only saves work. If two workers propose at the same moment, they may propose the same bits, which does no other
+harm. A worker that has waited for a minute therefore continues without the lock, and reports it.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ _SECONDS_BETWEEN_TRIES = 0.02
 
 @contextlib.contextmanager
 def asking(storage: BaseStorage, say: Say = lambda text: None) -> Iterator[None]:
-    """Holds the right to propose inside the block.
+    """Holds the lock for proposing trials inside the block.
 
-    PostgreSQL and MySQL keep the lock themselves, so it holds between machines. For a journal and for SQLite it is a
-    lock on a file beside them. Other storages have none.
+    PostgreSQL and MySQL keep the lock themselves, so that it works across machines. For a journal it is a lock on the
+    journal file, and for SQLite a lock on a file beside the database. Other storages have no lock.
     """
     place = place_of(storage)
     if isinstance(place, Path):
@@ -44,7 +44,7 @@ def asking(storage: BaseStorage, say: Say = lambda text: None) -> Iterator[None]
             yield
     elif place is not None and place.engine.name == "sqlite":
         file = place.engine.url.database
-        # The database itself must not be opened: closing it would end SQLite's own locks in this process.
+        # The database file itself must not be opened here: closing it would end SQLite's own locks in this process.
         with _held_file(Path(f"{file}-asking"), say) if file and file != ":memory:" else contextlib.nullcontext():
             yield
     elif place is not None and place.engine.name in _IN_DATABASE:
@@ -85,7 +85,10 @@ _IN_DATABASE = {
     "mysql": ("SELECT GET_LOCK(:key, 0)", "SELECT RELEASE_LOCK(:key)"),
     "mariadb": ("SELECT GET_LOCK(:key, 0)", "SELECT RELEASE_LOCK(:key)"),
 }
-"""Database -> queries that try to take and that release a lock of the connection; a lost connection releases it."""
+"""Kind of database -> two queries. The first tries to take a lock for the connection, the second releases it.
+
+If the connection is lost, the database releases the lock.
+"""
 
 
 @contextlib.contextmanager
@@ -105,7 +108,7 @@ def _held_in_database(database: Database, say: Say) -> Iterator[None]:
 
 
 def _wait(locked: Any, what: str, say: Say) -> None:
-    """Waits until ``locked()``, but not for ever and not in silence."""
+    """Waits until ``locked()`` returns True, but for a limited time, and reports a long wait."""
     began, said = time.monotonic(), False
     while not locked():
         waited = time.monotonic() - began

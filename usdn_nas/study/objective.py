@@ -1,4 +1,7 @@
-"""A search in Python: an objective for `optuna.Study.optimize`, and `search`, which runs several trials together."""
+"""A search in Python: an objective for `optuna.Study.optimize`, and `search`, which runs several trials together.
+
+BOPs are bit operations: multiply-accumulates x W bits x A bits.
+"""
 
 from __future__ import annotations
 
@@ -33,34 +36,35 @@ __all__ = ["Objective", "SurrogateSampler", "describe", "search", "space_of"]
 
 _SPACE = "space"
 _BATCH_SIZE = 500
-"""Images a batch where a loader's images are read again; the engine makes batches of its own size."""
+"""Number of images in a batch when the images of a loader are read again. The engine then regroups them."""
 _CACHE_BYTES = 256 << 20
 
 
 class Objective:
-    """What a trial is worth: accuracy and average cost of one bit configuration with its best exits.
+    """Evaluates a trial: accuracy and average cost of one bit configuration with its best exits.
 
-    A trial chooses the bits of every group. The supernet runs them once over all images, with all candidate exits;
-    every placement of exits and every shared threshold is then scored by counting. Pass the objective to
-    ``study.optimize``, or to `search`, which is faster because trials share the segments that they have in common.
+    A trial chooses the bits of every group. The supernet runs them once over all images, with all candidate exits.
+    Every set of exits and every shared threshold is then scored by counting. Pass the objective to ``study.optimize``,
+    or to `search`, which is faster because trials share the segments that their bits have in common.
 
-    Every trial gets user attributes, among them ``accuracy`` (a fraction), ``bops`` (average bit operations of a
-    sample), ``exits`` and ``front``: all the trial's policies that no other of its policies beats.
+    Every trial gets user attributes, among them ``accuracy`` (a fraction), ``bops`` (average BOPs of a sample),
+    ``exits``, and ``front``: the non-dominated policies of this trial, thinned to about 64.
 
     Args:
         supernet: The trained supernet.
-        images_and_labels: Search images with labels, as batches; they are read once and kept in memory.
-        mode: What is optimized. "pareto": accuracy up and average BOPs down, two objectives. "scalar":
-            accuracy - ``tr`` x average BOPs / reference BOPs. "budget": accuracy, with average BOPs of at most
+        images_and_labels: Search images with labels, as batches. They are read once and kept in memory.
+        mode: "pareto" has two objectives: it maximizes accuracy and minimizes average BOPs. "scalar" maximizes
+            accuracy - ``tr`` x average BOPs / reference BOPs. "budget" maximizes accuracy with average BOPs of at most
             ``max_bops``.
         tr: Weight of the relative cost in mode "scalar".
-        max_bops: Average bit operations of a sample that mode "budget" allows.
-        exits: "exact" scores all placements of exits, "all" places every candidate, "sampled" makes exits and one
-            threshold parameters of the trial.
+        max_bops: Largest average BOPs of a sample that mode "budget" allows.
+        exits: "exact" scores every set of exits, "all" scores the set of all candidates only, "sampled" makes exits
+            and one threshold parameters of the trial.
         thresholds: Number of shared thresholds that are scored, unless exits are sampled.
         rule: Which exit answers a sample that no placed exit is confident of.
-        backend: What the supernet's layers are computed with.
-        memory_gb: Most memory for activations and outputs, in units of 1e9 bytes.
+        backend: Arithmetic that computes the supernet's layers. "auto" takes "integer" if it can be used on the
+            supernet's device, otherwise "float".
+        memory_gb: Largest memory for activations and outputs, in units of 1e9 bytes.
 
     Raises:
         UserError: An argument is out of range, or the images do not fit the supernet.
@@ -108,8 +112,8 @@ class Objective:
         """Runs several trials together and yields each with its values, in any order.
 
         Raises:
-            UserError: The study has other directions, or is of another search space.
-            RunError: A figure is not a finite number.
+            UserError: The study has other directions, or belongs to another search space.
+            RunError: A metric is not a finite number.
         """
         describe(study, self.space, self.config)
         params = [suggest(trial, self._parameters) for trial in trials]
@@ -124,10 +128,10 @@ class Objective:
 
 
 def _check_images(split: Split, space: SearchSpace) -> None:
-    """Checks that the images have the network's shape, and that the labels are its classes.
+    """Checks that the images have the network's input shape, and that the labels are classes of the network.
 
     Raises:
-        UserError: They do not.
+        UserError: The shape is different, or a label is out of range.
     """
     images, _ = next(iter(split.batches(1)))
     expected = tuple(space.spec.network.input_shape)
@@ -148,7 +152,9 @@ def _record(trial: Trial, judgement: ScoredTrial, seconds: float) -> None:
 
 
 def describe(study: optuna.Study, space: SearchSpace, config: SearchConfig) -> None:
-    """Writes into a study what its trials mean, once; later readers need no search space.
+    """Writes the search space, the settings and the objectives into a study, so that it can be read without them.
+
+    If they are there already, it checks that they are the same.
 
     Raises:
         UserError: The study has other directions, or holds trials of another search space or objective.
@@ -202,14 +208,14 @@ def search(study: optuna.Study, objective: Objective, n_trials: int, *, batch: i
     sampler sees their results when the batch is done.
 
     Args:
-        study: Any study; its sampler proposes the trials.
-        objective: What runs them.
-        n_trials: How many trials to run.
-        batch: Most trials that are proposed together.
+        study: Any study. Its sampler proposes the trials.
+        objective: The objective that evaluates the trials.
+        n_trials: Number of trials to run.
+        batch: Largest number of trials that are proposed together.
 
     Raises:
         UserError: The study does not fit the objective.
-        RunError: A figure is not a finite number; the trials of that batch are marked as failed.
+        RunError: A metric is not a finite number. The trials of that batch that have no result are marked as failed.
     """
     if n_trials < 1 or batch < 1:
         raise UserError(f"expected n_trials and batch of at least 1, got {n_trials} and {batch}", where="search")
@@ -228,18 +234,19 @@ def search(study: optuna.Study, objective: Objective, n_trials: int, *, batch: i
 
 
 class SurrogateSampler(SeededSampler):
-    """Proposes bits by a Gaussian process of what a configuration's best exits reach, at every trade-off.
+    """Proposes bits with a Gaussian process that predicts the best score of a configuration at every trade-off.
 
-    It first asks for the uniform configurations, then for each group's most bits alone, then for the configurations
-    with the greatest upper confidence bound at one cost after another (GP-UCB, Srinivas et al. 2010). It reads the user
-    attributes that `Objective` writes, and needs exits that are not sampled. Its proposals are functions of the seed,
-    the trial's number and the trials before it.
+    It first proposes the uniform configurations, then configurations in which one group has its most bits and all
+    others their fewest. After that it proposes the configurations with the greatest upper confidence bound, at one cost
+    after another (GP-UCB, Srinivas et al. 2010). It reads the user attributes that `Objective` writes, and needs exits
+    that are not sampled. A proposal depends only on the seed, the trial's number and the other trials.
 
     Args:
         space: The search space.
         seed: Seed of all proposals.
-        mode: As the objective's.
-        n_trials: About how many trials the study will have: at most a third of them are given beforehand.
+        mode, tr, max_bops: The same as for the objective.
+        n_trials: Approximate number of trials of the study. At most a third of them are fixed in advance, or as many
+            as there are uniform configurations.
     """
 
     def __init__(

@@ -1,4 +1,7 @@
-"""What a study maximises or minimises, and which policy of a configuration stands for it."""
+"""The objectives of a study, and the choice of the policy that stands for a configuration.
+
+BOPs are bit operations: multiply-accumulates x W bits x A bits.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ __all__ = ["Objective", "budget_excess", "choose", "objective_values", "objectiv
 
 @dataclass(frozen=True)
 class Objective:
-    """One objective. ``unit`` is for people: ``"fraction"``, ``"BOPs"``, ``"1"``."""
+    """One objective. ``unit`` is meant for readers of the study: ``"fraction"``, ``"BOPs"`` or ``"1"``."""
 
     name: str
     unit: str
@@ -29,23 +32,26 @@ _SCORE = Objective("score", "1", "maximize")
 
 
 def objectives(config: SearchConfig) -> tuple[Objective, ...]:
-    """The ordered objectives of a mode.
+    """Returns the objectives of the study's mode, in order.
 
-    ``pareto``: accuracy and average BOPs. ``scalar``: score = accuracy - tr x average BOPs / reference BOPs.
-    ``budget``: accuracy, with the constraint `budget_excess` <= 0.
+    Mode ``pareto`` has accuracy and average BOPs. Mode ``scalar`` has the score, accuracy - tr x average BOPs /
+    reference BOPs. Mode ``budget`` has accuracy, with the constraint `budget_excess` <= 0.
     """
     return {"pareto": (_ACCURACY, _BOPS), "scalar": (_SCORE,), "budget": (_ACCURACY,)}[config.mode]
 
 
 def choose(front: Sequence[Policy], config: SearchConfig, reference_bops: float, trade_off: float | None) -> int:
-    """Index of the policy that stands for a configuration.
+    """Returns the index of the policy that stands for a configuration.
+
+    Mode ``scalar`` takes the policy with the greatest accuracy - ``tr`` x relative BOPs. Mode ``pareto`` does the same
+    with ``trade_off`` in place of ``tr``. Mode ``budget`` takes the most accurate policy within the budget, or the
+    cheapest one if none is within it.
 
     Args:
-        front: The configuration's own front, by rising BOPs, accuracy strictly rising.
-        config: ``scalar``: maximises accuracy - ``tr`` x relative BOPs. ``budget``: the most accurate within the
-            budget, else the cheapest.
-        reference_bops: 1 of relative BOPs.
-        trade_off: ``pareto``: the weight that ``tr`` is otherwise; None where the front has one policy.
+        front: The configuration's own front, by rising BOPs and strictly rising accuracy.
+        config: The settings of the search.
+        reference_bops: BOPs that relative BOPs are a fraction of.
+        trade_off: Weight of relative BOPs in mode ``pareto``. None stands for 0.
     """
     if config.mode == "budget":
         assert config.gbops is not None
@@ -56,13 +62,16 @@ def choose(front: Sequence[Policy], config: SearchConfig, reference_bops: float,
 
 
 def budget_excess(front: Sequence[Policy], config: SearchConfig) -> float:
-    """Constraint of mode ``budget``: cheapest policy's BOPs / budget - 1; at most 0 where a policy fits."""
+    """Returns the constraint of mode ``budget``: BOPs of the cheapest policy / budget - 1.
+
+    It is at most 0 if a policy is within the budget.
+    """
     assert config.gbops is not None
     return front[0].bops / (config.gbops * 1e9) - 1
 
 
 def objective_values(config: SearchConfig, policy: Policy, reference_bops: float) -> list[float]:
-    """Values of the objectives, in their order.
+    """Returns the values of the objectives for ``policy``, in the order of `objectives`.
 
     Raises:
         RunError: A metric is missing, NaN or infinite.

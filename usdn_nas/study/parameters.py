@@ -1,9 +1,10 @@
-"""Optuna's parameters for a point of a search space, and back.
+"""Converts a point of a search space into Optuna's parameters and back.
 
-``bits.<group>``: index into the group's choices, which are ordered by cost. Where W and A are chosen apart,
-``weights.<group>`` and ``activations.<group>``: indices into their rising lists. With ``exits = "sampled"`` also
-``exit.<candidate>`` (bool) and one shared ``threshold``. With ``exits = "exact"`` in mode ``pareto`` also
-``trade_off``: which point of the configuration's own front stands for it.
+``bits.<group>`` is an index into the group's choices, which are sorted by cost. If the bits of weights (W) and of
+inputs (A) are chosen independently, ``weights.<group>`` and ``activations.<group>`` are indices into their rising
+lists. With ``exits = "sampled"``, ``exit.<candidate>`` (bool) says whether an exit is placed, and ``threshold`` is the
+threshold that all exits share. With other ``exits`` in mode ``pareto``, ``trade_off`` chooses the policy on the
+configuration's own front that stands for it.
 """
 
 from __future__ import annotations
@@ -39,8 +40,12 @@ __all__ = [
 THRESHOLD = "threshold"
 TRADE_OFF = "trade_off"
 TRADE_OFF_RANGE = (1e-3, 1.0)
-"""Log-uniform. At .001 all of the reference's BOPs are worth .1 points of accuracy, at 1 they are worth all of it:
-beyond either end the most accurate or the cheapest policy is picked anyway."""
+"""Range of ``trade_off``, which is drawn log-uniformly.
+
+A trade-off of 0.001 makes the BOPs (bit operations) of the reference network worth 0.1 percentage points of accuracy,
+and a trade-off of 1 makes them worth 100 points. Beyond these ends, the most accurate or the cheapest policy is chosen
+anyway.
+"""
 
 _WALK = 256
 
@@ -49,7 +54,7 @@ Indices = tuple[int, ...]
 
 
 def parameter_sizes(space: SearchSpace) -> dict[str, int]:
-    """Name -> number of values, of the integer parameters."""
+    """Returns name -> number of values, for the integer parameters."""
     sizes: dict[str, int] = {}
     for group in space.groups:
         if group.weights is not None and group.activations is not None:
@@ -61,7 +66,7 @@ def parameter_sizes(space: SearchSpace) -> dict[str, int]:
 
 
 def distributions(space: SearchSpace, config: SearchConfig) -> dict[str, BaseDistribution]:
-    """All parameters of a trial, in order."""
+    """Returns all parameters of a trial, in order."""
     found: dict[str, BaseDistribution] = {
         name: IntDistribution(0, size - 1) for name, size in parameter_sizes(space).items()
     }
@@ -74,7 +79,7 @@ def distributions(space: SearchSpace, config: SearchConfig) -> dict[str, BaseDis
 
 
 def suggest(trial: Trial, parameters: Mapping[str, BaseDistribution]) -> dict[str, Any]:
-    """Asks ``trial`` for all ``parameters``; those it has already are not drawn again."""
+    """Asks ``trial`` for the values of all ``parameters``. Optuna does not draw those again that it already has."""
     values: dict[str, Any] = {}
     for name, distribution in parameters.items():
         if isinstance(distribution, IntDistribution):
@@ -87,7 +92,7 @@ def suggest(trial: Trial, parameters: Mapping[str, BaseDistribution]) -> dict[st
 
 
 def bits_of(space: SearchSpace, params: Mapping[str, Any]) -> dict[str, Bits]:
-    """Group name -> (W, A)."""
+    """Returns group name -> (W, A), the bits that ``params`` choose."""
     bits: dict[str, Bits] = {}
     for group in space.groups:
         if group.weights is not None and group.activations is not None:
@@ -99,7 +104,7 @@ def bits_of(space: SearchSpace, params: Mapping[str, Any]) -> dict[str, Bits]:
 
 
 def params_of(space: SearchSpace, bits: Mapping[str, Bits]) -> dict[str, int]:
-    """The integer parameters of a bit configuration: the inverse of `bits_of`."""
+    """Returns the integer parameters of a bit configuration. It is the inverse of `bits_of`."""
     params = {}
     for group in space.groups:
         pair = bits[group.name]
@@ -112,18 +117,18 @@ def params_of(space: SearchSpace, bits: Mapping[str, Bits]) -> dict[str, int]:
 
 
 def exits_of(space: SearchSpace, params: Mapping[str, Any]) -> tuple[str, ...]:
-    """Names of the exits that ``params`` places (``exits = "sampled"``)."""
+    """Returns the names of the exits that ``params`` place (for ``exits = "sampled"``)."""
     return tuple(name for name in space.candidates if params[f"exit.{name}"])
 
 
 def indices_of(space: SearchSpace, params: Mapping[str, Any]) -> Indices | None:
-    """The bit configuration of ``params`` as a key; None where a parameter is still missing."""
+    """Returns the bit configuration of ``params`` as a key. None if a parameter is still missing."""
     found = [params.get(name) for name in parameter_sizes(space)]
     return None if any(index is None for index in found) else tuple(int(index) for index in found if index is not None)
 
 
 def configuration(space: SearchSpace, number: int) -> dict[str, int]:
-    """Integer parameters of bit configuration ``number`` in prefix order: the last group changes fastest."""
+    """Returns the integer parameters of configuration ``number`` in prefix order: the last group changes fastest."""
     params = {}
     for name, size in reversed(parameter_sizes(space).items()):
         number, params[name] = divmod(number, size)
@@ -133,9 +138,10 @@ def configuration(space: SearchSpace, number: int) -> dict[str, int]:
 def unseen(
     space: SearchSpace, params: Mapping[str, Any], seen: Collection[Indices], generator: np.random.Generator
 ) -> dict[str, Any]:
-    """``params``, its bits walked away at random, a parameter at a time, until they are not among ``seen``.
+    """Returns ``params`` with bits that are not among ``seen``.
 
-    Where all configurations are among ``seen``, ``params`` as they are.
+    If the bits are among ``seen``, random parameters are changed one after the other until the bits are new. If all
+    configurations are among ``seen``, ``params`` are returned unchanged.
     """
     sizes = parameter_sizes(space)
     names = [name for name, size in sizes.items() if size > 1]
@@ -147,6 +153,6 @@ def unseen(
             return walked
         name = names[int(generator.integers(len(names)))]
         walked[name] = (walked[name] + 1 + int(generator.integers(sizes[name] - 1))) % sizes[name]
-    # Nearly all are seen, so that looking through all of them is short.
+    # The random steps found none, so nearly all configurations are seen, and looking through all of them is quick.
     everything = itertools.product(*(range(size) for size in sizes.values()))
     return dict(params) | dict(zip(sizes, next(key for key in everything if key not in seen), strict=True))

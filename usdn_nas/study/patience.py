@@ -1,4 +1,4 @@
-"""Repeats work on a database that cannot be reached: with growing pauses, for a limited time, and not in silence."""
+"""Repeats work on a database that cannot be reached, with growing pauses and for a limited time, and reports it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Say = Callable[[str], None]
 _FIRST_PAUSE_S = 0.05
 _LONGEST_PAUSE_S = 5.0
 _QUIET_S = 1.0
-"""An outage that is over after this time is not worth a line."""
+"""An outage is reported only if it lasts longer than this."""
 
 _LASTING = (
     "unable to open database file",
@@ -34,23 +34,25 @@ _LASTING = (
     "disk I/O error",
     "syntax error",
 )
-"""Errors that SQLite reports as passing ones though no wait will end them."""
+"""Errors that SQLite reports in the same way as temporary ones, although waiting does not end them."""
 
 
 class BrokenTransactionError(Exception):
-    """A change within a transaction failed and was rolled back, so that the whole transaction must be repeated."""
+    """Raised if a change in a transaction failed and was rolled back. The whole transaction must then be repeated."""
 
 
 def cause_of(error: BaseException) -> BaseException:
-    """The database's own error: Optuna wraps it, and a broken transaction follows from it."""
+    """Returns the database's own error, which Optuna or a broken transaction may have wrapped."""
     while isinstance(error, StorageInternalError | BrokenTransactionError) and error.__cause__ is not None:
         error = error.__cause__
     return error
 
 
 def is_passing(error: BaseException) -> bool:
-    """Whether the same work may succeed later: the connection was lost, the database is locked or starting, or another
-    process wrote the same row at the same moment.
+    """True if the same work may succeed later.
+
+    That is the case if the connection was lost, if the database is locked or starting, or if another process wrote the
+    same row at the same moment.
     """
     from sqlalchemy import exc
 
@@ -66,15 +68,15 @@ def is_passing(error: BaseException) -> bool:
 class Patience:
     """Runs work on a database again until it succeeds or the time is over.
 
-    Work inside other work of the same thread is not repeated by itself: the error goes out to the outermost work, which
-    is repeated as a whole. Work must therefore give the same result when it runs twice, even if its first run was
-    committed and only the acknowledgement was lost.
+    Work that is called inside other work of the same thread is not repeated by itself. Its error passes to the
+    outermost work, which is repeated as a whole. Work must therefore give the same result when it runs twice, even if
+    its first run was committed and only the acknowledgement was lost.
 
     Args:
-        seconds: How long it goes on trying after the first failure.
-        place: The database as it is named in messages, without a password.
-        first_line: Error -> its first line, without a password.
-        say: Gets the messages.
+        seconds: Time for which it tries again after the first failure.
+        place: Name of the database in messages, without a password.
+        first_line: Function from an error to its first line, without a password.
+        say: Called with each message.
     """
 
     def __init__(self, seconds: float, place: str, first_line: Callable[[BaseException], str], say: Say) -> None:
@@ -82,7 +84,7 @@ class Patience:
         self._thread = threading.local()
 
     def run(self, work: Callable[[], T]) -> T:
-        """Gives what ``work`` gives.
+        """Runs ``work`` until it succeeds, and returns its result.
 
         Raises:
             RunError: The database failed for longer than the patience lasts, or for a reason that will not pass.
@@ -94,7 +96,7 @@ class Patience:
 
     @contextmanager
     def impatient(self) -> Iterator[None]:
-        """Inside it, this thread tries once, and gets the database's own errors."""
+        """Inside the block, this thread tries only once, and the database's own errors are raised."""
         with self._busy():
             yield
 

@@ -1,4 +1,7 @@
-"""What a study has found: points, its front, and the choice among them. All of it is read from the trials."""
+"""The points that a study has found, its front, and the choice of a point. All are read from the trials.
+
+A point is a bit configuration with an exit policy. BOPs are bit operations: multiply-accumulates x W bits x A bits.
+"""
 
 from __future__ import annotations
 
@@ -37,12 +40,17 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class FrontPoint:
-    """A bit configuration with an exit policy, and its figures on the search split (on which it was selected).
+    """A bit configuration with an exit policy, and its accuracy and cost on the search split.
 
     Attributes:
-        name: ``"trial.policy"``.
+        name: ``"trial.policy"``, for example ``"12.3"``.
+        bits: Group name -> (W, A).
+        exits: Names of the placed exits.
+        thresholds: One for each of ``exits``.
+        accuracy: A fraction.
         bops: Average BOPs of a sample.
-        samples: Size of the search split.
+        samples: Number of images in the search split.
+        rule: Which exit answers a sample that no placed exit is confident of.
     """
 
     name: str
@@ -56,18 +64,18 @@ class FrontPoint:
 
     @property
     def architecture(self) -> Architecture:
-        """Bits, exits, thresholds and rule."""
+        """The architecture: bits, exits, thresholds and rule."""
         return Architecture(self.bits, self.exits, self.thresholds, self.rule)
 
 
 def complete_trials(study: optuna.Study) -> list[FrozenTrial]:
-    """Those that carry a front: somebody may have told others by hand."""
+    """Returns the complete trials that have a front. Trials that the user completed by hand have none."""
     trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     return [trial for trial in trials if "front" in trial.user_attrs]
 
 
 def completed(study: optuna.Study) -> int:
-    """Number of complete trials."""
+    """Returns the number of complete trials."""
     return len(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)))
 
 
@@ -92,13 +100,13 @@ def _point(space: SearchSpace, trial: FrozenTrial, policy: int, rule: Rule) -> F
 
 
 def all_points(study: optuna.Study, space: SearchSpace) -> list[FrontPoint]:
-    """Every policy on every complete trial's own front, by trial, then by BOPs."""
+    """Returns every policy on the front of every complete trial, by trial, then by BOPs."""
     rule, trials = _rule(study), complete_trials(study)
     return [_point(space, trial, i, rule) for trial in trials for i in range(len(trial.user_attrs["front"]))]
 
 
 def front_points(study: optuna.Study, space: SearchSpace) -> list[FrontPoint]:
-    """The study's front: the non-dominated policies of all trials, by rising BOPs, accuracy strictly rising."""
+    """Returns the front of the study: the non-dominated policies of all trials, by rising BOPs and rising accuracy."""
     places = [(trial, i) for trial in complete_trials(study) for i in range(len(trial.user_attrs["front"]))]
     figures = np.array([trial.user_attrs["front"][i][:2] for trial, i in places], dtype=np.float64).reshape(-1, 2)
     rule = _rule(study)
@@ -106,10 +114,11 @@ def front_points(study: optuna.Study, space: SearchSpace) -> list[FrontPoint]:
 
 
 def smoothed_front(study: optuna.Study, space: SearchSpace, reference_bops: float) -> list[FrontPoint]:
-    """As `front_points`, of policies whose accuracy is what all trials together say (`smoothing`).
+    """Returns the front like `front_points`, but with accuracies that are smoothed over all trials (`smoothing`).
 
-    Smoothed are the greatest accuracy - trade-off x relative BOPs of each trial, for every trade-off: a policy's
-    accuracy moves by as much as that, between trade-offs by what lies between. What bits cost is known, and stays.
+    For each trade-off, the model smooths the best score of every trial, accuracy - trade-off x relative BOPs. The
+    policy that reaches the best score moves by the same amount in accuracy. Policies in between move by an amount that
+    is interpolated. BOPs do not change, because they are known exactly.
     """
     trials = complete_trials(study)
     if not trials:
@@ -127,7 +136,13 @@ def smoothed_front(study: optuna.Study, space: SearchSpace, reference_bops: floa
 
 
 def _smoothed_accuracies(codes: NDArray[np.int64], fronts: Sequence[Array], reference_bops: float) -> list[Array]:
-    """Of the policies of n trials: ``codes`` (n, P), their fronts (k, 2) of accuracy and BOPs."""
+    """Returns the smoothed accuracies (k,) of the policies of each of n trials.
+
+    Args:
+        codes: (n, P) ranks of the parameters' values.
+        fronts: For each trial, (k, 2) accuracy and BOPs of its k policies.
+        reference_bops: BOPs that relative BOPs are a fraction of.
+    """
     supports = [support(front[:, 0], front[:, 1] / reference_bops) for front in fronts]
     values = np.array([found for found, _ in supports])
     moves = smoothed(codes, values) - values
@@ -138,16 +153,19 @@ def _smoothed_accuracies(codes: NDArray[np.int64], fronts: Sequence[Array], refe
 
 
 def _between(bops: Array, known: Array, moves: Array) -> Array:
-    """``moves``, each at the BOPs ``known``, at ``bops``: linear between, the mean where several are at the same."""
+    """Interpolates ``moves``, which are given at the BOPs ``known``, linearly to ``bops``.
+
+    If several moves are given at the same BOPs, their mean is taken.
+    """
     at, which = np.unique(known, return_inverse=True)
     return np.interp(bops, at, np.bincount(which, moves) / np.bincount(which))
 
 
 def find_point(study: optuna.Study, space: SearchSpace, name: str) -> FrontPoint:
-    """The point ``"trial.policy"``; ``"trial"`` alone: the policy that stands for the trial.
+    """Returns the point with the name ``"trial.policy"``. ``"trial"`` alone names the policy that stands for the trial.
 
     Raises:
-        UserError: There is none of that name; the message says what there is.
+        UserError: There is no such point. The message says which names there are.
     """
     number, dot, policy = name.partition(".")
     if not (name.isascii() and number.isdecimal() and (policy.isdecimal() or not dot)):
@@ -174,17 +192,19 @@ def select(
     budget_bops: float | None = None,
     reference_bops: float | None = None,
 ) -> FrontPoint:
-    """One of ``points``; of equals the cheapest. Give exactly one of ``best``, ``tr`` and ``budget_bops``.
+    """Returns one of ``points``, the cheapest if several are equally good.
+
+    Give exactly one of ``best``, ``tr`` and ``budget_bops``.
 
     Args:
-        points: To choose from, a front for example.
-        best: The most accurate.
-        tr: The greatest accuracy - ``tr`` x BOPs / ``reference_bops``.
-        budget_bops: The most accurate with at most these average BOPs.
-        reference_bops: Needed with ``tr``, without it of no effect.
+        points: Points to choose from, for example a front.
+        best: Take the most accurate point.
+        tr: Take the point with the greatest accuracy - ``tr`` x BOPs / ``reference_bops``.
+        budget_bops: Take the most accurate point with at most these average BOPs.
+        reference_bops: BOPs that relative BOPs are a fraction of. It is needed with ``tr``, and ignored without it.
 
     Raises:
-        UserError: There are no points, or none fits the budget; the message names the cheapest.
+        UserError: There are no points, or none is within the budget. The message then names the cheapest one.
     """
     if best + (tr is not None) + (budget_bops is not None) != 1:
         raise ValueError("give exactly one of 'best', 'tr' and 'budget_bops'")
@@ -205,10 +225,10 @@ def select(
 
 
 def best_point(points: Sequence[FrontPoint], config: SearchConfig, reference_bops: float) -> FrontPoint:
-    """The best by the study's own objective: its budget in mode ``budget``, else its ``tr``.
+    """Returns the best point by the study's own objective: by its budget in mode ``budget``, otherwise by its ``tr``.
 
     Raises:
-        UserError: As `select`.
+        UserError: The same as for `select`.
     """
     if config.mode == "budget":
         assert config.gbops is not None

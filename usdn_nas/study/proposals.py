@@ -1,9 +1,15 @@
-"""What the surrogate proposes: first sensitivities, then what may raise the front at one cost after another.
+"""The proposals of the surrogate sampler: configurations that may raise the front, at one cost after another.
 
-A trial's policies reach the line of slope lambda at V_lambda, and the front's hull at cost c lies at the least
-V_lambda + lambda c over the lambdas. Every trial aims at the lambda that bounds the hull at some cost, the costs spread
-evenly over the trials, and takes the configuration with the greatest upper confidence bound of that V_lambda (Srinivas
-et al. 2010); trials under way count as observed, which narrows the bounds beside them (GP-BUCB, Desautels et al. 2014).
+Let lambda be a trade-off, the weight of relative BOPs (bit operations), and V_lambda the greatest
+accuracy - lambda x relative BOPs among the policies of a configuration. In a plot of accuracy against cost, a line of
+slope lambda through that policy meets the accuracy axis at V_lambda. With the best V_lambda of all trials, the convex
+hull of the front at cost c is the least V_lambda + lambda c over all lambdas.
+
+Every trial aims at the lambda whose line bounds the hull at some cost; these costs are spread evenly over the trials.
+It takes the configuration with the greatest upper confidence bound of that V_lambda (Srinivas et al. 2010). Trials
+under way count as observed, which narrows the bounds of similar configurations (GP-BUCB, Desautels et al. 2014).
+
+Shapes: P parameters, L trade-offs.
 """
 
 from __future__ import annotations
@@ -26,13 +32,13 @@ from usdn_nas.study.surrogate import Posterior, Surrogate
 __all__ = ["HIGHEST_COST", "Proposals", "Seen", "initial_design", "trade_off_weights"]
 
 HIGHEST_COST = 1.2
-"""The hypervolume's range of costs ends there, in reference BOPs, unless the most accurate policy costs more."""
+"""Upper end of the range of costs over which the hull is raised, in relative BOPs."""
 
 _CELLS = 600
 _GOLDEN = (5**0.5 - 1) / 2
-"""Its multiples, modulo 1, are spread evenly however many there are."""
+"""Golden ratio - 1. Its first n multiples, modulo 1, are spread evenly for every n."""
 _CONFIDENCE = 0.5
-"""Standard deviations above the mean."""
+"""The upper confidence bound is this many standard deviations above the mean."""
 _MOST_TRIALS = 512
 
 Array = NDArray[np.float64]
@@ -40,25 +46,25 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Seen:
-    """A complete trial: its bits as ranks (P,), and V_lambda (L,)."""
+    """A complete trial: the ranks (P,) of its bits, and its V_lambda (L,)."""
 
     codes: Indices
     values: Array
 
 
 def initial_design(space: SearchSpace) -> list[Indices]:
-    """Sensitivities: from the least bits everywhere, each parameter in turn at its most."""
+    """Returns configurations that show the effect of each parameter: it has its most bits, all others their fewest."""
     sizes = list(parameter_sizes(space).values())
     return [tuple(sizes[p] - 1 if p == q else 0 for q in range(len(sizes))) for p in range(len(sizes)) if sizes[p] > 1]
 
 
 def trade_off_weights(best: Array, trade_offs: Array, low: float, high: float) -> Array:
-    """(L,) share of the costs in [low, high] at which each trade-off is the one that bounds the hull.
+    """Returns (L,) weights: for each trade-off, the share of the costs in [low, high] at which it bounds the hull.
 
     Args:
         best: (L,) greatest V_lambda so far.
-        trade_offs: (L,).
-        low, high: Relative BOPs; equal ones: that cost alone.
+        trade_offs: (L,) the lambdas.
+        low, high: Ends of the range in relative BOPs. If they are equal, only that cost counts.
     """
     costs = np.linspace(low, high, _CELLS if high > low else 1)
     bounding = (best + trade_offs * costs[:, None]).argmin(axis=1)
@@ -66,21 +72,22 @@ def trade_off_weights(best: Array, trade_offs: Array, low: float, high: float) -
 
 
 def aim(weights: Array, number: int) -> int:
-    """Which trade-off trial ``number`` aims at: over the trials, each in proportion to the root of its weight.
+    """Returns the index of the trade-off that trial ``number`` aims at.
 
-    The root, since long ranges of costs where one trade-off bounds the hull are flat, with little to gain.
+    Over many trials, each trade-off is chosen in proportion to the square root of its weight. The root favours small
+    weights, because a long range of costs that one trade-off bounds is flat, and little can be gained there.
     """
     shares = np.cumsum(np.sqrt(weights))
     return int(np.searchsorted(shares, (number * _GOLDEN) % 1.0 * shares[-1], side="right"))
 
 
 class Proposals:
-    """Proposes bit configurations as a function of seed, trial number, and what other trials are and have found.
+    """Proposes bit configurations. A proposal depends only on the seed, the trial number and the other trials.
 
     Args:
         space: The search space.
-        config: Its mode says which trade-offs count.
-        seed: The study's.
+        config: Settings of the search. The mode decides which trade-offs count.
+        seed: The study's seed.
     """
 
     def __init__(self, space: SearchSpace, config: SearchConfig, seed: int) -> None:
@@ -94,24 +101,25 @@ class Proposals:
         self._batch: tuple[object, _Batch] | None = None
 
     def seen(self, codes: Indices, front: Sequence[Sequence[float]]) -> Seen:
-        """Of a complete trial; ``front`` as in its record."""
+        """Returns a complete trial in the form that `propose` takes, from its ``front`` in the trial's record."""
         policies = np.array([policy[:2] for policy in front], dtype=np.float64)
         return Seen(codes, support(policies[:, 0], policies[:, 1] / self._reference, self._trade_offs)[0])
 
     def propose(
         self, number: int, batch: int, complete: Mapping[int, Seen], pending: Mapping[int, Indices]
     ) -> dict[str, Any]:
-        """Parameters of a trial.
+        """Returns the parameters of a trial.
 
         Args:
-            number: The trial's.
-            batch: Number of its batch: random candidates are drawn for a batch, not for a trial.
-            complete: By trial number; at least one. Trials are never taken back: as many of them are the same ones.
-            pending: Trials under way, by number.
+            number: Number of the trial.
+            batch: Number of its batch. Random candidates are drawn once for each batch.
+            complete: Trial number -> complete trial; at least one. Complete trials never change or disappear, so that
+                within a batch their number identifies them.
+            pending: Trial number -> bits, for the trials under way.
         """
         key = (batch, len(complete))
         if self._batch is None or self._batch[0] != key or not self._batch[1].goes_on_to(pending):
-            # What is kept here can be had from the trials again: it spares a fit, and changes no proposal.
+            # This is only a cache: it avoids fitting the model again, and does not change any proposal.
             self._batch = (key, self._prepare(batch, [complete[number] for number in sorted(complete)], pending))
         return self._params(*self._batch[1].pick(number, pending))
 
@@ -150,7 +158,11 @@ class Proposals:
 
 
 def _informative(values: Array, best: Array, weights: Array) -> NDArray[np.intp]:
-    """Which trials the model is fitted to: all, or `_MOST_TRIALS` of them, most near the front and some throughout."""
+    """Returns the indices of the trials that the model is fitted to.
+
+    These are all trials, or `_MOST_TRIALS` of them: three quarters are nearest to the front, and the rest are spread
+    evenly over the other trials.
+    """
     if len(values) <= _MOST_TRIALS:
         return np.arange(len(values))
     gap = ((best - values) / (values.std(axis=0) + 1e-12))[:, weights > 0].min(axis=1)
@@ -161,7 +173,7 @@ def _informative(values: Array, best: Array, weights: Array) -> NDArray[np.intp]
 
 
 class _Batch:
-    """The posterior over the candidates as a batch goes on."""
+    """The posterior over the candidates of one batch. It is updated while the trials of the batch are proposed."""
 
     def __init__(self, posterior: Posterior, weights: Array, complete: Iterable[Indices]) -> None:
         self._posterior, self._weights = posterior, weights
@@ -170,12 +182,15 @@ class _Batch:
         self._pended: list[tuple[int, Indices]] = []
 
     def goes_on_to(self, pending: Mapping[int, Indices]) -> bool:
-        """Whether ``pending`` begins with what is taken for pending here, and holds candidates only."""
+        """True if this posterior can be updated to ``pending``.
+
+        ``pending`` must begin with the trials that the posterior already takes for pending, and all must be candidates.
+        """
         trials = sorted(pending.items())
         return trials[: len(self._pended)] == self._pended and all(code in self._index for _, code in trials)
 
     def pick(self, number: int, pending: Mapping[int, Indices]) -> tuple[Indices, int]:
-        """The best candidate for trial ``number``, and the number of the trade-off that it aims at."""
+        """Returns the best candidate for trial ``number``, and the index of the trade-off that the trial aims at."""
         for trial in sorted(pending.items())[len(self._pended) :]:
             self._posterior.pend(self._index[trial[1]])
             self._taken.append(self._index[trial[1]])

@@ -1,10 +1,11 @@
 """Samplers by name, made reproducible and resumable.
 
-Optuna's samplers carry a random generator that starts over when a study is reopened: the first proposals come
-again. `SeededSampler` builds the inner sampler anew for each trial, seeded by (study seed, trial number), and
-shows it all trials but the one it proposes for, those of the same batch as under way. A proposal is then a function
-of the seed, the number and the other trials: reopening repeats nothing, and a trial that a dead worker left half
-suggested gets the same parameters when it is adopted, whatever of its batch was told meanwhile.
+Optuna's samplers hold a random generator that starts over when a study is reopened, so that they repeat their first
+proposals. `SeededSampler` instead builds the inner sampler anew for each trial, with a seed from the study's seed and
+the trial's number. It shows the inner sampler all other trials, and presents those of the same batch as under way. A
+proposal then depends only on the seed, the number and the other trials. Reopening a study repeats nothing. If a worker
+dies while it proposes a trial, the worker that adopts the trial proposes the same parameters, even if other trials of
+the batch were completed meanwhile.
 """
 
 from __future__ import annotations
@@ -48,18 +49,19 @@ from usdn_nas.study.proposals import Proposals, Seen, initial_design
 __all__ = ["BRUTE_LIMIT", "SamplerSettings", "SeededSampler", "affordable", "goal", "sampler_settings"]
 
 BRUTE_LIMIT = 200_000
-"""Most bit configurations that ``brute`` enumerates."""
+"""Largest number of bit configurations that ``brute`` enumerates."""
 
 
 @dataclass(frozen=True)
 class SamplerSettings:
-    """What a study's proposals depend on beside its trials; fixed when the study is created.
+    """Settings that a study's proposals depend on. They are fixed when the study is created.
 
     Attributes:
-        name: A sampler's name, ``auto`` resolved.
+        name: Name of the sampler, with ``auto`` resolved.
         seed: The study's seed.
         population: Population size of ``nsga2`` and ``nsga3``.
-        initial: Trials of ``surrogate`` that are given beforehand: the ladder, then sensitivities.
+        initial: Number of trials of ``surrogate`` that are fixed in advance: first the uniform configurations, then
+            those of `initial_design`.
     """
 
     name: str
@@ -69,16 +71,16 @@ class SamplerSettings:
 
 
 def sampler_settings(space: SearchSpace, config: SearchConfig, seed: int) -> SamplerSettings:
-    """Resolves ``auto``, the population size and the number of trials given beforehand.
+    """Resolves ``auto``, the population size and the number of trials that are fixed in advance.
 
-    ``auto`` is ``brute`` where that is `affordable`, else ``surrogate``; with sampled exits ``nsga2`` in mode
-    ``pareto`` and ``tpe`` in the others. The population is a sixth of ``configurations``, at least 8 and at most 50
-    (Optuna's default), so that a search has about six generations. A third of ``configurations`` at most is given
-    beforehand, the ladder at least.
+    ``auto`` stands for ``brute`` if that is `affordable`, otherwise for ``surrogate``. With sampled exits it stands for
+    ``nsga2`` in mode ``pareto``, and for ``tpe`` in the other modes. The population is a sixth of ``configurations``,
+    at least 8 and at most 50 (Optuna's default), so that a search has about six generations. At most a third of
+    ``configurations`` is fixed in advance, but always all uniform configurations.
 
     Raises:
-        UserError: ``brute`` with more than `BRUTE_LIMIT` bit configurations, ``brute`` or ``surrogate`` with sampled
-            exits.
+        UserError: ``brute`` is asked for with more than `BRUTE_LIMIT` bit configurations, or ``brute`` or ``surrogate``
+            with sampled exits.
     """
     name: str = config.sampler
     count = space.bit_configurations
@@ -106,7 +108,10 @@ def sampler_settings(space: SearchSpace, config: SearchConfig, seed: int) -> Sam
 
 
 def affordable(space: SearchSpace, config: SearchConfig) -> bool:
-    """Whether ``auto`` enumerates: in prefix order, that runs no more segments than ``configurations`` one by one."""
+    """True if ``auto`` enumerates all bit configurations.
+
+    It does so if the enumeration in prefix order runs no more segments than ``configurations`` separate runs would.
+    """
     count = space.bit_configurations
     if config.exits == "sampled" or count > BRUTE_LIMIT:
         return False
@@ -114,9 +119,11 @@ def affordable(space: SearchSpace, config: SearchConfig) -> bool:
 
 
 def goal(space: SearchSpace, config: SearchConfig) -> int:
-    """Number of trials to complete: ``configurations``, at most as many as there are where exits are solved exactly.
+    """Returns the number of trials to complete.
 
-    A configuration run again brings nothing new there, so none is. Where ``auto`` finds enumeration `affordable`, all.
+    It is ``configurations``. Unless exits are sampled, it is at most the number of bit configurations, because running
+    one again brings nothing new. If ``auto`` finds the enumeration `affordable`, it is the number of all bit
+    configurations.
     """
     if config.exits == "sampled":
         return config.configurations
@@ -136,19 +143,20 @@ def _build(settings: SamplerSettings, seed: int) -> BaseSampler:
             return NSGAIIISampler(seed=seed, population_size=settings.population)
         if settings.name == "gp":
             return GPSampler(seed=seed, deterministic_objective=True, warn_independent_sampling=False)
-    return RandomSampler(seed=seed)  # for brute: of what it does not enumerate
+    return RandomSampler(seed=seed)  # for brute: draws the parameters that it does not enumerate
 
 
 class _OtherTrials(optuna.Study):
-    """A study as seen from one of its trials: a snapshot of all the others.
+    """A study as seen from one of its trials: a snapshot of all other trials.
 
-    Trials are asked in batches, aligned to their numbers. Those of its own batch a trial sees as under way, be they
-    finished or not: a batch that was killed when half of it was told goes on with the proposals that it had.
+    Trials are proposed in batches that are aligned to their numbers. A trial sees the others of its batch as under way
+    even if they are finished. If a search is killed in the middle of a batch, the proposals stay the same when it
+    continues.
     """
 
     def __init__(self, study: optuna.Study, number: int, batch: int) -> None:
-        self.__setstate__(study.__getstate__())  # Study.__init__ asks the storage for what is known
-        trials = study.get_trials(deepcopy=False)  # by number
+        self.__setstate__(study.__getstate__())  # Study.__init__ would read from the storage again
+        trials = study.get_trials(deepcopy=False)  # sorted by number
         start = bisect_left(trials, number // batch * batch, key=_number)
         end = bisect_left(trials, (number // batch + 1) * batch, key=_number)
         mates = [_under_way(trial) for trial in trials[start:end] if trial.number != number]
@@ -169,7 +177,7 @@ def _number(trial: FrozenTrial) -> int:
 
 
 def _under_way(trial: FrozenTrial) -> FrozenTrial:
-    """A running or complete trial without its results; others as they are."""
+    """Returns a running or complete trial as a running one without results. Other trials are returned unchanged."""
     if trial.state not in (TrialState.RUNNING, TrialState.COMPLETE):
         return trial
     pending = copy.copy(trial)
@@ -179,16 +187,16 @@ def _under_way(trial: FrozenTrial) -> FrozenTrial:
 
 
 def _has_front(trial: FrozenTrial) -> bool:
-    """Whether it is complete, and not told by hand."""
+    """True if the trial is complete and has a front. A trial that the user completed by hand has none."""
     return trial.state == TrialState.COMPLETE and "front" in trial.user_attrs
 
 
 class SeededSampler(BaseSampler):
-    """Proposes all parameters of a trial at once, as a function of seed, trial number and the other trials.
+    """Proposes all parameters of a trial at once. A proposal depends only on seed, trial number and other trials.
 
-    The first trials run the uniform ladder (`SearchSpace.ladder`), so that every study holds its baselines;
-    ``brute`` enumerates all bit configurations in prefix order, by trial number, instead. Where exits are solved
-    exactly, a proposal whose bits another trial has is moved to the nearest ones, in random steps, that none has.
+    The first trials run the uniform configurations (`SearchSpace.ladder`), so that every study has its baselines.
+    ``brute`` instead enumerates all bit configurations in prefix order, by trial number. Unless exits are sampled, a
+    proposal with the bits of another trial is changed in random steps until no other trial has its bits.
     """
 
     def __init__(self, space: SearchSpace, config: SearchConfig, settings: SamplerSettings) -> None:
@@ -207,17 +215,17 @@ class SeededSampler(BaseSampler):
 
     @property
     def enumerates(self) -> bool:
-        """Whether its proposals are functions of their number alone."""
+        """True if a proposal depends on the trial's number alone."""
         return self._settings.name == "brute"
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        """All parameters."""
+        """Returns all parameters, so that Optuna draws none of them independently."""
         return self._distributions
 
     def sample_relative(
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        """A value for every parameter."""
+        """Returns a value for every parameter."""
         others = _OtherTrials(study, trial.number, self._batch)
         params = self._informed(others, trial) or self._inner_proposal(others, trial)
         if trial.number < len(self._ladder):
@@ -232,13 +240,13 @@ class SeededSampler(BaseSampler):
     def sample_independent(
         self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
-        """A parameter that is none of ours."""
+        """Draws a parameter that does not belong to the search space."""
         return self._inner(trial.number).sample_independent(study, trial, param_name, param_distribution)
 
     def after_trial(
         self, study: optuna.Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None
     ) -> None:
-        """Passes on."""
+        """Passes the call on to the inner sampler."""
         self._inner(trial.number).after_trial(study, trial, state, values)
 
     def _inner(self, number: int) -> BaseSampler:
@@ -248,8 +256,8 @@ class SeededSampler(BaseSampler):
     def _inner_proposal(self, others: _OtherTrials, trial: FrozenTrial) -> dict[str, Any]:
         inner = self._inner(trial.number)
         if isinstance(inner, BaseGASampler):
-            # Optuna keeps a generation's parents once selected. Selecting them here, by a sampler of their own,
-            # leaves the generator of the proposal the same whether they were kept already or not.
+            # Optuna stores the parents of a generation once they are selected. They are selected here by a separate
+            # sampler, so that the random generator of the proposal is the same whether they were stored or not.
             generation = inner.get_trial_generation(others, trial)
             inner.get_parent_population(others, generation)
             trial = copy.copy(trial)
@@ -269,7 +277,10 @@ class SeededSampler(BaseSampler):
         return params
 
     def _informed(self, others: _OtherTrials, trial: FrozenTrial) -> dict[str, Any] | None:
-        """What the surrogate proposes; None without one, or before the first trial is complete."""
+        """Returns the proposal of the surrogate, or of its initial design.
+
+        None for the first trials (the uniform configurations), while no trial is complete, and for other samplers.
+        """
         if self._proposals is None:
             return None
         if len(self._ladder) <= trial.number < self._settings.initial:
@@ -280,11 +291,11 @@ class SeededSampler(BaseSampler):
         return self._proposals.propose(trial.number, trial.number // self._batch, complete, pending)
 
     def _results(self, others: _OtherTrials, trial: FrozenTrial) -> tuple[dict[int, Seen], dict[int, Indices]]:
-        """What complete trials have found, and the bits of those under way, by number."""
+        """Returns the results of complete trials and the bits of trials under way, each by trial number."""
         self._settle(others.others)
         batch = trial.number // self._batch
         complete, pending = self._complete, {}
-        if complete and next(reversed(complete)) >= batch * self._batch:  # an abandoned trial of an earlier batch
+        if complete and next(reversed(complete)) >= batch * self._batch:  # the trial was abandoned in an earlier batch
             complete = {number: seen for number, seen in complete.items() if number // self._batch != batch}
         for other in others.others[self._settled :]:
             if (codes := indices_of(self._space, other.params)) is None:
@@ -302,10 +313,11 @@ class SeededSampler(BaseSampler):
         return self._values[trial.number]
 
     def _settle(self, trials: Sequence[FrozenTrial]) -> None:
-        """Looks at the trials from the first on that are finished, once: they do not change any more."""
+        """Reads the finished trials at the beginning once, because they do not change any more."""
         while self._settled < len(trials):
             trial = trials[self._settled]
-            if trial.number != self._settled or not trial.state.is_finished():  # the number: of one that is left out
+            # The numbers have a gap at the trial that the proposal is for.
+            if trial.number != self._settled or not trial.state.is_finished():
                 return
             self._settled += 1
             for codes in self._bits_of(trial):
@@ -314,7 +326,7 @@ class SeededSampler(BaseSampler):
                     self._complete[trial.number] = self._found(trial, codes)
 
     def _seen(self, trials: Sequence[FrozenTrial]) -> set[Indices]:
-        """Bits of the trials that are done or under way."""
+        """Returns the bits of all trials that are complete, running or waiting."""
         self._settle(trials)
         return self._done.union(*map(self._bits_of, trials[self._settled :]))
 

@@ -1,4 +1,4 @@
-"""What one configuration's cached outputs say: its own front, the policy that stands for it, and the record of both."""
+"""Scores one configuration from its cached outputs: its own front, the policy that stands for it, and their record."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ __all__ = ["ScoredTrial", "judge"]
 
 @dataclass(frozen=True)
 class ScoredTrial:
-    """Of one trial.
+    """The scores of one trial.
 
     Attributes:
-        values: Of the objectives, in their order.
-        excess: Mode ``budget``: the constraint, <= 0 where a policy fits the budget; else None.
-        front: The configuration's own front, thinned; `support` of it is that of the whole.
-        chosen: Index into it: the policy that ``values`` belong to.
-        record: User attributes of the trial, JSON's own types.
+        values: Values of the objectives, in their order.
+        excess: The constraint of mode ``budget``: <= 0 if a policy is within the budget. None in other modes.
+        front: The configuration's own front, thinned. `support` gives the same result as for the whole front.
+        chosen: Index into ``front`` of the policy that ``values`` belong to.
+        record: User attributes of the trial, in JSON's own types.
     """
 
     values: list[float]
@@ -40,7 +40,7 @@ class ScoredTrial:
 
     @property
     def policy(self) -> Policy:
-        """The chosen one."""
+        """The chosen policy."""
         return self.front[self.chosen]
 
 
@@ -60,11 +60,11 @@ def _full_front(
 def judge(
     space: SearchSpace, config: SearchConfig, params: Mapping[str, Any], bits: Mapping[str, Bits], outputs: ExitOutputs
 ) -> ScoredTrial:
-    """Judges one trial.
+    """Scores one trial.
 
-    ``exits = "exact"``: all placements and shared thresholds, the best of them by the study's mode. ``exits = "all"``:
-    of these the placement of every candidate.
-    ``exits = "sampled"``: the one policy that ``params`` name.
+    ``exits = "exact"`` scores every set of exits with every shared threshold. ``exits = "all"`` scores the set of all
+    candidates with every shared threshold. ``exits = "sampled"`` scores the one policy that ``params`` describe. The
+    policy that stands for the trial is chosen by the study's mode (`choose`).
 
     Raises:
         RunError: A metric is not a finite number.
@@ -77,9 +77,10 @@ def judge(
     policy = front[chosen]
     bit = {name: 1 << i for i, name in enumerate(space.candidates)}
     layers = layer_table(space, Architecture(bits))
-    means = mean_bits([row for row in layers if row["group"] is not None] or layers)  # or: only heads are searched
+    # The rows hold no heads. If only heads are searched, no row has a group, and all layers count.
+    means = mean_bits([row for row in layers if row["group"] is not None] or layers)
     costs = exit_costs(space, bits).placed(())
-    record = {  # what people read comes first: optuna-dashboard shows this order
+    record = {  # optuna-dashboard keeps this order, so the entries that people read come first
         "accuracy": policy.accuracy,
         "bops": policy.bops,
         "relative_bops": policy.bops / reference,

@@ -1,4 +1,4 @@
-"""The loop: ask a batch of trials, evaluate them together, judge and tell each as it comes."""
+"""The search loop: it proposes a batch of trials, evaluates them together, and records each trial once it is scored."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from usdn_nas.study.storage import one_write, patiently, quiet, sync
 __all__ = ["Evaluate", "OutputCache", "TrialSummary", "one_by_one", "run_search"]
 
 Evaluate = Callable[[Sequence[dict[str, Bits]]], Iterable[tuple[int, ExitOutputs]]]
-"""Runs bit configurations over the search split, all candidate exits attached: (index, outputs), in any order."""
+"""Runs bit configurations on the search split with all candidate exits. Yields (index, outputs), in any order."""
 
 _CACHE_BYTES = 256 << 20
 _SECONDS_BETWEEN_LOOKS = 0.5
@@ -42,13 +42,17 @@ class TrialSummary:
     """A trial that has just been completed.
 
     Attributes:
-        values: Of the objectives, in their order.
-        accuracy, bops: Of the policy that stands for the trial.
-        front_size: Policies on the configuration's own front, after thinning.
-        seconds: Since the trial told before it in its batch: forward passes that a batch shares are the first's.
-        repeated: The bits had been run before in this session: no forward pass was needed.
-        complete: Trials of the study complete, as far as this worker has looked; ``goal`` of how many.
-        distinct: Distinct bit configurations among them.
+        number: Number of the trial.
+        bits: Group name -> (W, A).
+        values: Values of the objectives, in their order.
+        accuracy, bops: Accuracy and average bit operations of the policy that stands for the trial.
+        front_size: Number of policies on the configuration's own front, after thinning.
+        seconds: Time since the trial that was recorded before it in its batch. The first trial therefore gets the time
+            of all forward passes that the batch shares.
+        repeated: No forward pass was needed, because an earlier trial of this session had the same bits.
+        complete: Number of complete trials of the study that this worker knows of.
+        distinct: Number of distinct bit configurations among them.
+        goal: Number of trials that the search wants to complete.
     """
 
     number: int
@@ -65,12 +69,15 @@ class TrialSummary:
 
 
 def one_by_one(evaluate: Callable[[dict[str, Bits]], ExitOutputs]) -> Evaluate:
-    """An `Evaluate` that runs one configuration after the other."""
+    """Returns an `Evaluate` that runs one configuration after the other."""
     return lambda batch: ((index, evaluate(bits)) for index, bits in enumerate(batch))
 
 
 class OutputCache:
-    """Outputs by bits, so that a configuration seen before costs no forward pass; the oldest go first."""
+    """Cache of outputs by bits, so that a repeated configuration costs no forward pass.
+
+    When the cache grows beyond ``limit`` bytes, the entries that were not used for the longest time are removed.
+    """
 
     def __init__(self, evaluate: Evaluate, limit: int) -> None:
         self._evaluate = evaluate
@@ -79,7 +86,10 @@ class OutputCache:
         self._bytes = 0
 
     def of(self, batch: Sequence[dict[str, Bits]]) -> Iterator[tuple[int, ExitOutputs, bool]]:
-        """(index, outputs, whether no forward pass was needed) of each of ``batch``."""
+        """Yields (index, outputs, cached) for each configuration of ``batch``, in any order.
+
+        ``cached`` is True if no forward pass was needed.
+        """
         places: dict[tuple[tuple[str, Bits], ...], list[int]] = {}
         for index, bits in enumerate(batch):
             places.setdefault(tuple(bits.items()), []).append(index)
@@ -111,24 +121,26 @@ def run_search(
     should_stop: Callable[[], bool] | None = None,
     say: Say = lambda text: None,
 ) -> None:
-    """Runs trials until `samplers.goal` of them are complete in the study, whoever ran them.
+    """Runs trials until `samplers.goal` of them are complete in the study. Trials of other workers count too.
 
-    Trials are asked in batches of ``config.batch``, those with the same number // batch, and a batch is told before
-    the next is asked. An exception raised in ``evaluate``, Ctrl-C included, leaves its trials open, and a run after
-    it goes on with them: killed at any moment and started again, a study with one worker equals one that was never
-    interrupted. Where other workers are at the last trials, it waits for them, and takes over what they abandon.
+    Trials are proposed in batches of ``config.batch``: those with the same number // batch. A batch is recorded before
+    the next one is proposed. If ``evaluate`` raises an exception, or the user presses Ctrl-C, the trials of the batch
+    stay open, and the next run continues with them. A study with one worker that is killed at any moment and started
+    again therefore equals a study that was never interrupted. If other workers run the last trials, this worker waits
+    for them, and takes over the trials that they abandon.
 
     Args:
-        study: From `session.open_study`.
-        space: The same as there.
-        config: The same as there; ``configurations`` may have grown.
-        evaluate: Batch of bits -> outputs of all exits on the search split. Must depend on the bits alone.
+        study: The study, from `session.open_study`.
+        space: The same search space as there.
+        config: The same settings as there. Only ``configurations`` may have grown.
+        evaluate: Function from a batch of bits to the outputs of all exits on the search split. The outputs must
+            depend on the bits alone.
         on_trial: Called after each trial.
-        should_stop: ClaimedTrial before each batch, and while it waits.
-        say: Gets a line if the worker has to wait for another one's proposals for long.
+        should_stop: Called before each batch, and while this worker waits. The search ends when it returns True.
+        say: Called with a message if the worker waits long for another one's proposals.
 
     Raises:
-        RunError: A metric is not a finite number, or the database failed for too long.
+        RunError: A metric is not a finite number, or the database could not be reached for too long.
     """
     search = _Search(study, space, config, evaluate, on_trial, say)
     with quiet():
@@ -143,7 +155,7 @@ def run_search(
 
 
 class _Search:
-    """What one worker keeps from batch to batch; all of it can be had from the storage again."""
+    """The state of one worker between batches. All of it can be computed again from the storage."""
 
     def __init__(
         self,
@@ -164,7 +176,7 @@ class _Search:
         self._sizes = Sizes(config, isinstance(study.sampler, SeededSampler) and study.sampler.enumerates)
 
     def ask(self) -> list[ClaimedTrial] | None:
-        """The next batch; empty where others are at the rest, None once there are enough complete trials."""
+        """Returns the next batch. None if enough trials are complete; empty if others run all that are missing."""
         return patiently(self._study._storage, self._ask)
 
     def _ask(self) -> list[ClaimedTrial] | None:
@@ -178,7 +190,7 @@ class _Search:
             return take(self._study, self._parameters, batch, unsettled, len(trials), missing, self._worker)
 
     def run(self, asked: list[ClaimedTrial]) -> None:
-        """Evaluates, judges and tells a batch; gives up what is not told if something is raised."""
+        """Evaluates, scores and records a batch. On an exception it gives up the trials that are not recorded yet."""
         storage, untold = self._study._storage, {trial.trial_id: trial for trial in asked}
         batch = [bits_of(self._space, trial.params) for trial in asked]
         began = before = time.perf_counter()
@@ -205,7 +217,7 @@ class _Search:
         self._sizes.took(len(asked), time.perf_counter() - began, size)
 
     def _tell(self, trial: ClaimedTrial, judgement: ScoredTrial, seconds: float) -> None:
-        """Writes all that is known of a trial, in one write."""
+        """Records the scores of a trial and marks it as complete, in one write."""
         storage, trial_id = self._study._storage, trial.trial_id
 
         def write() -> None:
@@ -215,8 +227,8 @@ class _Search:
                 storage.set_trial_system_attr(trial_id, f"{_CONSTRAINTS_KEY}:budget", judgement.excess)
             storage.set_trial_state_values(trial_id, TrialState.COMPLETE, judgement.values)
 
-        # Finished already: an earlier attempt of ours was committed and only the answer was lost, or another worker,
-        # who took us for dead, was first. Its figures are the same.
+        # The trial may be finished already: an earlier attempt was committed and only its acknowledgement was lost, or
+        # another worker considered this one dead and was faster. The recorded figures are the same in both cases.
         with contextlib.suppress(UpdateFinishedTrialError):
             one_write(storage, write)
 

@@ -1,6 +1,9 @@
-"""``sensitivity.json``: what each group's choices do, and how much of the differences each group explains.
+"""``sensitivity.json``: the effect of each group's choices, and the share of the variance that each group explains.
 
-Main effects and first-order Sobol indices (Sobol 1993) of the surrogate's mean, over configurations drawn uniformly.
+These are main effects and first-order Sobol indices (Sobol 1993) of the surrogate's mean, over configurations that are
+drawn uniformly. V is the best accuracy - trade-off x relative BOPs (bit operations) over all exit policies.
+
+Shapes: n trials, P parameters, L trade-offs.
 """
 
 from __future__ import annotations
@@ -32,7 +35,9 @@ Codes = NDArray[np.int64]
 
 
 def _observed(study: optuna.Study, space: SearchSpace) -> tuple[Codes, Array]:
-    """Ranks (n, P) and values (n, 1 + L) of complete trials: accuracy without exits, V at each trade-off."""
+    """Returns ranks (n, P) and values (n, 1 + L) of complete trials: the accuracy without exits, then V at each
+    trade-off.
+    """
     trials = complete_trials(study)
     if len(trials) > _MOST_TRIALS:
         trials = [trials[int(i)] for i in np.linspace(0, len(trials) - 1, _MOST_TRIALS)]
@@ -45,7 +50,7 @@ def _observed(study: optuna.Study, space: SearchSpace) -> tuple[Codes, Array]:
 
 
 def _forced(space: SearchSpace, codes: Codes, group: Group, choice: Bits) -> Codes:
-    """``codes`` (m, P) with ``choice`` for ``group``."""
+    """Returns ``codes`` (m, P) with ``choice`` set for ``group`` in all of them."""
     ranks = params_of(space, space.choice_bits([0] * len(space.groups)) | {group.name: choice})
     forced = codes.copy()
     for column, (parameter, rank) in enumerate(ranks.items()):
@@ -55,13 +60,17 @@ def _forced(space: SearchSpace, codes: Codes, group: Group, choice: Bits) -> Cod
 
 
 def sensitivity(study: optuna.Study, space: SearchSpace) -> dict[str, Any]:
-    """The content of ``sensitivity.json``, from at least one complete trial with exits solved exactly.
+    """Returns the content of ``sensitivity.json``.
 
-    Keys: ``trials`` (the number of trials it was estimated from); ``trade_offs`` (L weights of
-    relative BOPs); ``groups``, each with ``name``, ``choices``, ``accuracy`` (a choice's mean effect on the accuracy
-    without exits, a fraction; the choices' mean is 0), ``value`` (L such effects on V for each choice) and
-    ``importance`` (L shares of V's variance that the group explains by itself); ``importance_of_accuracy`` (one share a
-    group).
+    It needs at least one complete trial, and a search whose exits were not sampled.
+
+    Keys:
+        ``trials``: Number of trials that the figures were estimated from.
+        ``trade_offs``: L weights of relative BOPs.
+        ``groups``: For each group its ``name``, its ``choices``, the mean effect of each choice on the accuracy without
+            exits (``accuracy``, a fraction; the effects of a group sum to 0), L such effects on V for each choice
+            (``value``), and the L shares of the variance of V that the group explains by itself (``importance``).
+        ``importance_of_accuracy``: For each group, the share of the variance of the accuracy without exits.
     """
     codes, values = _observed(study, space)
     surrogate = Surrogate(codes, values)

@@ -1,4 +1,4 @@
-"""Opening a study: created once, and refused to a worker whose inputs or settings differ."""
+"""Opens studies. A study is created once, and later refused to a worker with other inputs or settings."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from usdn_nas.study.storage import one_write, open_storage, patiently, quiet
 __all__ = ["Study", "engine_of", "open_study", "planned", "read_study", "settings_that_matter", "stored_sampler"]
 
 Study = optuna.Study
-"""For the annotations of those who do not import Optuna."""
+"""Optuna's study, for the annotations of modules that do not import Optuna."""
 
 _FINGERPRINT = "fingerprint"
 _SETTINGS = "search"
@@ -32,7 +32,10 @@ _FRESH = "delete the study, or give this one another name (search.study_name)"
 
 
 def settings_that_matter(config: SearchConfig) -> dict[str, Any]:
-    """What the trials' values and fronts depend on. ``configurations`` is not among it: a search can be extended."""
+    """Returns the settings that the values and fronts of trials depend on.
+
+    ``configurations`` is not among them, so that a search can be extended.
+    """
     kept: dict[str, Any] = {"mode": config.mode, "exits": config.exits}
     if config.mode == "scalar":
         kept["tr"] = config.tr
@@ -55,10 +58,10 @@ def _refuse_others(name: str, kind: str, stored: Mapping[str, Any], ours: Mappin
 
 
 def _sampler(study: optuna.Study, config: SearchConfig, settings: SamplerSettings) -> SamplerSettings:
-    """The settings stored with the study, which win over those of today's ``configurations``.
+    """Returns the sampler settings stored with the study. They hold even if ``configurations`` has changed since.
 
     Raises:
-        UserError: Another sampler is asked for by name, or the seed differs.
+        UserError: ``config`` names another sampler, or the seed differs.
     """
     stored = SamplerSettings(**study.user_attrs[_SAMPLER])
     if config.sampler not in ("auto", stored.name):
@@ -78,23 +81,24 @@ def open_study(
     engine: Mapping[str, Any] | None = None,
     say: Say = lambda text: None,
 ) -> optuna.Study:
-    """Opens the study, creating it where there is none. Several workers may do so at the same moment.
+    """Opens the study, or creates it if there is none. Several workers may do so at the same moment.
 
     Args:
         space: The search space.
-        config: ``storage`` is a URL or a journal's path; None: ``storage_path``. ``study_name`` overrides ``name``.
-        seed: Seed of all proposals, together with a trial's number.
-        storage_path: The embedded journal (``search/study.journal``).
-        fingerprint: What the study's figures depend on: name -> digest, of space, supernet, split and so on.
+        config: Settings of the search. If ``storage`` is None, the study is kept in ``storage_path``. ``study_name``
+            overrides ``name``.
+        seed: Seed of all proposals. A proposal also depends on its trial's number.
+        storage_path: Path of the default journal file (``search/study.journal``).
+        fingerprint: Digests of all inputs of the study, by name: of the space, the supernet, the split and so on.
         name: The study's name in the storage.
-        engine: How the supernet is run; recorded when the study is created. A study that exists keeps its own
-            (`engine_of`).
-        say: Gets a line if the storage cannot be reached or is locked.
+        engine: Settings with which the supernet is run. They are recorded when the study is created. An existing study
+            keeps its own (`engine_of`).
+        say: Called with a message if the storage cannot be reached or is locked.
 
     Raises:
-        UserError: The storage cannot be opened, the sampler does not suit the space, or the study there was started
-            with another fingerprint, seed or settings; the message says which.
-        RunError: The database failed for too long.
+        UserError: The storage cannot be opened, the sampler does not suit the space, or the study was started with
+            another fingerprint, seed or settings. The message says which.
+        RunError: The database failed, or could not be reached for too long.
     """
     settings = sampler_settings(space, config, seed)
     storage = open_storage(config.storage, storage_path, patience_s=config.storage_patience_s, say=say)
@@ -117,9 +121,10 @@ def open_study(
             load_if_exists=True,
             pruner=optuna.pruners.NopPruner(),
         )
-        trials = study.get_trials(deepcopy=False)  # looked up first: whoever creates trials has written attributes
+        # Trials are read before attributes: this package writes the attributes before it creates any trial.
+        trials = study.get_trials(deepcopy=False)
         attributes = study.user_attrs
-        if _SAMPLER in attributes:  # written last
+        if _SAMPLER in attributes:  # this attribute is written last
             _refuse_others(name, "fingerprint", attributes[_FINGERPRINT], fingerprint)
             _refuse_others(name, "search", attributes[_SETTINGS], settings_that_matter(config))
         elif trials:
@@ -144,7 +149,7 @@ def _describe(study: optuna.Study, metrics: list[str], attributes: Mapping[str, 
 
 
 def engine_of(study: optuna.Study) -> dict[str, Any]:
-    """How the supernet is run in this study, by all its workers: the ``engine`` that it was created with."""
+    """Returns the ``engine`` settings that the study was created with. All its workers run the supernet with them."""
     return dict(study.user_attrs.get(_ENGINE, {}))
 
 
@@ -157,15 +162,15 @@ def read_study(
     patience_s: float = 0,
     say: Say = lambda text: None,
 ) -> optuna.Study:
-    """Opens a study that exists, to look at what it has found.
+    """Opens an existing study to read its results.
 
     Args:
-        config, storage_path, name: As in `open_study`.
-        fingerprint: What its figures must depend on; None: whatever they do.
-        patience_s, say: As in `open_storage`.
+        config, storage_path, name: The same as in `open_study`.
+        fingerprint: Digests of the inputs that the study must have. None accepts any study.
+        patience_s, say: The same as in `open_storage`.
 
     Raises:
-        UserError: There is none, or it was made with another fingerprint.
+        UserError: There is no such study, or it has another fingerprint.
     """
     name = config.study_name or name
     if config.storage is None and not Path(storage_path).is_file():
@@ -183,7 +188,7 @@ def read_study(
 
 
 def stored_sampler(config: SearchConfig, *, storage_path: Path, name: str) -> str | None:
-    """Name of the sampler that the study there was started with; None where there is no study."""
+    """Returns the name of the sampler that the study was started with. None if there is no study."""
     name = config.study_name or name
     if config.storage is None and not Path(storage_path).is_file():
         return None
@@ -193,5 +198,5 @@ def stored_sampler(config: SearchConfig, *, storage_path: Path, name: str) -> st
 
 
 def planned(space: SearchSpace, config: SearchConfig) -> tuple[str, int]:
-    """Sampler (``auto`` resolved) and number of trials of a search, without opening anything."""
+    """Returns the sampler's name (``auto`` resolved) and the number of trials of a search. It opens no study."""
     return sampler_settings(space, config, 0).name, goal(space, config)

@@ -1,12 +1,13 @@
-"""What configurations are worth in the light of all others: noise averaged out over those that share choices.
+"""Smooths the values of configurations: noise is averaged out over configurations that share choices.
 
-An inherited accuracy is that of one supernet on one set of images. Where many configurations were evaluated, the model
-in which every value of every parameter adds a share of its own,
+The accuracy that a configuration inherits is measured with one supernet on one set of images, and therefore noisy. If
+many configurations were evaluated, an additive model describes their values V,
 
     V(bits) ~ mean + sum_p share_p(bits_p),
 
-says what is common to them and leaves out what each has by chance; it orders configurations more as retraining does
-(docs/supernet.md). It is fitted by ridge regression, its penalty by leave-one-out cross-validation.
+in which every value of every parameter adds a share of its own. The model keeps what configurations have in common and
+drops their individual noise. It ranks configurations more like retraining does (docs/supernet.md). It is fitted by
+ridge regression, with a penalty chosen by leave-one-out cross-validation.
 """
 
 from __future__ import annotations
@@ -18,20 +19,23 @@ from sklearn.linear_model import RidgeCV
 __all__ = ["smoothed"]
 
 _PENALTIES = np.geomspace(1e-3, 1e3, 13)
-"""In configurations: at 10, the share of a value that 10 configurations took is drawn about halfway to 0."""
+"""Penalties to choose from, in units of configurations.
+
+A penalty of 10 pulls the share of a value that 10 configurations have about halfway to 0.
+"""
 
 Array = NDArray[np.float64]
 
 
 def smoothed(codes: NDArray[np.int64], values: Array) -> Array:
-    """``values`` as the model has them.
+    """Returns the model's values in place of the measured ``values``.
 
     Args:
         codes: (n, P) ranks of the parameters' values, n >= 1.
-        values: (n, L), L values of each configuration, each fitted by itself; the penalty is theirs in common.
+        values: (n, L), L values of each configuration. Each of the L is fitted by itself, with a common penalty.
 
     Returns:
-        (n, L).
+        (n, L) smoothed values.
     """
     if len(codes) == 1:
         return values.copy()

@@ -1,4 +1,4 @@
-"""Where studies are kept: a journal file by default, or any storage Optuna knows by URL."""
+"""Storages of studies: a journal file by default, or a database that Optuna opens by its URL."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _JOURNALS = (".journal", ".log")
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Within it, Optuna logs errors alone, and does not warn of its experimental features."""
+    """Inside the block, Optuna logs only errors and does not warn of its experimental features."""
     before = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     try:
@@ -41,7 +41,7 @@ def quiet() -> Iterator[None]:
 
 def _open_journal(path: Path) -> BaseStorage:
     path.parent.mkdir(parents=True, exist_ok=True)
-    if not path.exists():  # looking at a study changes nothing, not even a date
+    if not path.exists():  # opening an existing file must not even change its date
         path.touch()
     return StudyJournal(path)
 
@@ -52,18 +52,20 @@ def _database(storage: BaseStorage) -> Database | None:
 
 
 def one_write(storage: BaseStorage, change: Callable[[], T], *, impatient: bool = False) -> T:
-    """Makes changes of existing trials, or of the study, in one write: one append to a journal, or one transaction of a
-    database. Storages of other kinds write each change at once.
+    """Makes changes of existing trials, or of the study, in one write.
+
+    That is one append to a journal, or one transaction of a database. Storages of other kinds write each change by
+    itself.
 
     Args:
-        storage: From `open_storage`.
-        change: Makes the changes in this thread. If a database fails it is called again, even if the first attempt may
-            have been committed, so it must give the same result when it runs twice.
-        impatient: It is called only once, and a database's own error is raised.
+        storage: The storage, from `open_storage`.
+        change: Function that makes the changes in this thread. If a database fails, it is called again, even if the
+            first attempt may have been committed. It must therefore give the same result when it runs twice.
+        impatient: Call ``change`` only once, and raise a database's own error.
 
     Raises:
-        UpdateFinishedTrialError: A trial among them is finished.
-        RunError: The database failed for too long.
+        UpdateFinishedTrialError: One of the trials is finished.
+        RunError: The database failed, or could not be reached for too long.
     """
     database = _database(storage)
     if isinstance(storage, StudyJournal):
@@ -86,19 +88,19 @@ def patiently(storage: BaseStorage, work: Callable[[], T]) -> T:
     """Runs ``work``, and runs it again as a whole if a database fails in the middle of it.
 
     Raises:
-        RunError: The database failed for too long.
+        RunError: The database failed, or could not be reached for too long.
     """
     database = _database(storage)
     return work() if database is None else database.patience.run(work)
 
 
 def place_of(storage: BaseStorage) -> Path | Database | None:
-    """A journal's file, or the database; None for storages of other kinds."""
+    """Returns the file of a journal, or the database. None for storages of other kinds."""
     return storage.path if isinstance(storage, StudyJournal) else _database(storage)
 
 
 def sync(storage: BaseStorage) -> None:
-    """Waits until everything written outlives a power cut; databases take care of that themselves."""
+    """Waits until everything written survives a power cut. Databases take care of that themselves."""
     if isinstance(storage, StudyJournal):
         storage.sync()
 
@@ -106,15 +108,15 @@ def sync(storage: BaseStorage) -> None:
 def open_storage(
     given: str | None, default: Path, *, patience_s: float = 0, say: Say = lambda text: None
 ) -> BaseStorage:
-    """Opens a storage, creating it where it does not exist yet.
+    """Opens a storage, or creates it if it does not exist yet.
 
     Args:
-        given: ``sqlite:///...``, ``postgresql://...`` and so on (SQLAlchemy's URLs), the path of a journal file
-            (``*.journal``, ``*.log``), or ``env:NAME`` for an environment variable that holds one of them; None:
-            ``default``.
-        default: Path of the embedded journal.
-        patience_s: How long a database that cannot be reached is tried again, now and later.
-        say: Gets the messages about that.
+        given: A URL in the form of SQLAlchemy (``sqlite:///...``, ``postgresql://...`` and so on), the path of a
+            journal file (``*.journal``, ``*.log``), or ``env:NAME`` for an environment variable that holds one of
+            them. None stands for ``default``.
+        default: Path of the default journal file.
+        patience_s: Time in seconds for which a database that cannot be reached is tried again, now and later.
+        say: Called with messages about that.
 
     Raises:
         UserError: The storage cannot be opened, or is damaged.

@@ -1,14 +1,15 @@
-"""A model of what a bit configuration is worth at every trade-off, learned from the trials.
+"""A model that predicts the best score of a bit configuration at every trade-off. It is learned from the trials.
 
-V_lambda(bits) is the greatest accuracy - lambda x relative BOPs over all exit policies of a configuration, exact from
-its cached outputs. For each lambda it is a Gaussian process whose covariance has a part of the first order and one of
-all orders (additive Gaussian processes, Duvenaud et al. 2011, with the orders between left to the last),
+V_lambda(bits) is the greatest accuracy - lambda x relative BOPs (bit operations) over all exit policies of a
+configuration, computed exactly from its cached outputs. The model is a Gaussian process for each lambda. Its covariance
+has a part of the first order and a part of all orders (additive Gaussian processes, Duvenaud et al. 2011; the second
+part stands for all orders above the first),
 
     k(x, y) = 1/P sum_p exp(-|x_p - y_p| / l)  +  b exp(-sum_p |x_p - y_p| / (P m))
 
-with P parameters and values as ranks in the parameter's list. The correlations are the same for every lambda, so that
-one Cholesky factor serves all; mean and scale are each lambda's own. The hyperparameters b, m and the noise are those
-of the greatest marginal likelihood, summed over the lambdas, on a grid.
+with P parameters, where x_p and y_p are ranks in the list of the parameter's values. The correlations are the same for
+every lambda, so that one Cholesky factor serves all of them. Each lambda has its own mean and scale. The
+hyperparameters b and m and the noise maximize the marginal likelihood, summed over the lambdas, on a grid.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ Array = NDArray[np.float64]
 Codes = NDArray[np.int64]
 
 FIRST_ORDER_LENGTH = 4.0
-"""l above."""
+"""The length l of the first-order part."""
 
 _TINY = 1e-12
 _MOST_FOR_LIKELIHOOD = 256
@@ -35,12 +36,12 @@ _MOST_FOR_LIKELIHOOD = 256
 
 @dataclass(frozen=True)
 class Covariance:
-    """Hyperparameters; variances are in units of the first order's.
+    """Hyperparameters of the covariance. Variances are in units of the variance of the first-order part.
 
     Attributes:
-        product: Variance of all orders (b above).
-        product_length: Its length (m above), in ranks of one parameter.
-        noise: Variance that no configuration shares with another.
+        product: Variance of the part of all orders (b in the module's docstring).
+        product_length: Length of that part (m in the module's docstring), in ranks of one parameter.
+        noise: Variance of the noise, which is independent for every configuration.
     """
 
     product: float = 1.0
@@ -49,22 +50,27 @@ class Covariance:
 
     @property
     def variance(self) -> float:
-        """Of any configuration, without noise."""
+        """Prior variance of any configuration, without noise."""
         return 1.0 + self.product
 
     def between(self, x: Codes, y: Codes) -> Array:
-        """(n, m) covariances of configurations ``x`` (n, P) with ``y`` (m, P), without noise."""
+        """Returns the (n, m) covariances of configurations ``x`` (n, P) with ``y`` (m, P), without noise."""
         return self.of(*relations(x, y))
 
     def of(self, first: Array, distance: Array) -> Array:
-        """(n, m) covariances from what `relations` gives."""
+        """Returns the (n, m) covariances from the two results of `relations`."""
         return np.asarray(first + self.product * np.exp(distance * (-1 / self.product_length)))
 
 
 def relations(x: Codes, y: Codes) -> tuple[Array, Array]:
-    """(n, m) each: the first order's covariances, and the mean distance in ranks.
+    """Returns two (n, m) arrays: the covariances of the first order, and the mean distance in ranks.
 
-    Both are sums over the parameters of what a table says of two ranks: products with one-hot encodings.
+    Both are means over the parameters of a function of two ranks. They are computed as products of a table of that
+    function with one-hot encodings of the ranks.
+
+    Args:
+        x: (n, P) configurations.
+        y: (m, P) configurations.
     """
     parameters = x.shape[1]
     ranks = np.arange(max(int(x.max()), int(y.max())) + 1)
@@ -86,7 +92,7 @@ _GRID = tuple(
 
 @dataclass(frozen=True)
 class _Fit:
-    """One covariance fitted: lower Cholesky factor (n, n), whitened residuals (n, L), scale (L,), log-likelihood."""
+    """A fitted covariance: lower Cholesky factor (n, n), whitened residuals (n, L), scale (L,) and log-likelihood."""
 
     covariance: Covariance
     factor: Array
@@ -127,7 +133,7 @@ class Surrogate:
         self._weights = solve_triangular(fit.factor, fit.white, lower=True, trans=1, check_finite=False)
 
     def predict(self, codes: Codes) -> Posterior:
-        """What is believed of configurations (m, P)."""
+        """Returns the posterior of configurations (m, P)."""
         between = self.covariance.between(codes, self.codes)
         explained = solve_triangular(self._factor, between.T, lower=True, check_finite=False)
         variance = self.covariance.variance - np.einsum("nm,nm->m", explained, explained)
@@ -135,7 +141,14 @@ class Surrogate:
         return Posterior(codes, mean, np.maximum(variance, _TINY), self.scale, self.covariance, [explained])
 
     def first_order(self, levels: int) -> Array:
-        """(P, levels, L): the first order's share of the posterior mean, for each parameter and rank."""
+        """Returns the contribution of each parameter and rank to the posterior mean, from the first-order part alone.
+
+        Args:
+            levels: Number of ranks.
+
+        Returns:
+            (P, levels, L).
+        """
         ranks = np.arange(levels)
         k = np.exp(-np.abs(ranks[:, None, None] - self.codes[None]) / FIRST_ORDER_LENGTH)  # (levels, n, P)
         return np.einsum("vnp,nl->pvl", k, self._weights) / self.codes.shape[1]
@@ -143,13 +156,14 @@ class Surrogate:
 
 @dataclass
 class Posterior:
-    """What is believed of m configurations.
+    """The posterior of m configurations.
 
     Attributes:
-        codes: (m, P).
-        mean: (m, L).
-        variance: (m,), of all lambdas in units of ``scale``'s square.
-        scale: (L,).
+        codes: (m, P) ranks.
+        mean: (m, L) means.
+        variance: (m,) variances in units of ``scale`` squared; they are the same for all lambdas.
+        scale: (L,) scale of each lambda.
+        covariance: Hyperparameters of the model.
     """
 
     codes: Codes
@@ -165,11 +179,14 @@ class Posterior:
         return np.asarray(np.sqrt(self.variance)[:, None] * self.scale)
 
     def bound(self, trade_off: int, deviations: float) -> Array:
-        """(m,) upper confidence bounds of one V_lambda: so many standard deviations above the mean."""
+        """Returns (m,) upper confidence bounds of one V_lambda: the mean plus this many standard deviations.
+
+        ``trade_off`` is the index of the lambda.
+        """
         return np.asarray(self.mean[:, trade_off] + deviations * np.sqrt(self.variance) * self.scale[trade_off])
 
     def pend(self, index: int) -> None:
-        """Takes configuration ``index`` for one whose value will be known: the mean stays, the variance falls."""
+        """Treats configuration ``index`` as observed: the means stay the same, and the variances fall."""
         row = self.covariance.between(self.codes, self.codes[index : index + 1])[:, 0]
         for explained in self._explained:
             row = row - explained.T @ explained[:, index]

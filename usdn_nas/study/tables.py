@@ -1,4 +1,4 @@
-"""``trials.csv``, ``front.csv`` and ``seconds.csv``, derived from the study."""
+"""Writes ``trials.csv``, ``front.csv`` and ``seconds.csv``, which are derived from the study's trials."""
 
 from __future__ import annotations
 
@@ -26,8 +26,11 @@ def _bits_columns(space: SearchSpace, bits: Mapping[str, Bits] | None) -> dict[s
 
 
 def front_rows(points: Iterable[FrontPoint], space: SearchSpace) -> list[dict[str, Any]]:
-    """A row a point: ``trial`` (``"trial.policy"``), ``accuracy``, ``bops``, ``relative_bops``, ``exits`` (joined by
-    ``+``), ``thresholds`` (a JSON list), one column a group (``"W/A"``).
+    """Returns one row for each point.
+
+    Keys: ``trial`` (``"trial.policy"``), ``accuracy``, ``bops`` (average bit operations of a sample),
+    ``relative_bops``, ``exits`` (joined by ``+``), ``thresholds`` (a JSON list), and the name of each group with its
+    bits (``"W/A"``).
     """
     reference = reference_bops(space)
     return [
@@ -49,9 +52,11 @@ def _front_cell(front: Iterable[Sequence[float]]) -> str:
 
 
 def trial_rows(study: optuna.Study, space: SearchSpace) -> list[dict[str, Any]]:
-    """A row a trial, unfinished ones included with empty fields: ``trial``, ``state``, one column a group (``"W/A"``),
-    ``accuracy`` and ``bops`` of the policy that stands for it, objectives other than these, ``front_size``,
-    ``front`` (its own front, a JSON list of [accuracy, bops]). Nothing in it depends on a clock.
+    """Returns one row for each trial. An unfinished trial has empty fields. No field depends on a clock.
+
+    Keys: ``trial`` (its number), ``state``, the name of each group with its bits (``"W/A"``), ``accuracy`` and ``bops``
+    (average bit operations of a sample) of the policy that stands for the trial, the other objectives by name,
+    ``front_size``, and ``front`` (the trial's own front as a JSON list of [accuracy, bops]).
     """
     named = [objective["name"] for objective in study.user_attrs.get("objectives", [])]
     rows = []

@@ -83,4 +83,4 @@ def bits_data(space: SearchSpace, architecture: Architecture, heads: bool) -> Bi
                 flags.append((len(layers), f"{exit_.name}\n≥ {thresholds[exit_.name]:.2f}"))
                 if heads:
                     add(exit_.name, exit_.layers, f"head {len(flags) - 1}")
-    return BitsData(f"Bit-widths, {chain.network}", tuple(layers), tuple(blocks), tuple(flags))
+    return BitsData(f"Bit-widths, {chain.network.removeprefix('model:')}", tuple(layers), tuple(blocks), tuple(flags))
