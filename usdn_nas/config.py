@@ -44,6 +44,7 @@ __all__ = [
     "apply_overrides",
     "check_code_of_data",
     "find_toml",
+    "is_space",
     "list_toml",
     "load_study",
     "run_folder",
@@ -348,7 +349,10 @@ class StudyConfig(_Strict):
 
 
 def _shipped(folder: str) -> Path:
-    return Path(str(resources.files(f"usdn_nas.{folder}")))
+    try:
+        return Path(str(resources.files(f"usdn_nas.{folder}")))
+    except ModuleNotFoundError:  # not installed: in a source checkout the folders are at the top level
+        return Path(__file__).parents[1] / folder
 
 
 def list_toml(folder: Literal["studies", "search_spaces"]) -> dict[str, Path]:
@@ -390,11 +394,21 @@ def find_toml(name: str, folder: Literal["studies", "search_spaces"], beside: Pa
     raise UserError(f"no such {kind}: {shown(name)}", remedy=nearest(name, known))
 
 
+def is_space(path: Path) -> bool:
+    """Whether a TOML file holds a search space instead of a study. False if the file cannot be read."""
+    return "network" in _keys(path) and not _is_study(path)
+
+
 def _is_study(path: Path) -> bool:
+    return not {"space", "base"}.isdisjoint(_keys(path))
+
+
+def _keys(path: Path) -> set[str]:
+    """The keys of a TOML file, or none if it cannot be read. Whoever reads the file later says why."""
     try:
-        return "space" in read_toml(path)
-    except UserError:  # the file cannot be read; the caller that reads it later reports the reason
-        return False
+        return set(read_toml(path))
+    except UserError:
+        return set()
 
 
 def run_folder(study: Path, out: Path | None = None) -> Path:

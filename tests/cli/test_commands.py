@@ -87,7 +87,8 @@ def test_evaluate(command: Command, tiny_copy: Path) -> None:
     assert as_json.stdout == before and "nothing to do" in as_json.stderr
     table = rows(command("evaluate", tiny_copy, "--format", "csv").stdout)
     assert table and "exit" in table[0]
-    text = command("evaluate", tiny_copy).stdout
+    text = command("evaluate", tiny_copy, "--all").stdout
+    assert "Anytime prediction" in text and "Overthinking" in text
     assert "Table I" in text and "Table II" in text and "n = 100" in text and "n = 150" in text
     assert "AUROC" in text and "By MACs" in text and "for all exits, 0.7" in text and "Accuracy within a budget" in text
     with recorded() as ran:

@@ -102,9 +102,9 @@ def test_no_run_folder(command: Command, tiny_copy: Path, tmp_path: Path) -> Non
 
 
 def test_an_export_over_a_file_of_another_kind(command: Command, tiny_copy: Path, tmp_path: Path) -> None:
-    study = tmp_path / "studies/tiny.toml"
-    assert "tiny.toml: is there already and is no architecture" in refused(
-        command, tmp_path, "export", tiny_copy, "--to", study
+    files.write_text(tmp_path / "other.json", "{}")
+    assert "other.json: is there already and is no architecture" in refused(
+        command, tmp_path, "export", tiny_copy, "--to", tmp_path / "other.json"
     )
     first = json.loads((tiny_copy / "export/architecture.json").read_text())["source"]["trial"]
     files.write_text(tmp_path / f"front/{first}.json", "{}")

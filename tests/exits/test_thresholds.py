@@ -9,6 +9,7 @@ import pytest
 
 from tests.helpers import random_outputs
 from usdn_nas._util.errors import UserError
+from usdn_nas._util.units import cost
 from usdn_nas.exits import thresholds as module
 from usdn_nas.exits.apply import apply
 from usdn_nas.exits.combinations import best_combinations, grid_problem
@@ -125,7 +126,7 @@ def test_no_exits_and_a_budget_nothing_meets() -> None:
     assert fit_thresholds(*bare, tr=1.0, reference_bops=1e9) == FittedThresholds((), True, 0)
     with pytest.raises(UserError, match="the cheapest costs"):
         fit_thresholds(*bare, budget_bops=1.0)
-    with pytest.raises(UserError, match=f"{costs.cumulative[0] / 1e9:.6g} GBOPs a sample"):
+    with pytest.raises(UserError, match=f"{cost(int(costs.cumulative[0]), 6)} a sample"):
         fit_thresholds(outputs, costs, budget_bops=1.0)
     with pytest.raises(ValueError, match="give one of"):
         fit_thresholds(outputs, costs, tr=1.0)

@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from usdn_nas._util.errors import UserError
+from usdn_nas._util.units import bops_unit
 from usdn_nas.report import (
     MissingPartError,
     Run,
@@ -38,7 +39,7 @@ from usdn_nas.report import (
     write_report,
 )
 from usdn_nas.report.figures._places import text_inches
-from usdn_nas.report.figures._style import MODEL_STYLES, bops_unit, new_axes, styled
+from usdn_nas.report.figures._style import MODEL_STYLES, new_axes, styled
 from usdn_nas.report.figures.bars import _flag_rows
 from usdn_nas.report.figures.exits import _exits_data
 from usdn_nas.report.figures.front import accuracy_floor, front_data
@@ -307,7 +308,9 @@ def test_history_of_all_points_where_they_are_on_record(short_run: Run, tmp_path
     assert plot_history(load_run(tmp_path / "run"))[0].get_title("left") == "What the search has found"
 
 
-@pytest.mark.parametrize(("value", "unit"), [(3.4e10, "GBOPs"), (2e6, "MBOPs"), (900.0, "kBOPs")])
+@pytest.mark.parametrize(
+    ("value", "unit"), [(5e12, "TBOPs"), (3.4e10, "GBOPs"), (2e6, "MBOPs"), (9e3, "kBOPs"), (900.0, "BOPs")]
+)
 def test_units(value: float, unit: str) -> None:
     assert bops_unit([1.0, value])[1] == unit
 

@@ -71,12 +71,29 @@ def test_a_narrow_terminal_folds(resnet18: Run, width: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("values", "cells"),
-    [([12.0594, 0.459], ("12.059", "0.459")), ([0.020131, 0.0004], ("0.020131", "0.000400")), ([0.0], ("0.000",))],
+    ("values", "cells", "unit"),
+    [
+        ([12.0594, 0.459], ("12.059", "0.459"), "GBOPs"),
+        ([12.0594, 0.000459], ("12.059400", "0.000459"), "GBOPs"),
+        ([0.020131, 0.0004], ("20.131", "0.400"), "MBOPs"),
+        ([0.000020131], ("20.131",), "kBOPs"),
+        ([4096.5, 1.0], ("4.09650", "0.00100"), "TBOPs"),
+        ([0.0], ("0.000",), "BOPs"),
+    ],
 )
-def test_costs_show_three_digits_and_one_number_of_decimals(values: list[float], cells: tuple[str, ...]) -> None:
-    (column,) = columns(pd.DataFrame({"gbops": values}))
-    assert column.cells == cells and column.numeric
+def test_costs_are_shown_in_a_unit_that_fits(values: list[float], cells: tuple[str, ...], unit: str) -> None:
+    """Three digits of the smallest, one number of decimals. CSV and JSON keep GBOPs."""
+    frame = pd.DataFrame({"gbops": values})
+    (column,) = columns(frame)
+    assert column.cells == cells and column.numeric and column.label == unit
+    assert render(frame, "csv") == frame.to_csv(index=False)
+
+
+def test_all_costs_of_a_table_are_in_one_unit() -> None:
+    frame = pd.DataFrame({"cumulative_gbops": [0.02, None], "cost_share_gbops": [0.0004, 0.00001], "n": [3, 4]})
+    labels = {column.label: column.cells for column in columns(frame)}
+    assert labels["Cumulative cost (M)"] == ("20.000", "–") and labels["Cost share (M)"] == ("0.4000", "0.0100")
+    assert labels["n test"] == ("3", "4")
 
 
 def test_markup_in_names_is_shown_as_it_is() -> None:

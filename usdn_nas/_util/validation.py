@@ -46,13 +46,44 @@ _WORDS = {
 _BOUNDS = {"greater_than": ("gt", ">"), "greater_than_equal": ("ge", ">="), "less_than": ("lt", "<")}
 _BOUNDS |= {"less_than_equal": ("le", "<=")}
 
+_LEVELS, _SUGGESTED = 6, 8
+"""How deep tables are searched for a key, and how many keys a remedy names."""
+
+
+def _models(annotation: Any) -> list[type[BaseModel]]:
+    """The models that a field of this type may hold, itself or as a member of a union."""
+    return [m for m in (annotation, *get_args(annotation)) if isinstance(m, type) and issubclass(m, BaseModel)]
+
+
+def _dotted_names(model: type[BaseModel], before: tuple[str, ...] = ()) -> Iterator[str]:
+    """The full dotted name of every key of ``model`` and of its tables."""
+    for name, field in model.model_fields.items():
+        path = (*before, field.alias or name)
+        yield ".".join(path)
+        if len(path) < _LEVELS:
+            for inner in _models(field.annotation)[:1]:
+                yield from _dotted_names(inner, path)
+
+
+def _remedy(model: type[BaseModel], location: tuple[int | str, ...], value: object) -> str | None:
+    """Suggests a valid key in place of an unknown one: the full names that end so, else the nearest in its table."""
+    parts = [str(location[-1])]
+    while isinstance(value, Mapping) and len(value) == 1 and len(parts) < _LEVELS:  # --set train.epochs=3
+        ((key, value),) = value.items()
+        parts.append(str(key))
+    ending = "." + ".".join(parts)
+    if full := [name for name in _dotted_names(model) if f".{name}".endswith(ending)]:
+        return f"did you mean {', '.join(full[:_SUGGESTED])}?"
+    names = _field_names(model, location[:-1])
+    return nearest(str(location[-1]), names) if names else None
+
 
 def _field_names(model: type[BaseModel], path: tuple[Any, ...]) -> list[str]:
     """Returns the valid names at ``path`` below ``model``. Empty if there is no model at this path."""
     for part in path:
         names = {field.alias or name: field for name, field in model.model_fields.items()}
         annotation = names[str(part)].annotation if str(part) in names else None
-        members = [m for m in (annotation, *get_args(annotation)) if isinstance(m, type) and issubclass(m, BaseModel)]
+        members = _models(annotation)
         if not members:
             return []
         model = members[0]
@@ -121,8 +152,7 @@ def _in_our_words(model: type[BaseModel], where: object) -> Iterator[None]:
         location = _without_tags(first["loc"])
         place = ": ".join(filter(None, (str(where), ".".join(map(str, location)))))
         if first["type"] == "extra_forbidden":
-            names = _field_names(model, location[:-1])
-            remedy = nearest(str(location[-1]), names) if names else None
+            remedy = _remedy(model, location, first["input"])
             raise UserError(f"unknown key {shown(location[-1])}", where=place, remedy=remedy) from None
         if first["type"] == "missing" and not isinstance(location[-1], int):
             raise UserError("this key is missing", where=place) from None

@@ -11,7 +11,7 @@ import traceback
 from collections.abc import Callable, Mapping
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 from rich.console import Console
@@ -20,6 +20,7 @@ from usdn_nas._util.errors import RunError, UsdnError, UserError
 from usdn_nas._util.progress import Reporter
 from usdn_nas._util.trust import TRUST_VARIABLE, ConsentError
 from usdn_nas._util.writing import os_failure
+from usdn_nas.cli.lookup import ORDER, complete_studies, find_study_or_run
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,24 +29,26 @@ if TYPE_CHECKING:
     from usdn_nas.report import Run
 
 __all__ = [
+    "DeviceOption",
+    "DryRunOption",
     "Format",
     "FormatOption",
     "OutOption",
     "QuietOption",
+    "SeedOption",
     "SetOption",
     "StudyArgument",
     "TraceOption",
     "TrustOption",
     "VerboseOption",
     "command",
-    "complete_spaces",
-    "complete_studies",
     "find_run",
     "open_study_or_run",
     "path_parser",
     "print_bits",
     "print_frame",
     "print_gap",
+    "settings_of",
     "stdout",
     "stored_run",
     "under_torchrun",
@@ -60,22 +63,6 @@ class Format(StrEnum):
     table = "table"
     csv = "csv"
     json = "json"
-
-
-def complete_studies(incomplete: str) -> list[str]:
-    """Returns the names of studies that begin with ``incomplete``. The shell itself completes names of files."""
-    return _names("studies", incomplete)
-
-
-def complete_spaces(incomplete: str) -> list[str]:
-    """Returns the names of search spaces that begin with ``incomplete``."""
-    return _names("search_spaces", incomplete)
-
-
-def _names(folder: Literal["studies", "search_spaces"], incomplete: str) -> list[str]:
-    from usdn_nas.config import list_toml
-
-    return [name for name in list_toml(folder) if name.startswith(incomplete)]
 
 
 def path_parser(option: str) -> Callable[[str], Path]:
@@ -93,13 +80,24 @@ StudyArgument = Annotated[
     str,
     typer.Argument(
         metavar="STUDY",
-        help="A study's TOML file, its name, or the folder of a run.",
+        help=ORDER,
         autocompletion=complete_studies,
     ),
 ]
 SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Overrides a setting, e.g. search.configurations=256. Repeatable."),
+]
+SeedOption = Annotated[
+    int | None, typer.Option("--seed", metavar="N", help="Seed of all random numbers. Short for --set seed=N.")
+]
+DeviceOption = Annotated[
+    str | None,
+    typer.Option("--device", metavar="NAME", help="auto, cpu, cuda or cuda:N. Short for --set device=NAME."),
+]
+DryRunOption = Annotated[
+    bool,
+    typer.Option("--dry-run", help="Shows all settings in force and the planned work. Needs no data, does nothing."),
 ]
 OutOption = Annotated[
     Path | None,
@@ -214,6 +212,11 @@ def command(function: F) -> F:
     return wrapped  # type: ignore[return-value]
 
 
+def settings_of(set_: list[str] | None, **shortcuts: object) -> list[str]:
+    """The texts of ``--set``, then those of options that are short for a setting. None means not given."""
+    return [*(set_ or ()), *(f"{key}={value}" for key, value in shortcuts.items() if value is not None)]
+
+
 def open_study_or_run(
     study: str,
     overrides: list[str] | None = None,
@@ -231,17 +234,7 @@ def open_study_or_run(
     from usdn_nas.pipeline.context import open_run
 
     reporter = Reporter() if quiet else Reporter(Console(stderr=True), verbose=verbose)
-    return open_run(_study_or_run(study), tuple(overrides or ()), out, reporter, trust_code=trust_code)
-
-
-def _study_or_run(study: str) -> Path:
-    from usdn_nas._util.parsing import check_path
-    from usdn_nas.config import find_toml
-
-    if not study.strip():
-        raise UserError(f"expected a study or the folder of a run, got {study!r}")
-    check_path(study)
-    return Path(study) if (Path(study) / "study.json").is_file() else find_toml(study, "studies")
+    return open_run(find_study_or_run(study), tuple(overrides or ()), out, reporter, trust_code=trust_code)
 
 
 def find_run(study: str, out: Path | None = None) -> Run:
@@ -253,7 +246,7 @@ def find_run(study: str, out: Path | None = None) -> Run:
     from usdn_nas.config import run_folder
     from usdn_nas.report import load_run
 
-    return load_run(run_folder(_study_or_run(study), out))
+    return load_run(run_folder(find_study_or_run(study), out))
 
 
 def stored_run(study: str, out: Path | None, refusal: ConsentError, *, changes: bool) -> Run:

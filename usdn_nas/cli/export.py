@@ -9,8 +9,11 @@ from typing import Annotated
 import typer
 
 from usdn_nas.cli.common import (
+    DeviceOption,
+    DryRunOption,
     OutOption,
     QuietOption,
+    SeedOption,
     SetOption,
     StudyArgument,
     TrustOption,
@@ -18,8 +21,10 @@ from usdn_nas.cli.common import (
     command,
     open_study_or_run,
     path_parser,
+    settings_of,
     stdout,
 )
+from usdn_nas.cli.plan import show_plan
 
 __all__ = ["export"]
 
@@ -29,7 +34,8 @@ def export(
     study: StudyArgument,
     best: Annotated[bool, typer.Option("--best", help="The best by the study's own objective.")] = False,
     budget: Annotated[
-        float | None, typer.Option("--budget", metavar="G", min=0, help="The most accurate with at most G GBOPs.")
+        float | None,
+        typer.Option("--budget", metavar="G", min=0, help="The most accurate with at most G GBOPs; 0.004 is 4 MBOPs."),
     ] = None,
     tr: Annotated[
         float | None, typer.Option("--tr", metavar="X", min=0, help="The best accuracy - X x relative BOPs.")
@@ -62,8 +68,11 @@ def export(
         ),
     ] = None,
     set_: SetOption = None,
+    seed: SeedOption = None,
+    device: DeviceOption = None,
     out: OutOption = None,
     trust_code: TrustOption = False,
+    dry_run: DryRunOption = False,
     quiet: QuietOption = False,
     verbose: VerboseOption = False,
 ) -> None:
@@ -83,7 +92,7 @@ def export(
 
         usdn-nas export digits --front fronts/digits
     """
-    from usdn_nas._util.errors import UserError
+    from usdn_nas._util.errors import UserError, shown
     from usdn_nas._util.validation import validate
     from usdn_nas.config import ExportConfig
     from usdn_nas.pipeline import search
@@ -94,16 +103,24 @@ def export(
     given = [name for name, value in picks.items() if value is not None]
     if len(given) > 1:
         raise UserError(f"give one of {' and '.join(given)}")
+    if to is not None and to.suffix != ".json":
+        raise UserError(f"expected a name that ends in .json, got {shown(to.name)}", where="--to")
+    if to is not None and front is not None:
+        raise UserError("--to names one file, --front a folder", remedy="give one of them")
     if smoothed is not None:
         if trial is not None or front is not None:
             raise UserError(f"--smoothed is for choosing a point, {'--front' if trial is None else '--trial'} names it")
         set_ = [*(set_ or []), f"export.score={'smoothed' if smoothed else 'measured'}"]
-    context = open_study_or_run(study, set_, out, quiet, verbose, trust_code)
+    settings = settings_of(set_, seed=seed, device=device)
+    context = open_study_or_run(study, settings, out, quiet, verbose, trust_code)
     pick = context.study.export
     if best or budget is not None or tr is not None or trial is not None:  # replaces the study's own pick
         score = "measured" if trial is not None else pick.score
         pick = validate(ExportConfig, {"budget": budget, "tr": tr, "trial": trial, "score": score}, "")
         context = dataclasses.replace(context, study=context.study.model_copy(update={"export": pick}))
+    if dry_run:
+        show_plan(context, "export")
+        return
     pipeline = Pipeline(context)
     pipeline.check()
     if to is not None:

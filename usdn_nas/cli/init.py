@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from usdn_nas.cli.common import TraceOption, command, complete_studies, stdout
+from usdn_nas.cli.common import TraceOption, command, stdout
+from usdn_nas.cli.lookup import complete_studies
 
 __all__ = ["init"]
 

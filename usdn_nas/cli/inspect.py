@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from usdn_nas._util.errors import UserError
-from usdn_nas.cli.common import Format, FormatOption, TraceOption, TrustOption, command, complete_spaces, stdout
+from usdn_nas._util.units import bops_unit
+from usdn_nas.cli.common import Format, FormatOption, TraceOption, TrustOption, command, stdout
+from usdn_nas.cli.lookup import complete_any, find_study_or_run
+
+if TYPE_CHECKING:
+    from usdn_nas.space.search_space import SpaceSpec
 
 __all__ = ["inspect"]
 
@@ -23,8 +28,9 @@ def inspect(
         str,
         typer.Argument(
             metavar="SPACE",
-            autocompletion=complete_spaces,
-            help="A search space's TOML file or its name; or a network: 'torchvision:NAME', 'package.module:function'.",
+            autocompletion=complete_any,
+            help="A search space, else a study or a run for the space that it uses: a file, a folder or a name. "
+            "Or a network: 'torchvision:NAME', 'package.module:function'.",
         ),
     ],
     format: FormatOption = Format.table,
@@ -53,22 +59,22 @@ def inspect(
 
         usdn-nas inspect search_spaces/resnet_digits.toml --format json
 
+        usdn-nas inspect runs/digits
+
         usdn-nas inspect torchvision:mobilenet_v2 --segments 8
     """
     import pandas as pd
 
-    from usdn_nas.config import find_toml
     from usdn_nas.networks.empty import resolve_shapes, space_of
     from usdn_nas.report import render
     from usdn_nas.space.inspection import inspect_space
-    from usdn_nas.space.search_space import load_space
 
     if ":" in space:  # a user who types the name of a function consents to it
         spec = space_of(space, input_shape, segments)
     elif input_shape is not None or segments is not None:
         raise UserError("--input and --segments belong to a network", remedy="the search space's file sets them")
     else:
-        spec = load_space(find_toml(space, "search_spaces"), trust_code=trust_code)
+        spec = _spec(space, trust_code)
     found = inspect_space(resolve_shapes(spec))
     if format is Format.json:
         typer.echo(json.dumps(found, indent=2))
@@ -76,6 +82,23 @@ def inspect(
         typer.echo(render(pd.DataFrame(found["layers"]), "csv"), nl=False)
     else:
         _print_tables(found)
+
+
+def _spec(name: str, trust_code: bool) -> SpaceSpec:
+    """The search space of this name, or the one that the study or run of this name uses."""
+    from usdn_nas.config import find_toml
+    from usdn_nas.pipeline.context import open_run
+    from usdn_nas.space.search_space import load_space
+
+    try:
+        file = find_toml(name, "search_spaces")
+    except UserError as no_space:
+        try:
+            found = find_study_or_run(name)
+        except UserError:
+            raise no_space from None
+        return open_run(found, trust_code=trust_code).spec
+    return load_space(file, trust_code=trust_code)
 
 
 def _print_tables(found: dict[str, Any]) -> None:
@@ -126,11 +149,16 @@ def _print_tables(found: dict[str, Any]) -> None:
         ["group", "layers", "choices"],
         [[g["name"], len(g["layers"]), pairs(g["choices"])] for g in found["groups"]],
     )
+    scale, unit = bops_unit([*found["uniform_bops"].values(), *found["uniform_bops_all_layers"].values()])
     table(
-        "GBOPs without internal classifiers",
+        f"{unit} without internal classifiers",
         ["bits", "8-bit ends", "all layers"],
         [
-            [f"{b}/{b}", f"{found['uniform_bops'][b] / 1e9:.4g}", f"{found['uniform_bops_all_layers'][b] / 1e9:.4g}"]
+            [
+                f"{b}/{b}",
+                f"{found['uniform_bops'][b] / scale:.4g}",
+                f"{found['uniform_bops_all_layers'][b] / scale:.4g}",
+            ]
             for b in found["uniform_bops"]
         ],
     )

@@ -3,40 +3,41 @@
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from usdn_nas._util.trust import ConsentError
 from usdn_nas.cli.common import (
+    DeviceOption,
+    DryRunOption,
     OutOption,
     QuietOption,
+    SeedOption,
     SetOption,
     StudyArgument,
     TrustOption,
     VerboseOption,
     command,
     open_study_or_run,
+    settings_of,
     stdout,
     stored_run,
 )
+from usdn_nas.cli.plan import show_plan
 
 if TYPE_CHECKING:
     from usdn_nas.pipeline.context import Context
     from usdn_nas.report import Run
 
-__all__ = ["pretrain", "report", "run_until", "search", "supernet"]
+__all__ = ["pretrain", "report", "search", "supernet"]
 
 
-def run_until(
-    stage: str, study: str, set_: list[str] | None, out: Path | None, quiet: bool, verbose: bool, trust_code: bool
-) -> None:
-    """Runs the missing stages up to ``stage``, and prints the path of its files."""
-    _run_until(stage, open_study_or_run(study, set_, out, quiet, verbose, trust_code))
-
-
-def _run_until(stage: str, context: Context) -> None:
+def _run_until(stage: str, context: Context, dry_run: bool) -> None:
+    """Runs what is missing up to ``stage`` and says where its files are; or shows the plan."""
+    if dry_run:
+        show_plan(context, stage)
+        return
     from usdn_nas.pipeline.ledger import locked
     from usdn_nas.pipeline.stages import Pipeline
 
@@ -51,8 +52,11 @@ def _run_until(stage: str, context: Context) -> None:
 def pretrain(
     study: StudyArgument,
     set_: SetOption = None,
+    seed: SeedOption = None,
+    device: DeviceOption = None,
     out: OutOption = None,
     trust_code: TrustOption = False,
+    dry_run: DryRunOption = False,
     quiet: QuietOption = False,
     verbose: VerboseOption = False,
 ) -> None:
@@ -62,15 +66,19 @@ def pretrain(
 
         usdn-nas pretrain digits --set supernet.pretrain.epochs=40
     """
-    run_until("pretrain", study, set_, out, quiet, verbose, trust_code)
+    settings = settings_of(set_, seed=seed, device=device)
+    _run_until("pretrain", open_study_or_run(study, settings, out, quiet, verbose, trust_code), dry_run)
 
 
 @command
 def supernet(
     study: StudyArgument,
     set_: SetOption = None,
+    seed: SeedOption = None,
+    device: DeviceOption = None,
     out: OutOption = None,
     trust_code: TrustOption = False,
+    dry_run: DryRunOption = False,
     quiet: QuietOption = False,
     verbose: VerboseOption = False,
 ) -> None:
@@ -80,15 +88,19 @@ def supernet(
 
         usdn-nas supernet digits --set supernet.random_paths=4
     """
-    run_until("supernet", study, set_, out, quiet, verbose, trust_code)
+    settings = settings_of(set_, seed=seed, device=device)
+    _run_until("supernet", open_study_or_run(study, settings, out, quiet, verbose, trust_code), dry_run)
 
 
 @command
 def search(
     study: StudyArgument,
     set_: SetOption = None,
+    seed: SeedOption = None,
+    device: DeviceOption = None,
     out: OutOption = None,
     trust_code: TrustOption = False,
+    dry_run: DryRunOption = False,
     workers: Annotated[
         int | None,
         typer.Option("--workers", metavar="N", help="Processes that share the study; the same as search.workers."),
@@ -114,9 +126,9 @@ def search(
 
         usdn-nas search digits --set search.storage=sqlite:///study.db --set search.sampler=tpe
     """
-    overrides = [*(set_ or ()), *(() if workers is None else (f"search.workers={workers}",))]
-    context = open_study_or_run(study, overrides, out, quiet, verbose, trust_code)
-    _run_until("search", _exhaustive(context) if exhaustive else context)
+    settings = settings_of(set_, **{"search.workers": workers}, seed=seed, device=device)
+    context = open_study_or_run(study, settings, out, quiet, verbose, trust_code)
+    _run_until("search", _exhaustive(context) if exhaustive else context, dry_run)
 
 
 def _exhaustive(context: Context) -> Context:
@@ -138,8 +150,11 @@ def _exhaustive(context: Context) -> Context:
 def report(
     study: StudyArgument,
     set_: SetOption = None,
+    seed: SeedOption = None,
+    device: DeviceOption = None,
     out: OutOption = None,
     trust_code: TrustOption = False,
+    dry_run: DryRunOption = False,
     quiet: QuietOption = False,
     verbose: VerboseOption = False,
 ) -> None:
@@ -149,12 +164,13 @@ def report(
 
         usdn-nas report runs/digits
     """
+    settings = settings_of(set_, seed=seed, device=device)
     try:
-        context = open_study_or_run(study, set_, out, quiet, verbose, trust_code)
+        context = open_study_or_run(study, settings, out, quiet, verbose, trust_code)
     except ConsentError as refusal:
-        _draw(stored_run(study, out, refusal, changes=bool(set_)))
+        _draw(stored_run(study, out, refusal, changes=bool(settings) or dry_run))
     else:
-        _run_until("report", context)
+        _run_until("report", context, dry_run)
 
 
 def _draw(run: Run) -> None:

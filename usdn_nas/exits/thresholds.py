@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from usdn_nas._util.errors import UserError
+from usdn_nas._util.units import cost
 from usdn_nas.exits.combinations import Counts, Pick, Problem, best_combinations, grid_problem
 from usdn_nas.exits.exact import check_names
 from usdn_nas.exits.outputs import ExitOutputs
@@ -198,8 +199,8 @@ def fit_thresholds(
     if budget_bops is not None and (cheapest := int(costs.cumulative[0])) > budget_bops:
         # Every sample costs at least the first exit, and the lowest threshold on the grid lets all samples leave there.
         raise UserError(
-            f"no thresholds meet a budget of {budget_bops / 1e9:.6g} GBOPs with exits {', '.join(outputs.names)}: "
-            f"the cheapest costs {cheapest / 1e9:.6g} GBOPs a sample"
+            f"no thresholds meet a budget of {cost(budget_bops, 6)} with exits {', '.join(outputs.names)}: "
+            f"the cheapest costs {cost(cheapest, 6)} a sample"
         )
     if tr is not None:
         assert reference_bops is not None

@@ -19,6 +19,7 @@ from torch import nn
 from usdn_nas._util.errors import UserError, shown
 from usdn_nas._util.files import write_json
 from usdn_nas._util.trust import check_network
+from usdn_nas._util.units import cost
 from usdn_nas.documents import ArchitectureDocument, read_document
 from usdn_nas.export.summary import DataSummary
 from usdn_nas.networks.build import build_network, chain_record
@@ -182,9 +183,9 @@ def read_architecture(
     budget = document.objective.budget_bops if document.objective else None
     if budget is not None and budget < least:
         raise UserError(
-            f"no thresholds meet {budget / 1e9:g} average GBOPs",
+            f"no thresholds meet {cost(budget, 6)} on average",
             where=f"{path}: objective.budget_bops",
-            remedy=f"leaving at its first exit costs {least / 1e9:.4g}",
+            remedy=f"leaving at its first exit costs {cost(least, 6)}",
         )
     for key in ("space_digest", "digest", "layers", "cost"):
         given = getattr(document, key)

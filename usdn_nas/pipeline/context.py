@@ -17,6 +17,7 @@ from usdn_nas._util.progress import Reporter
 from usdn_nas._util.provenance import provenance
 from usdn_nas._util.seeds import derive
 from usdn_nas._util.trust import check_network
+from usdn_nas._util.units import cost
 from usdn_nas._util.validation import validate
 from usdn_nas.config import (
     StudyConfig,
@@ -198,9 +199,9 @@ class Context:
         for where, gbops in budgets.items():
             if gbops is not None and gbops * 1e9 < least:
                 raise UserError(
-                    f"no configuration has at most {gbops:g} average GBOPs",
+                    f"no configuration has at most {cost(gbops * 1e9, 6)} on average",
                     where=where,
-                    remedy=f"the least that this search space allows is {least / 1e9:.4g}",
+                    remedy=f"the least that this search space allows is {cost(least, 6)} ({least / 1e9:.6g} GBOPs)",
                 )
 
     @cached_property

@@ -7,7 +7,8 @@ from typing import Any
 
 import pandas as pd
 
-from usdn_nas.report.figures._style import bops_unit, logarithmic
+from usdn_nas._util.units import bops_unit
+from usdn_nas.report.figures._style import logarithmic
 from usdn_nas.report.figures.front import FrontData, Mark, accuracy_floor, front_data
 from usdn_nas.report.run import Run
 

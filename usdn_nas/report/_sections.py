@@ -11,7 +11,7 @@ import pandas as pd
 from usdn_nas.report._interactive import front_payload
 from usdn_nas.report._markup import Section, definitions, flatten, paragraph, prose, script_json, table
 from usdn_nas.report._script import SCRIPT
-from usdn_nas.report.figures._style import bops_unit, compared
+from usdn_nas.report.figures._style import compared
 from usdn_nas.report.figures.reliability import FEW
 from usdn_nas.report.run import MissingPartError, Run
 from usdn_nas.report.tables import (
@@ -29,16 +29,10 @@ from usdn_nas.report.tables import (
 )
 from usdn_nas.space.cost import layer_table, mean_bits
 
-__all__ = ["SECTIONS", "Figures", "cost"]
+__all__ = ["SECTIONS", "Figures"]
 
 Figures = Mapping[str, str | MissingPartError]
 """Maps the name of each figure to its inline SVG, or to the error that says which part of the run is missing."""
-
-
-def cost(bops: float) -> str:
-    """Returns a number of bit operations (BOPs) as a text with a unit, such as ``"18.4 GBOPs"``."""
-    scale, unit = bops_unit([bops])
-    return f"{bops / scale:.4g} {unit}"
 
 
 def _svg(figures: Figures, name: str) -> str:

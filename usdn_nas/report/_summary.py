@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from usdn_nas.report._sections import cost
+from usdn_nas._util.units import cost
 from usdn_nas.report.run import MissingPartError, Run
 from usdn_nas.space.cost import layer_table, mean_bits, reference_bops
 

@@ -9,8 +9,9 @@ from string import Template
 from matplotlib.figure import Figure
 
 from usdn_nas._util.files import write_text
+from usdn_nas._util.units import cost
 from usdn_nas.report._markup import Section, paragraph, prose, section
-from usdn_nas.report._sections import SECTIONS, cost
+from usdn_nas.report._sections import SECTIONS
 from usdn_nas.report._style_sheet import STYLE_SHEET
 from usdn_nas.report._summary import result, searched, test_policy
 from usdn_nas.report._svg import color_variables, inline_svg

@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from usdn_nas._util.errors import UserError, nearest
+from usdn_nas._util.units import bops_unit
 from usdn_nas.report.fitting import FittedTable
 
 __all__ = ["Column", "Format", "columns", "render"]
@@ -56,6 +57,7 @@ _SIGNED = _numbers("{:+.2f}")
 _COUNT = _numbers("{:,.0f}")
 
 _SHOWN: dict[str, tuple[str, Callable[[Sequence[Any]], list[str]] | None]] = {
+    "label": ("Model", None),
     "threshold": ("Threshold", _FRACTION),
     "exit_rate_percent": ("Exit rate (%)", _numbers("{:.2f}")),
     "cost_share_gbops": ("Cost share (G)", _gbops),
@@ -69,6 +71,8 @@ _SHOWN: dict[str, tuple[str, Callable[[Sequence[Any]], list[str]] | None]] = {
     "gap_points": ("Gap (points)", _SIGNED),
     "search_gbops": ("Search avg. (GBOPs)", _gbops),
     "test_gbops": ("Test avg. (GBOPs)", _gbops),
+    "average_gbops": ("Average (GBOPs)", _gbops),
+    "oracle_gbops": ("Oracle (GBOPs)", _gbops),
     "search_n": ("n search", _COUNT),
     "n": ("n test", _COUNT),
     "weight_bits": ("W", _COUNT),
@@ -133,11 +137,25 @@ def _plain(value: object) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
+def _in_a_unit_that_fits(frame: pd.DataFrame) -> tuple[pd.DataFrame, str]:
+    """``frame`` with all its costs, which are GBOPs, in one unit that fits the largest; and that unit."""
+    costs = [name for name in frame.columns if _shown(str(name))[1] is _gbops]
+    scale, unit = bops_unit(1e9 * value for name in costs for value in frame[name].dropna())
+    return frame.assign(**{name: pd.to_numeric(frame[name]) * (1e9 / scale) for name in costs}), unit
+
+
+def _heading(label: str, unit: str) -> str:
+    """A heading with this unit in place of GBOPs."""
+    return label.replace("GBOPs", unit).replace("(G)", f"({unit.removesuffix('BOPs') or unit})")
+
+
 def columns(frame: pd.DataFrame) -> list[Column]:
     """Returns the columns of ``frame`` as texts: headings with units, rounded numbers, a dash for missing values."""
     out = []
+    frame, unit = _in_a_unit_that_fits(frame)
     for name in frame.columns:
         label, form = _shown(str(name))
+        label = _heading(label, unit) if form is _gbops else label
         values = list(frame[name])
         there = [value for value in values if not _is_missing(value)]
         numeric = bool(there) and all(isinstance(v, int | float | np.number) for v in there)

@@ -31,6 +31,7 @@ __all__ = [
     "mean_bits_table",
     "overthinking_table",
     "stage_table",
+    "summary_table",
     "table1",
     "table1_paper",
     "table2",
@@ -295,6 +296,26 @@ def overthinking_table(evaluation: Mapping[str, Any], models: Sequence[str] = (*
         if found:
             rows.append({"model": name, **found, "oracle_gbops": found["oracle_bops"] / _GIGA})
     return pd.DataFrame(rows, columns=columns).astype(dict.fromkeys(columns[1:], float))
+
+
+def summary_table(evaluation: Mapping[str, Any]) -> pd.DataFrame:
+    """The main figures of each model's policy on the test split.
+
+    Returns:
+        One row a model. Columns: ``label``, ``accuracy``, ``gbops`` (average), ``relative_bops`` (of the reference),
+        ``exit_rates_percent`` (text, one an exit, the final one last).
+    """
+    models = evaluation["models"].values()
+    return pd.DataFrame(
+        {
+            "label": content["label"],
+            "accuracy": content["policy"]["accuracy"],
+            "gbops": content["policy"]["average_bops"] / _GIGA,
+            "relative_bops": content["policy"]["relative_bops"],
+            "exit_rates_percent": " ".join(f"{100 * row['exit_rate']:.1f}" for row in content["exits"]),
+        }
+        for content in models
+    )
 
 
 def gap_table(evaluation: Mapping[str, Any]) -> pd.DataFrame:

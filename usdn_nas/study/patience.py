@@ -25,7 +25,7 @@ _QUIET_S = 1.0
 """An outage is reported only if it lasts longer than this."""
 
 _PASSING_SQLITE = ("is locked", "busy", "already exists", "schema has changed")
-"""SQLite's operational errors that end if one waits. All others come from damaged files, full disks or missing rights."""
+"""Operational errors of SQLite that end if one waits. Others come from damaged files, full disks or missing rights."""
 
 
 class BrokenTransactionError(Exception):

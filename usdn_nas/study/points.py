@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from optuna.trial import FrozenTrial, TrialState
 
 from usdn_nas._util.errors import UserError, shown
+from usdn_nas._util.units import cost
 from usdn_nas.config import SearchConfig
 from usdn_nas.exits.front import pareto_front, support
 from usdn_nas.space.architecture import Architecture, Bits, Rule
@@ -245,8 +246,9 @@ def select(
     if not fitting:
         least = min(points, key=lambda point: point.bops)
         raise UserError(
-            f"no configuration has at most {(budget_bops or 0) / 1e9:.6g} average GBOPs",
-            remedy=f"the cheapest is {least.name}: {least.bops / 1e9:.6g} GBOPs, accuracy {least.accuracy:.4f}",
+            f"no configuration has at most {cost(budget_bops or 0, 6)} on average",
+            remedy=f"the cheapest is {least.name}: {cost(least.bops, 6)} ({least.bops / 1e9:.6g} GBOPs), "
+            f"accuracy {least.accuracy:.4f}",
         )
     return max(fitting, key=lambda point: (point.accuracy - weight * point.bops, -point.bops))
 

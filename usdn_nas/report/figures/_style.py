@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar
 
@@ -111,18 +111,6 @@ def compared(evaluation: Mapping[str, Any], models: Sequence[str] = ("kd", "ce")
     if not names:
         raise MissingPartError("no retrained model was evaluated", where="evaluation.json")
     return names
-
-
-def bops_unit(values: Iterable[float]) -> tuple[float, str]:
-    """Returns a unit of bit operations (BOPs) for values of this size, by the largest of them.
-
-    The result is (1e9, "GBOPs"), (1e6, "MBOPs") or (1e3, "kBOPs").
-    """
-    largest = max(values, default=0.0)
-    for scale, name in ((1e9, "GBOPs"), (1e6, "MBOPs")):
-        if largest >= scale:
-            return scale, name
-    return 1e3, "kBOPs"
 
 
 def logarithmic(costs: Sequence[float]) -> bool:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from matplotlib.axes import Axes
 
+from usdn_nas._util.units import bops_unit
 from usdn_nas.report.comparison import comparable
 from usdn_nas.report.figures._style import (
     BLUE,
@@ -15,7 +16,6 @@ from usdn_nas.report.figures._style import (
     PURPLE,
     SKY,
     VERMILLION,
-    bops_unit,
     grid,
     legend_below,
     new_axes,

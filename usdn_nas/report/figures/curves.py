@@ -7,9 +7,9 @@ from typing import Any
 
 from matplotlib.axes import Axes
 
+from usdn_nas._util.units import bops_unit
 from usdn_nas.report.figures._style import (
     MODEL_STYLES,
-    bops_unit,
     compared,
     given_axes,
     grid,

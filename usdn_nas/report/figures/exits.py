@@ -8,13 +8,13 @@ from typing import Any
 
 from matplotlib.axes import Axes
 
+from usdn_nas._util.units import bops_unit
 from usdn_nas.report.figures._style import (
     BLUE,
     INK,
     MODEL_STYLES,
     ORANGE,
     PAPER,
-    bops_unit,
     compared,
     given_axes,
     grid,

@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
+from usdn_nas._util.units import bops_unit
 from usdn_nas.report.figures._places import along, label_points
 from usdn_nas.report.figures._style import (
     BLUE,
@@ -22,7 +23,6 @@ from usdn_nas.report.figures._style import (
     PURPLE,
     SKY,
     VERMILLION,
-    bops_unit,
     cost_axis,
     grid,
     legend_below,

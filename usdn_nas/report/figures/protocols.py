@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from matplotlib.axes import Axes
 
-from usdn_nas.report.figures._style import MODEL_STYLES, bops_unit, compared, grid, legend_below, new_axes, styled
+from usdn_nas._util.units import bops_unit
+from usdn_nas.report.figures._style import MODEL_STYLES, compared, grid, legend_below, new_axes, styled
 from usdn_nas.report.run import MissingPartError, Run
 from usdn_nas.report.tables import anytime_table, budgeted_table
 

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
+from usdn_nas._util.units import bops_unit
 from usdn_nas.report.figures._places import along, label_points
 from usdn_nas.report.figures._style import (
     MODEL_STYLES,
     PAPER,
-    bops_unit,
     compared,
     cost_axis,
     grid,
