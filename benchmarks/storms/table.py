@@ -35,7 +35,7 @@ def _storage(name: str, part: dict[str, Any]) -> tuple[str, str, str]:
     if "skipped" in part:
         return f"Four workers, {name}", "not tried", part["skipped"]
     stops = f", server stopped and started {part['stops']} times" if part["stops"] else ""
-    tried = f"{part['n']} workers killed{stops}; {part['trials']} trials in {part['rounds']} studies"
+    tried = f"{part['n']} workers killed{stops}; {part['trials']} trials in {part['rounds']} {'study' if part['rounds'] == 1 else 'studies'}"
     names = ("tracebacks", "failed without need", "trials lost", "trials doubled", "trials failed", "trials wrong",
              "tables that differ")  # fmt: skip
     return f"Four workers, {name}", tried, _counts(part, *names)
@@ -46,8 +46,8 @@ def _mutations(part: dict[str, Any]) -> tuple[str, str, str]:
     tried = f"{part['n']:,} in {len(part['kinds'])} kinds of files: {right}, {part['another']} valid and different"
     found = (
         f"{part['traceback']} tracebacks, {part['unforeseen']} internal errors, {part['untidy']} refused in other than "
-        f"one line, {part['wrong']} accepted with a wrong result, {part['hang']} longer than "
-        f"{part['limit_seconds']:g} s (the slowest took {part['slowest_seconds']:.1f} s)"
+        f"one line, {part['wrong']} accepted with a wrong result, {part['hang']} over the time limit "
+        f"({part['limit_seconds']:g} s)"
     )
     return "Mutated inputs", tried, found
 

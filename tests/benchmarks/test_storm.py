@@ -100,7 +100,7 @@ def passed(found: dict[str, Any]) -> None:
 
 @pytest.mark.sweep
 def test_a_few_kills() -> None:
-    passed(kills.kills(seed=11, number=12, limit=LIMIT, say=said))
+    passed(kills.kills(seed=11, number=8, limit=LIMIT, say=said))
 
 
 @pytest.mark.sweep
@@ -114,7 +114,7 @@ def test_a_few_workers_killed(kind: str) -> None:
 
 @pytest.mark.sweep
 def test_a_few_mutations() -> None:
-    passed(mutations.mutations(11, range(60), LIMIT, 2, said))
+    passed(mutations.mutations(11, range(40), LIMIT, 2, said))
 
 
 @pytest.mark.sweep
