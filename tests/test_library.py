@@ -112,7 +112,7 @@ def test_samplers_in_search_and_in_plain_optuna(objective: un.Objective, kind: s
     un.search(together, objective, 12, batch=5)
     alone.optimize(objective, n_trials=12)
     for study in (together, alone):
-        assert len(complete_trials(study)) == 12
+        assert len(complete_trials(study, objective.space)) == 12
         front = un.pareto_front(study)
         assert front["accuracy"].is_monotonic_increasing and front["bops"].is_monotonic_increasing
         assert un.select(study, trial=front["trial"].iloc[0]).bits.keys() == {"blocks.0", "blocks.1", "blocks.2"}

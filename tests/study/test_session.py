@@ -9,7 +9,7 @@ from typing import Any
 import optuna
 import pytest
 
-from tests.study.helpers import FINGERPRINT, config, content, opened, searched
+from tests.study.helpers import FINGERPRINT, SPACE, config, content, opened, searched
 from usdn_nas._util.errors import UsdnError, UserError
 from usdn_nas.study.journal import JournalLock
 from usdn_nas.study.points import complete_trials
@@ -127,6 +127,7 @@ def test_a_damaged_journal_is_the_users_to_know(before: bytes, after: bytes, tmp
         (b'"accuracy_without_exits"', b'"accuracy_without_exitt"'),
         (b'"samples":', b'"samples":-'),
         (b'"chosen":', b'"chosen":9'),
+        (b'"param_name":"bits.', b'"param_name":"bitz.'),
     ],
 )
 def test_a_damaged_record_of_a_trial_is_the_users_to_know(before: bytes, after: bytes, tmp_path: Path) -> None:
@@ -135,7 +136,7 @@ def test_a_damaged_record_of_a_trial_is_the_users_to_know(before: bytes, after: 
     assert before in journal.read_bytes()
     journal.write_bytes(journal.read_bytes().replace(before, after, 1))
     with pytest.raises(UserError, match="the record of trial 0 is damaged"):
-        complete_trials(opened(config(), tmp_path))
+        complete_trials(opened(config(), tmp_path), SPACE)
 
 
 @pytest.mark.parametrize(

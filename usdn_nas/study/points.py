@@ -21,7 +21,7 @@ from usdn_nas.config import SearchConfig
 from usdn_nas.exits.front import pareto_front, support
 from usdn_nas.space.architecture import Architecture, Bits, Rule
 from usdn_nas.space.search_space import SearchSpace
-from usdn_nas.study.parameters import bits_of, parameter_sizes
+from usdn_nas.study.parameters import bits_of, indices_of, parameter_sizes
 from usdn_nas.study.smoothing import smoothed
 
 __all__ = [
@@ -70,7 +70,7 @@ class FrontPoint:
         return Architecture(self.bits, self.exits, self.thresholds, self.rule)
 
 
-def complete_trials(study: optuna.Study) -> list[FrozenTrial]:
+def complete_trials(study: optuna.Study, space: SearchSpace) -> list[FrozenTrial]:
     """Returns the complete trials that have a front. Trials that the user completed by hand have none.
 
     Raises:
@@ -79,7 +79,7 @@ def complete_trials(study: optuna.Study) -> list[FrozenTrial]:
     trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     found = [trial for trial in trials if "front" in trial.user_attrs]
     for trial in found:
-        if not _is_sound(trial.user_attrs):
+        if not (_is_sound(trial.user_attrs) and _is_of(space, trial.params)):
             raise UserError(
                 f"the record of trial {trial.number} is damaged",
                 where=f"study {shown(study.study_name)}",
@@ -101,6 +101,13 @@ def _is_sound(record: Mapping[str, Any]) -> bool:
         )
     except (LookupError, TypeError, ValueError, OverflowError):
         return False
+
+
+def _is_of(space: SearchSpace, params: Mapping[str, Any]) -> bool:
+    """Whether the parameters of a trial name a bit configuration of the space."""
+    indices = indices_of(space, params)
+    sizes = parameter_sizes(space).values()
+    return indices is not None and all(0 <= index < size for index, size in zip(indices, sizes, strict=True))
 
 
 def completed(study: optuna.Study) -> int:
@@ -130,13 +137,13 @@ def _point(space: SearchSpace, trial: FrozenTrial, policy: int, rule: Rule) -> F
 
 def all_points(study: optuna.Study, space: SearchSpace) -> list[FrontPoint]:
     """Returns every policy on the front of every complete trial, by trial, then by BOPs."""
-    rule, trials = _rule(study), complete_trials(study)
+    rule, trials = _rule(study), complete_trials(study, space)
     return [_point(space, trial, i, rule) for trial in trials for i in range(len(trial.user_attrs["front"]))]
 
 
 def front_points(study: optuna.Study, space: SearchSpace) -> list[FrontPoint]:
     """Returns the front of the study: the non-dominated policies of all trials, by rising BOPs and rising accuracy."""
-    places = [(trial, i) for trial in complete_trials(study) for i in range(len(trial.user_attrs["front"]))]
+    places = [(trial, i) for trial in complete_trials(study, space) for i in range(len(trial.user_attrs["front"]))]
     figures = np.array([trial.user_attrs["front"][i][:2] for trial, i in places], dtype=np.float64).reshape(-1, 2)
     rule = _rule(study)
     return [_point(space, *places[int(k)], rule) for k in pareto_front(figures[:, 0], figures[:, 1])]
@@ -149,7 +156,7 @@ def smoothed_front(study: optuna.Study, space: SearchSpace, reference_bops: floa
     policy that reaches the best score moves by the same amount in accuracy. Policies in between move by an amount that
     is interpolated. BOPs do not change, because they are known exactly.
     """
-    trials = complete_trials(study)
+    trials = complete_trials(study, space)
     if not trials:
         return []
     codes = np.array([[trial.params[name] for name in parameter_sizes(space)] for trial in trials], dtype=np.int64)
@@ -199,7 +206,7 @@ def find_point(study: optuna.Study, space: SearchSpace, name: str) -> FrontPoint
     number, dot, policy = name.partition(".")
     if not (name.isascii() and number.isdecimal() and (policy.isdecimal() or not dot)):
         raise UserError(f"expected a trial (12) or a trial and a policy (12.3), got {shown(name)}")
-    trials = {trial.number: trial for trial in complete_trials(study)}
+    trials = {trial.number: trial for trial in complete_trials(study, space)}
     trial = trials.get(int(number))
     if trial is None:
         raise UserError(

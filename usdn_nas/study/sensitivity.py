@@ -38,7 +38,7 @@ def _observed(study: optuna.Study, space: SearchSpace) -> tuple[Codes, Array]:
     """Returns ranks (n, P) and values (n, 1 + L) of complete trials: the accuracy without exits, then V at each
     trade-off.
     """
-    trials = complete_trials(study)
+    trials = complete_trials(study, space)
     if len(trials) > _MOST_TRIALS:
         trials = [trials[int(i)] for i in np.linspace(0, len(trials) - 1, _MOST_TRIALS)]
     reference = reference_bops(space)
