@@ -12,10 +12,10 @@ from typing import Any
 
 import optuna
 import pytest
-from sqlalchemy import exc
+from sqlalchemy import Engine, event, exc
 from sqlalchemy.orm import Session
 
-from tests.study.helpers import FINGERPRINT, SPACE, config, content, evaluate, searched
+from tests.study.helpers import FINGERPRINT, SPACE, config, content, evaluate, opened, searched
 from usdn_nas._util.errors import RunError, UserError
 from usdn_nas.study import lease
 from usdn_nas.study import patience as patience_module
@@ -231,3 +231,26 @@ def test_a_server_that_is_away_at_the_start_is_said_at_once(tmp_path: Path) -> N
     with pytest.raises(UserError, match=r"cannot open 'postgresql\+psycopg://me:\*\*\*@127.0.0.1:1/db'") as caught:
         open_storage("postgresql+psycopg://me:se%40cret@127.0.0.1:1/db", tmp_path)
     assert time.monotonic() - started < 20 and "cret" not in str(caught.value)
+
+
+def test_a_full_disk_is_said_at_once_and_a_rerun_goes_on(tmp_path: Path) -> None:
+    """SQLite refuses to grow a database beyond ``max_page_count`` in the way in which it reports a full disk."""
+    settings = config(storage=f"sqlite:///{tmp_path / 'study.db'}", storage_patience_s=60, configurations=6)
+    opened(settings, tmp_path)
+    full = True
+
+    def limit(connection: sqlite3.Connection, _: object) -> None:
+        pages = connection.execute("PRAGMA page_count").fetchone()[0]
+        connection.execute(f"PRAGMA max_page_count = {pages if full else 100_000}")
+
+    event.listen(Engine, "connect", limit)
+    try:
+        began = time.monotonic()
+        with pytest.raises(RunError, match="study.db.*disk is full; make room on its disk"):
+            searched(settings, tmp_path)
+        assert time.monotonic() - began < 30  # not after the patience
+        full = False
+        study, _ = searched(settings, tmp_path)
+    finally:
+        event.remove(Engine, "connect", limit)
+    assert sum(trial.state.name == "COMPLETE" for trial in study.get_trials(deepcopy=False)) == 6

@@ -132,7 +132,10 @@ class Patience:
         if not isinstance(cause_of(error), SQLAlchemyError | StorageInternalError | BrokenTransactionError):
             raise error
         if not is_passing(error):
-            raise RunError(f"{self.place}: the database failed: {self.first_line(error)}") from None
+            line = self.first_line(error)
+            full = "disk is full" in line
+            remedy = "; make room on its disk, then the same command goes on" if full else ""
+            raise RunError(f"{self.place}: the database failed: {line}{remedy}") from None
         if waited >= self.seconds:
             raise RunError(
                 f"{self.place}: the database could not be used for {self.seconds:g} s: {self.first_line(error)}; "
