@@ -35,7 +35,8 @@ def _storage(name: str, part: dict[str, Any]) -> tuple[str, str, str]:
     if "skipped" in part:
         return f"Four workers, {name}", "not tried", part["skipped"]
     stops = f", server stopped and started {part['stops']} times" if part["stops"] else ""
-    tried = f"{part['n']} workers killed{stops}; {part['trials']} trials in {part['rounds']} {'study' if part['rounds'] == 1 else 'studies'}"
+    studies = "1 study" if part["rounds"] == 1 else f"{part['rounds']} studies"
+    tried = f"{part['n']} workers killed{stops}; {part['trials']} trials in {studies}"
     names = ("tracebacks", "failed without need", "trials lost", "trials doubled", "trials failed", "trials wrong",
              "tables that differ")  # fmt: skip
     return f"Four workers, {name}", tried, _counts(part, *names)
