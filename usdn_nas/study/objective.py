@@ -244,7 +244,9 @@ class SurrogateSampler(SeededSampler):
     Args:
         space: The search space.
         seed: Seed of all proposals.
-        mode, tr, max_bops: The same as for the objective.
+        mode: The objective's mode.
+        tr: The objective's ``tr``.
+        max_bops: The objective's ``max_bops``.
         n_trials: Approximate number of trials of the study. At most a third of them are fixed in advance, or as many
             as there are uniform configurations.
     """
