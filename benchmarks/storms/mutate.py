@@ -18,7 +18,7 @@ Mutation = tuple[bytes, str]
 
 
 class _Raw:
-    """A value that is written as it stands."""
+    """Text that is written into the file unchanged."""
 
     def __init__(self, text: str, name: str) -> None:
         self.text, self.name = text, name
